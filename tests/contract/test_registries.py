@@ -92,6 +92,7 @@ def uploads(server: Any) -> dict[str, str]:
     bodies = {
         "TokenData": (np.arange(64, dtype="<u2").tobytes(), "application/octet-stream"),
         "ArrayData": (archive.getvalue(), "application/x-npz"),
+        "PartsData": (archive.getvalue(), "application/x-npz"),
         "labels": (labels.getvalue(), "application/x-npz"),
         "exported": (module_program(network, torch.zeros(2, 2)), "application/vnd.pytorch.pt2"),
     }
@@ -116,7 +117,7 @@ def test_its_estimate_and_its_job_go_through(
 ) -> None:
     request = json.loads(json.dumps(JOBS[name]))
     if (uploaded := uploads.get(name.removeprefix("data "))) is not None:
-        request["data"]["id"] = uploaded
+        request["data"] |= {"parts": [uploaded]} if "parts" in request["data"] else {"id": uploaded}
     if name == "model exported":
         request["model"]["program"]["id"], request["data"]["id"] = uploads["exported"], uploads["labels"]
     estimated = HTTP.post(f"{server.url}/v1/estimates", json=request)

@@ -211,3 +211,33 @@ def test_another_library_is_another_version(sources: list[Path], monkeypatch: py
     one = digest_of_sources(sources)
     monkeypatch.setattr(fingerprints, "version", lambda name: "2.1" if name == "torch" else "1.0")
     assert len({before, one, digest_of_sources(sources)}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": {"kind": "mse"}},
+        {"matrix": {"kind": "hessian"}},
+        {"matrix": {"kind": "hessian", "shift": 0.0, "preconditioner": None}},
+        {"weight_decay": 0.0},
+        {"weight_decay": None},
+    ],
+)
+def test_options_without_effect_are_the_plain_names(change: dict[str, Any]) -> None:
+    assert digest(SMALL | change) == digest(SMALL)
+    text = JobRequest.model_validate(SMALL | change).root.canonical().model_dump_json(exclude_none=True)
+    assert '"loss":"mse","matrix":"hessian","method"' in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": {"kind": "huber"}},
+        {"loss": {"kind": "huber", "delta": 2.0}},
+        {"matrix": {"kind": "hessian", "shift": 0.5}},
+        {"matrix": "fisher"},
+        {"weight_decay": 0.5},
+    ],
+)
+def test_options_with_an_effect_are_another_question(change: dict[str, Any]) -> None:
+    assert digest(SMALL | change) != digest(SMALL)

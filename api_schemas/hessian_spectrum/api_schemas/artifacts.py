@@ -1,6 +1,6 @@
 """Files that callers uploaded and that jobs refer to, and the catalog that is consulted to validate a request."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
@@ -16,7 +16,7 @@ CONTEXT = "artifacts"
 
 _MAX_NAMES_SHOWN = 8
 
-ArrayType = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"]
+ArrayType = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"]
 
 
 class WholeNumbers(RequestMessage):
@@ -42,6 +42,34 @@ class StoredArray(RequestMessage):
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+def joined(parts: Sequence[StoredArray]) -> StoredArray:
+    """Return the description of arrays of one type and row shape as one array, the rows of one after the other.
+
+    Args:
+        parts: At least one description.
+
+    Returns:
+        The description of the whole.
+
+    Raises:
+        ValueError: If types or shapes of rows differ; the message says how.
+    """
+    first = parts[0]
+    for each in parts:
+        if (each.dtype, each.shape[1:]) != (first.dtype, first.shape[1:]):
+            raise ValueError(f"{each.dtype} of shape {each.shape[1:]} beside {first.dtype} of shape {first.shape[1:]}")
+    ranges = [each.whole_numbers for each in parts if each.whole_numbers is not None]
+    whole = None
+    if len(ranges) == len(parts):
+        ends = [end for each in ranges for end in (each.smallest, each.largest) if end is not None]
+        whole = WholeNumbers(
+            smallest=min(ends, default=None),
+            largest=max(ends, default=None),
+            num_ignored=sum(each.num_ignored for each in ranges),
+        )
+    return StoredArray(dtype=first.dtype, shape=[sum(map(len, parts)), *first.shape[1:]], whole_numbers=whole)
 
 
 class Artifact(Message):
@@ -74,6 +102,11 @@ class ProgramInput(RequestMessage):
     dtype: str = Field(description="Type of the numbers when the program was exported.")
     shape: list[int | None] = Field(
         description="Length along each axis; null where it may vary, as for the number of samples."
+    )
+    num_rows: int | None = Field(
+        default=None,
+        description="Length of the table into which this input is an index, such as the vocabulary of an embedding; "
+        "null if it is no index.",
     )
 
 
@@ -164,13 +197,22 @@ def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, Store
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
         return None
+    return stored_arrays(fields["id"], info, *place, "id")
+
+
+def stored_arrays(artifact_id: str, info: ValidationInfo, *place: str | int) -> dict[str, StoredArray] | None:
+    """Return the arrays of an artifact that a message refers to at `place`; None without an `ArtifactCatalog`.
+
+    Raises:
+        ValidationError: At `place`, if the artifact does not exist or holds no arrays.
+    """
     catalog: ArtifactCatalog | None = (info.context or {}).get(CONTEXT)
     if catalog is None:
         return None
     try:
-        return catalog.arrays(fields["id"])
+        return catalog.arrays(artifact_id)
     except ArtifactError as error:
-        raise misfit(*place, "id", message=str(error)) from None
+        raise misfit(*place, message=str(error)) from None
 
 
 def listed(names: Iterable[str]) -> str:

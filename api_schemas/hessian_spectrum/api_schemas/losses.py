@@ -93,6 +93,10 @@ class KullbackLeiblerOptions(LossMessage):
 
     class_axis: ClassAxis = None
 
+    def engine_arguments(self) -> dict[str, Any]:
+        """Return the axis of the classes, which targets share with the outputs."""
+        return {"class_axis": self.class_axis}
+
 
 @dataclass(frozen=True)
 class LossKind:
@@ -122,6 +126,11 @@ class LossKind:
     def needs_labels(self) -> bool:
         """Whether targets are class labels in any case."""
         return self.targets == {"labels"}
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether samples have targets at all."""
+        return not self.is_linear
 
     @property
     def only_target(self) -> Target | None:

@@ -96,7 +96,8 @@ class SpectrumRequest(RequestMessage):
     def _parts_fit_together(self) -> Self:
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
-        check_training(self.model, is_trained=self.train is not None)
+        batch_size = None if self.train is None else self.train.batch_size
+        check_training(self.model, is_trained=self.train is not None, batch_size=batch_size)
         check_matrix(self.matrix, self.effective_loss)
         if self.preconditioner is not None:
             check_preconditioner(self.preconditioner, self.matrix_parameters)

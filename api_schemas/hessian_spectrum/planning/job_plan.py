@@ -265,11 +265,19 @@ class _Parts:
         return self.itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
 
 
-def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memory_bytes: int | None) -> MicroBatches:
+def micro_batches(
+    size: Size,
+    work: Work,
+    matrix: Matrix,
+    *,
+    itemsize: int,
+    memory_bytes: int | None,
+    samples_at_once: int | None = None,
+) -> MicroBatches:
     """Choose the largest micro-batches that fit into memory.
 
     All recordings are kept if that fits, otherwise as many as fit beside everything else. If nothing fits,
-    micro-batches are single samples.
+    micro-batches are as small as they can be.
 
     Args:
         size: Size of model and data.
@@ -277,12 +285,13 @@ def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memo
         matrix: Matrix whose products are computed.
         itemsize: Bytes of one number.
         memory_bytes: Memory in bytes; None: without a limit.
+        samples_at_once: Samples of every micro-batch, for a model that is defined on no other number; None: any.
 
     Returns:
         The micro-batches with their peak memory.
     """
     peak_of = partial(peak_bytes, size, work, matrix, itemsize=itemsize)
-    sizes = _batch_sizes(size.num_samples)
+    sizes = _batch_sizes(size.num_samples) if samples_at_once is None else [samples_at_once]
     for batch in sizes:
         peak = peak_of(batch=batch)
         if memory_bytes is None or peak <= memory_bytes:
@@ -294,8 +303,9 @@ def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memo
             # smaller micro-batches would leave more for recordings, but not all of them
             peak = peak_of(batch=batch, recording_bytes=spare)
             return MicroBatches(batch, -(-size.num_samples // batch), spare, peak)
-    least = peak_of(batch=1, recording_bytes=0)
-    return MicroBatches(1, size.num_samples, 0, least)
+    smallest = sizes[-1]
+    least = peak_of(batch=smallest, recording_bytes=0)
+    return MicroBatches(smallest, -(-size.num_samples // smallest), 0, least)
 
 
 def _batch_sizes(num_samples: int) -> list[int]:

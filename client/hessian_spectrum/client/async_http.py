@@ -15,6 +15,14 @@ from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, P
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
+from hessian_spectrum.client.data_sets import (
+    PART_BYTES,
+    DataSet,
+    Part,
+    UploadProgress,
+    ignore_progress,
+    parts_reference,
+)
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -130,6 +138,25 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""
         with path.open("rb") as file:
             return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size))
+
+    async def upload_data_set(
+        self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress
+    ) -> dict[str, Any]:
+        """Upload samples in parts, as `SpectrumClient.upload_data_set` does."""
+        data_set, ids, done_bytes = DataSet.of(x, y, part_bytes), [], 0
+        for part in data_set.parts():
+            ids.append(await self._uploaded(part))
+            done_bytes += part.num_bytes
+            progress(done_bytes, data_set.num_bytes)
+        return parts_reference(ids)
+
+    async def _uploaded(self, part: Part) -> str:
+        try:
+            return (await self._run(endpoints.artifact(part.id))).id
+        except ProblemResponseError as error:
+            if error.problem.status != HTTPStatus.NOT_FOUND:
+                raise
+        return await self._run(endpoints.upload_part(part.content))
 
     async def artifacts(self) -> AsyncIterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""

@@ -23,6 +23,7 @@ from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
 from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
+from hessian_spectrum.client.arrays import file_pieces, sample_arrays
 from hessian_spectrum.client.requests import ApiRequest, Body, Chunks, PictureStyle, ResultFormat, Smoothing
 
 T = TypeVar("T")
@@ -214,19 +215,31 @@ def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:
     return _upload_bytes(module_parameters(module), _SAFETENSORS, lambda reference: reference)
 
 
-def upload_data(x: Any, y: Any) -> ApiRequest[dict[str, Any]]:
-    """Upload samples.
+def upload_data(x: Any, y: Any = None) -> ApiRequest[dict[str, Any]]:
+    """Upload samples, each array in the type that it has.
 
     Args:
-        x: Inputs (n, ...) as an array of numpy, or anything that `numpy.asarray` takes.
-        y: Targets (n, ...): class labels as whole numbers, or real numbers.
+        x: Inputs (n, ...) as an array of numpy, a tensor of torch, or anything that `numpy.asarray` takes; for a
+            program with several inputs a dictionary of these, by the names of the inputs.
+        y: Targets (n, ...): class labels as whole numbers, or real numbers; None for a loss that needs none.
 
     Returns:
         The field `data` of a request, which refers to the file by its id.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, x=np.asarray(x), y=np.asarray(y))
-    return _upload_bytes(buffer.getvalue(), _NPZ, lambda reference: reference)
+    content = b"".join(file_pieces(sample_arrays(x, y)))
+    return _upload_bytes(content, _SAFETENSORS, lambda reference: reference)
+
+
+def upload_part(content: bytes) -> ApiRequest[str]:
+    """Upload a part of a data set; returns its id."""
+    return ApiRequest(
+        "POST",
+        "/v1/artifacts",
+        lambda answer: _ARTIFACT.validate_json(answer).id,
+        body=content,
+        headers={"Content-Type": _SAFETENSORS},
+        wait_seconds=_UPLOAD_SECONDS,
+    )
 
 
 def _exported(reference: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,14 @@ from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, P
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
+from hessian_spectrum.client.data_sets import (
+    PART_BYTES,
+    DataSet,
+    Part,
+    UploadProgress,
+    ignore_progress,
+    parts_reference,
+)
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -202,6 +210,40 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         with path.open("rb") as file:
             return self._run(endpoints.upload_program(chunks(file), path.stat().st_size))
+
+    def upload_data_set(
+        self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress
+    ) -> dict[str, Any]:
+        """Upload samples in parts; those that the server has already, from an upload that was interrupted, are skipped.
+
+        Args:
+            x: Inputs (n, ...) as an array of numpy, which may be a mapped file, or a tensor of torch; for a program
+                with several inputs a dictionary of these, by the names of the inputs.
+            y: Targets (n, ...); None for a loss that needs none.
+            part_bytes: Size in bytes of a part, of which one is in memory at a time.
+            progress: Called with the number of bytes that the server has, and of those that there are, after each part.
+
+        Returns:
+            The field `data` of a request, which refers to the parts by their ids.
+
+        Raises:
+            UnfitArrayError: If an array has a type that the server does not take, or the numbers of samples differ.
+        """
+        data_set, ids, done_bytes = DataSet.of(x, y, part_bytes), [], 0
+        for part in data_set.parts():
+            ids.append(self._uploaded(part))
+            done_bytes += part.num_bytes
+            progress(done_bytes, data_set.num_bytes)
+        return parts_reference(ids)
+
+    def _uploaded(self, part: Part) -> str:
+        """Return the id of a part, which is uploaded if the server does not have it."""
+        try:
+            return self._run(endpoints.artifact(part.id)).id
+        except ProblemResponseError as error:
+            if error.problem.status != HTTPStatus.NOT_FOUND:
+                raise
+        return self._run(endpoints.upload_part(part.content))
 
     def artifacts(self) -> Iterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""

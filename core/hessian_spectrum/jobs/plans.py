@@ -5,8 +5,8 @@ from dataclasses import replace
 from math import prod
 from typing import Literal
 
+from hessian_spectrum.api_schemas.data import UploadedSamples, num_samples, sequence_length
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
-from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
@@ -79,6 +79,7 @@ def eigenvalue_request(request: HessianVsGgnRequest, model: Gpt2, matrix: Compar
 
 ITEM_BYTES = {"float32": 4, "float64": 8}
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
+_STREAMED_BYTES = 2**24  # of a piece of data that is read from disk: as stored, in float64 and as used
 _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
 
@@ -248,8 +249,14 @@ def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes:
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
-    itemsize = ITEM_BYTES[request.vector_precision]
-    return micro_batches(part, work, request.matrix_kind, itemsize=itemsize, memory_bytes=available_bytes)
+    return micro_batches(
+        part,
+        work,
+        request.matrix_kind,
+        itemsize=ITEM_BYTES[request.vector_precision],
+        memory_bytes=available_bytes,
+        samples_at_once=kind_of(request.model).samples_at_once(request.model),
+    )
 
 
 def _work(request: SpectrumRequest) -> Work:
@@ -291,8 +298,15 @@ def _size(request: SpectrumRequest) -> Size:
 def _data_bytes(request: SpectrumRequest) -> int:
     if request.data is None:
         return 8 * _DATA_COPIES * kind_of(request.model).num_matrix_entries(request.model)
+    if is_streamed(request):
+        return _STREAMED_BYTES
     kind = data_kind_of(request.data)
     return 8 * _DATA_COPIES * kind.num_numbers(request.data) + kind.extra_bytes(request.data)
+
+
+def is_streamed(request: SpectrumRequest) -> bool:
+    """Return whether the data stay on disk, of which a worker reads one micro-batch at a time."""
+    return isinstance(request.data, UploadedSamples) and kind_of(request.model).samples == "arrays"
 
 
 def gibibytes(count: int) -> str:

@@ -31,6 +31,7 @@ DTYPES: dict[ArrayType, np.dtype[Any]] = {
     "U32": np.dtype("<u4"),
     "U16": np.dtype("<u2"),
     "U8": np.dtype("<u1"),
+    "BOOL": np.dtype("?"),
 }
 """Type of the stored numbers by its name in safetensors."""
 
@@ -134,14 +135,17 @@ def read_header(file: BinaryIO) -> dict[str, StoredArray]:
 def _described(name: str, array: NamedArray) -> StoredArray:
     whole: WholeNumbers | None = WholeNumbers(num_ignored=0)
     for block in array.blocks():
-        numbers = _widened(array.dtype, block)
+        if array.dtype == "BOOL" and block.view(np.uint8).max() > 1:
+            raise UnfitArrayError(f"{name} must hold truth values: bytes that are 0 or 1")
+        numbers = widened(array.dtype, block)
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise UnfitArrayError(f"{name} must be finite: no NaN, no infinity")
         whole = whole and _extended(whole, numbers)
     return StoredArray(dtype=array.dtype, shape=list(array.values.shape), whole_numbers=whole)
 
 
-def _widened(dtype: ArrayType, block: NDArray[Any]) -> NDArray[Any]:
+def widened(dtype: ArrayType, block: NDArray[Any]) -> NDArray[Any]:
+    """Return stored numbers as numbers of numpy: those of BF16, which numpy lacks, as float32."""
     return (block.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else block
 
 

@@ -16,6 +16,7 @@ from hessian_spectrum.api_schemas.artifacts import (
     TokenArtifact,
 )
 from hessian_spectrum.programs.program import Program
+from hessian_spectrum.storage.array_rows import ArrayRows, OpenFile, array_rows
 from hessian_spectrum.storage.artifact_files import (
     Arrays,
     Blocks,
@@ -226,6 +227,28 @@ class ArtifactStore:
         if hashlib.sha256(content).hexdigest() != artifact_id:
             raise ArtifactDamagedError(artifact_id)
         return content
+
+    def rows(self, artifact_id: str) -> dict[str, ArrayRows]:
+        """Open the arrays of an artifact, whose rows are read from disk when they are used.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            The rows of each array by name.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact, or it holds no arrays.
+            ArtifactDamagedError: Its file is damaged.
+        """
+        info = self._used(artifact_id)
+        if not info.name.endswith(_ARRAYS):
+            raise UnknownArtifactError(artifact_id)
+        with _there(artifact_id):
+            file = OpenFile(self.blobs.local_file(info.name))
+        if file.sha256() != artifact_id:
+            raise ArtifactDamagedError(artifact_id)
+        return array_rows(file)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each artifact, by id."""

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.operators import base_name
 from hessian_spectrum.programs.program import Program, Value
 from hessian_spectrum.storage.artifact_files import Arrays, NamedArray, pieces_with_metadata, read_metadata
@@ -39,13 +40,14 @@ def read_description(file: BinaryIO) -> dict[str, Any]:
 
 
 def _description(program: Program) -> dict[str, Any]:
+    num_rows = index_ranges(program)
     return {
         "source": program.source,
         "parameters": [
             {"name": each.name, "shape": list(each.value.shape), "trainable": each.is_trainable}
             for each in program.parameters
         ],
-        "inputs": [_input(name, value) for name, value in program.inputs.items()],
+        "inputs": [{**_input(name, value), "num_rows": num_rows.get(name)} for name, value in program.inputs.items()],
         "output": _input(program.output, program.output_value),
         "num_samples": program.fixed_size,
         "num_calls": sum(1 for _ in program.calls()),

@@ -392,3 +392,26 @@ def test_data_that_do_not_fit_are_errors() -> None:
     data = Dataset(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(InvalidProblemError):
         Training(Mlp((2, 1)), Mse(), data, plan=TrainingPlan(1, 0.1)).init({}, generator=torch.Generator())
+
+
+def test_weight_decay_of_the_loss_is_that_of_gradient_descent(seeded: Seeded) -> None:
+    """torch's weight decay of plain gradient descent adds d theta to the gradient, as does the term (d/2) |theta|^2."""
+    model = Mlp((3, 4, 2), "tanh")
+    data = gaussian(8, 3, 2, teacher="linear", noise=0.1, generator=seeded(1))
+    start = model.initial_parameters(seeded(0), torch.float64, torch.device("cpu"))
+    training = Training(model, Mse(), data, plan=TrainingPlan(5, 0.1), weight_decay=0.3)
+    state = training.init(start, generator=seeded(2))
+    while not training.is_finished(state):
+        state = training.step(start, state)
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+    optimizer = torch.optim.SGD(leaves.values(), 0.1, weight_decay=0.3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (Mse().total(model(leaves, data.inputs), data.targets) / 8).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    result = training.result(start, state)
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(result.parameters[name], leaf.detach())
+    penalty = sum(float(leaf.detach().square().sum()) for leaf in leaves.values())
+    data_loss = float(Mse().total(model(result.parameters, data.inputs), data.targets)) / 8
+    assert result.loss == pytest.approx(data_loss + 0.15 * penalty, rel=1e-12)

@@ -128,7 +128,12 @@ WRONG: dict[str, tuple[bytes, str, int, str]] = {
     "infinity in safetensors": (save({"y": np.array([np.inf])}), SAFETENSORS, 422, "body"),
     "text": (npz(x=np.array("linear")), NPZ, 422, "body.x"),
     "complex numbers": (npz(x=np.ones(2, complex)), NPZ, 422, "body.x"),
-    "truth": (npz(x=np.ones(2, bool)), NPZ, 422, "body.x"),
+    "truth values that are neither 0 nor 1": (
+        save({"x": np.ones(2, bool)})[:-2] + b"\1\2",
+        SAFETENSORS,
+        422,
+        "body",
+    ),
     "extended precision": (npz(x=np.ones(2, np.longdouble)), NPZ, 422, "body.x"),
     "a number alone": (npz(x=np.array(3.0)), NPZ, 422, "body.x"),
     "no numbers": (npz(x=np.ones((0, 3))), NPZ, 422, "body.x"),

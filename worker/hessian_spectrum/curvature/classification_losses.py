@@ -138,22 +138,30 @@ def cross_entropy(
 
 
 class KullbackLeibler(SoftTargets):
-    """The divergence of the model's probabilities from given ones: sum_k y_k (log y_k - log softmax(z)_k), in nats."""
+    """The divergence of the model's probabilities from given ones: sum_k y_k (log y_k - log softmax(z)_k), in nats.
+
+    Args:
+        class_axis: Axis of the targets along which the classes lie; None: the last one.
+    """
+
+    def __init__(self, class_axis: int | None = None) -> None:
+        self._axis = -1 if class_axis is None else class_axis
 
     def class_shares(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the probabilities y themselves."""
-        return targets
+        """Return the probabilities y with the classes last."""
+        return targets.movedim(self._axis, -1)
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the terms for logits and probabilities (*samples, K)."""
         return super().total(outputs, targets) + torch.xlogy(targets, targets).sum()
 
     def num_terms(self, targets: Tensor) -> int:
-        """Return the number of rows of the targets."""
-        return num_rows(targets)
+        """Return the number of distributions."""
+        return num_rows(targets.movedim(self._axis, -1))
 
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
         """Check that each row of the targets (*sample_shape, num_outputs) is a distribution."""
+        targets = targets.movedim(self._axis, -1)
         check_numbers(targets, sample_shape, num_outputs)
         check_range(targets, 0, 1, what="probabilities")
         deviation = float((targets.sum(dim=-1, dtype=torch.float64) - 1).abs().max())

@@ -1,6 +1,7 @@
 """Losses by name, and the empirical risk: the mean loss of a model over its data."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -117,6 +118,15 @@ class EmpiricalRisk:
     def weight(self) -> float:
         """Weight W of all batches together, by which sums of terms are divided."""
         return sum(self.loss.weight(batch.targets) for batch in self.batches)
+
+    def with_batch_in_memory(self, index: int) -> "EmpiricalRisk":
+        """Return the same risk with micro-batch `index` in memory; itself if that is there already."""
+        batch = self.batches[index].in_memory()
+        if batch is self.batches[index]:
+            return self
+        risk = copy(self)
+        risk.batches = (*self.batches[:index], batch, *self.batches[index + 1 :])
+        return risk
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return total_b / W of micro-batch `index`, a scalar; without weight decay the risk is the sum of these."""

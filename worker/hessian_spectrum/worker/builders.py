@@ -1,17 +1,15 @@
 """Models, data, losses and training as requests describe them, and the stored inputs that they are built from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
-from hessian_spectrum.api_schemas.data import ArrayData, InlineData, SampleData, TextData, TokenData
+from hessian_spectrum.api_schemas.data import InlineData, TextData, TokenData, UploadedSamples
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data.targets import class_axis
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
@@ -31,6 +29,7 @@ from hessian_spectrum.api_schemas.training import Training as TrainingSpec
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.stored import StoredDataset
 from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_tokens, tokenize
 from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
 from hessian_spectrum.curvature.models.base import Model, Parameters
@@ -42,10 +41,12 @@ from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.programs.program import Program
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
-from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
+from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.program_files import GRAPH
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoints import CHANGED, causal_lm, checkpoint_parameters
+from hessian_spectrum.worker.samples import sample_dataset
+from hessian_spectrum.worker.uploads import Artifacts, NoArtifacts, loaded_arrays, uploaded_arrays
 
 _NUM_SHORT_BITS = 32
 """Number of low bits of a seed that PyTorch's Mersenne Twister uses on the CPU; it drops the others."""
@@ -54,53 +55,6 @@ _STATE_WORDS = slice(3, 627)
 """Position of the 624 words of the Mersenne Twister in a CPU generator's serialised state, in units of eight bytes."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Artifacts(Protocol):
-    """Uploaded files by id."""
-
-    def tokens(self, artifact_id: str) -> Tokens:
-        """Return the tokens (num_tokens,).
-
-        Raises:
-            UnknownArtifactError: There is no such artifact.
-        """
-        ...
-
-    def safetensors(self, artifact_id: str) -> bytes:
-        """Return a file of arrays.
-
-        Raises:
-            UnknownArtifactError: There is no such artifact.
-            ArtifactDamagedError: Its file is damaged.
-        """
-        ...
-
-
-class NoArtifacts:
-    """A source of uploaded files that has none."""
-
-    def tokens(self, artifact_id: str) -> Tokens:
-        """Raise an error, as there are no tokens.
-
-        Args:
-            artifact_id: Any id.
-
-        Raises:
-            UnknownArtifactError: Always.
-        """
-        raise UnknownArtifactError(artifact_id)
-
-    def safetensors(self, artifact_id: str) -> bytes:
-        """Raise an error, as there are no arrays.
-
-        Args:
-            artifact_id: Any id.
-
-        Raises:
-            UnknownArtifactError: Always.
-        """
-        raise UnknownArtifactError(artifact_id)
 
 
 @dataclass(frozen=True)
@@ -148,35 +102,6 @@ def _filled_generator(sequence: np.random.SeedSequence) -> torch.Generator:
     state.view(torch.int64)[_STATE_WORDS] = torch.from_numpy(twister["key"].astype(np.int64))
     generator.set_state(state)
     return generator
-
-
-def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Load uploaded arrays in the precision in which they were uploaded.
-
-    Args:
-        artifacts: Uploaded files by id.
-        artifact_id: The id of the file.
-        shapes: Shapes by name of the arrays to load, as they were when the job was accepted.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        InvalidProblemError: If the file is missing or damaged, or its arrays have other shapes.
-    """
-    found = _loaded(artifacts, artifact_id)
-    if any(name not in found or tuple(found[name].shape) != shape for name, shape in shapes.items()):
-        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not those that the job was accepted with")
-    return {name: found[name] for name in shapes}
-
-
-def _loaded(artifacts: Artifacts, artifact_id: str) -> dict[str, Tensor]:
-    try:
-        return load(artifacts.safetensors(artifact_id))
-    except UnknownArtifactError:
-        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not there any more") from None
-    except (ArtifactDamagedError, SafetensorError):
-        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are damaged: upload them again") from None
 
 
 def checked_request(
@@ -240,7 +165,7 @@ def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
 
 
 def _exported(spec: ExportedSpec, artifacts: Artifacts) -> Exported:
-    arrays = _loaded(artifacts, spec.program.id)
+    arrays = loaded_arrays(artifacts, spec.program.id)
     program = Program.from_json(arrays.pop(GRAPH).numpy().tobytes().decode())
     if spec.parameters is not None:
         shapes = {each.name: each.value.shape for each in program.parameters}
@@ -283,7 +208,7 @@ def build_parameters(
 
 
 def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Dataset:
-    """Build the data in double precision on the CPU: real numbers float64, labels and tokens int64.
+    """Build the data in double precision: real numbers float64, labels and tokens int64, in memory or on disk.
 
     Args:
         request: Request, which names data and model.
@@ -295,8 +220,8 @@ def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Data
     Raises:
         InvalidProblemError: If uploaded data are missing, or tokens are outside the vocabulary.
     """
-    dataset = _dataset(request, sources)
-    if request.effective_loss is not None and LOSSES[request.effective_loss].is_linear:
+    dataset, loss = _dataset(request, sources), request.effective_loss
+    if loss is not None and not LOSSES[loss].needs_targets and not isinstance(dataset, StoredDataset):
         # the model returns the loss itself: targets only count the samples
         return Dataset(dataset.inputs, torch.zeros(len(dataset), 1, dtype=torch.float64))
     return dataset
@@ -306,8 +231,8 @@ def _dataset(request: SpectrumRequest, sources: Inputs) -> Dataset:
     match request.data:
         case None:
             return _matrix_dataset(request.model)
-        case InlineData() | ArrayData() as spec:
-            return _sample_dataset(*_samples(spec, sources), request)
+        case InlineData() | UploadedSamples() as spec:
+            return sample_dataset(spec, request, sources.artifacts)
         case TextData() | TokenData() as spec:
             return _token_dataset(spec, request.model, sources)
         case spec:
@@ -453,53 +378,8 @@ def _tokens(spec: TextData | TokenData, sources: Inputs) -> Tokens:
             return named_tokens(spec.name or "", spec.tokenizer)
 
 
-def _samples(spec: SampleData, sources: Inputs) -> tuple[Any, Any]:
-    """Return the inputs and targets as nested lists or as tensors."""
-    if isinstance(spec, InlineData):
-        return spec.x, spec.y
-    arrays = uploaded_arrays(sources.artifacts, spec.id, {"x": tuple(spec.x.shape), "y": tuple(spec.y.shape)})
-    return arrays["x"], arrays["y"]
-
-
-def _sample_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
-    reads = kind_of(request.model).samples
-    if reads == "tokens":
-        return Dataset(_integers(x), _integers(y))
-    if reads == "arrays":
-        return _array_dataset(x, y, request)
-    # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
-    num_axes = 3 if reads == "sequences" else 2
-    inputs = _vectors(x, num_axes)
-    loss = request.effective_loss
-    if loss is not None and LOSSES[loss].needs_labels:
-        return Dataset(inputs, _integers(y))
-    return Dataset(inputs, _vectors(y, num_axes))
-
-
-def _array_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
-    """Return samples of a program's own shape; a target that is one number stands for one output."""
-    (expected,) = cast("ExportedSpec", request.model).inputs
-    inputs = _real(x) if "float" in expected.dtype else _integers(x)
-    loss = request.effective_loss
-    if loss is not None and LOSSES[loss].needs_labels:
-        return Dataset(inputs, _integers(y))
-    targets = _real(y)
-    if (axis := class_axis(request.loss_with_options)) is not None:
-        targets = targets.movedim(axis, -1)
-    return Dataset(inputs, targets if targets.ndim > 1 else targets.unsqueeze(-1))
-
-
-def _vectors(values: Any, num_axes: int) -> Tensor:
-    tensor = _real(values)
-    return tensor if tensor.ndim == num_axes else tensor.unsqueeze(-1)
-
-
 def _real(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
-
-
-def _integers(values: Any) -> Tensor:
-    return _real(values).to(torch.int64)
 
 
 def _as_found(model: CausalLmSpec, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLmSpec:

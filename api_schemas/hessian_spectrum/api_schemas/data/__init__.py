@@ -12,8 +12,9 @@ from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, kind_of, num_samples, sequence_length
-from hessian_spectrum.api_schemas.data.samples import ArrayData, InlineData, SampleData
+from hessian_spectrum.api_schemas.data.samples import InlineData, SampleData
 from hessian_spectrum.api_schemas.data.text import TextData, TokenData
+from hessian_spectrum.api_schemas.data.uploaded import ArrayData, PartsData, Scaling, UploadedSamples
 from hessian_spectrum.planning.registry import listed
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "ArrayData",
     "Data",
     "InlineData",
+    "PartsData",
     "SampleData",
+    "Scaling",
     "TextData",
     "TokenData",
+    "UploadedSamples",
     "kind_of",
     "num_samples",
     "sequence_length",

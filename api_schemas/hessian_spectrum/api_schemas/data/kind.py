@@ -146,20 +146,26 @@ def check_loss(model: ModelMessage, data: DataMessage | None, loss: AnyLoss | No
     raise misfit("loss", message=f"{data.kind} data have {TARGETS[target]}: their loss is {losses_where(target)}")
 
 
-def check_training(model: ModelMessage, *, is_trained: bool) -> None:
+def check_training(model: ModelMessage, *, is_trained: bool, batch_size: int | None = None) -> None:
     """Check that the model can be trained.
 
     Args:
         model: ModelMessage of the request.
         is_trained: Whether the request trains it.
+        batch_size: Samples of each step; None: all.
 
     Raises:
         ValidationError: At `train` if training does not apply to the model, as for a quadratic form.
     """
-    if is_trained and not model_kind_of(model).is_trainable:
+    kind = model_kind_of(model)
+    if is_trained and not kind.is_trainable:
         raise misfit(
             "train", message="a quadratic form is taken at its critical point, and has the same matrix anywhere"
         )
+    at_once = kind.samples_at_once(model)
+    if batch_size is not None and at_once is not None and batch_size % at_once:
+        message = f"the program was exported for {at_once} samples at a time: give a multiple of that"
+        raise misfit("train", "batch_size", message=message)
 
 
 def check_data(model: ModelMessage, data: DataMessage | None, loss: AnyLoss | None) -> None:

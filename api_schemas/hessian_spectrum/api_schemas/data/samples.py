@@ -1,14 +1,15 @@
 """Samples that a caller gives: in the request, or in an uploaded file."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from hessian_spectrum.api_schemas.artifacts import ArtifactId, StoredArray, WholeNumbers, arrays_of, listed
-from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage
+from hessian_spectrum.api_schemas.artifacts import ProgramInput, StoredArray, WholeNumbers, listed
+from hessian_spectrum.api_schemas.data.kind import Check, DataKind, DataMessage
 from hessian_spectrum.api_schemas.data.targets import (
     IGNORED,
     check_class_axis,
@@ -16,11 +17,11 @@ from hessian_spectrum.api_schemas.data.targets import (
     num_classes,
     target_axes,
 )
+from hessian_spectrum.api_schemas.data.uploaded import ArrayData, PartsData, UploadedSamples
 from hessian_spectrum.api_schemas.losses import AnyLoss, kind_of_loss, loss_name
 from hessian_spectrum.api_schemas.message import MAX_NUMBERS, Rows, Vector, misfit
 from hessian_spectrum.api_schemas.models import Model, kind_of
-
-MAX_SAMPLE_DIMENSIONS = 8
+from hessian_spectrum.api_schemas.models.kind import Samples as SampleSort
 
 Numbers = list[float] | list[list[float]] | list[list[list[float]]]
 """List of samples, each a number, a row of numbers, or several rows of equal length."""
@@ -82,48 +83,20 @@ class InlineData(DataMessage):
         return self
 
 
-class ArrayData(DataMessage):
-    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
-
-    What x and y are is filled in from the file; where it is given, it must agree.
-    """
-
-    model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
-
-    kind: Literal["artifact"]
-    id: ArtifactId
-    x: StoredArray = Field(description="Type and shape of the stored inputs.")
-    y: StoredArray = Field(description="Type and shape of the stored targets.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
-        arrays = arrays_of(fields, info)
-        if arrays is None:
-            return fields
-        if arrays.keys() != {"x", "y"}:
-            raise misfit("id", message=f"holds {listed(arrays)}; data are the arrays x and y")
-        known = {name: array.model_dump() for name, array in arrays.items()}
-        for name, array in known.items():
-            if fields.get(name) not in (None, array):
-                raise misfit(name, message="the artifact holds another array; it may be left out")
-        return fields | known
-
-    @model_validator(mode="after")
-    def _samples_with_targets(self) -> Self:
-        for name, array in (("x", self.x), ("y", self.y)):
-            if len(array.shape) > MAX_SAMPLE_DIMENSIONS:
-                raise misfit(
-                    "id",
-                    message=f"{name} has {len(array.shape)} dimensions, at most {MAX_SAMPLE_DIMENSIONS} are supported",
-                )
-        if len(self.y) != len(self.x):
-            raise misfit("id", message=f"y holds {len(self.y)} samples, x holds {len(self.x)}")
-        return self
-
-
-SampleData = InlineData | ArrayData
+SampleData = InlineData | UploadedSamples
 """Samples that a caller gives."""
+
+
+def _one_input(data: SampleData) -> tuple[Numbers | StoredArray, Numbers | StoredArray]:
+    """Return x and y for a model that reads these two.
+
+    Raises:
+        ValidationError: At the reference to the files, if they hold other arrays.
+    """
+    if data.x is None or data.y is None:
+        assert isinstance(data, UploadedSamples)
+        raise misfit("data", data.reference, message=f"holds {listed(data.arrays)}; data are the arrays x and y")
+    return data.x, data.y
 
 
 def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
@@ -140,18 +113,21 @@ def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
     widths = kind_of(model).widths
     assert widths is not None
     num_inputs, num_outputs = widths(model)
-    _check_row("x", data.x, width=num_inputs, kind=model.kind)
+    x, y = _one_input(data)
+    _check_row("x", x, width=num_inputs, kind=model.kind)
     assert loss is not None
-    if kind_of_loss(loss).is_linear:
+    kind = kind_of_loss(loss)
+    if not kind.needs_targets:
         return
-    if not kind_of_loss(loss).needs_labels:
+    if not kind.needs_labels:
         (width,) = target_axes([num_outputs], loss)
-        _check_row("y", data.y, width=width or 0, kind=model.kind)
-        check_target_values(data.y, loss)
+        _check_row("y", y, width=width or 0, kind=model.kind)
+        check_target_values(y, loss)
         return
-    if sample_shape(data.y) != ():
+    check_unscaled(data, "y")
+    if sample_shape(y) != ():
         raise misfit("data", "y", message=f"{loss_name(loss)} takes one class label per sample")
-    _check_labels("y", data.y, num_outputs, ignorable=True)
+    check_labels("y", y, num_outputs, ignorable=True)
 
 
 def check_sequences(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
@@ -168,7 +144,7 @@ def check_sequences(model: Model, data: SampleData, loss: AnyLoss | None) -> Non
     widths = kind_of(model).widths
     assert widths is not None
     length = None
-    for name, values, width in zip("xy", (data.x, data.y), widths(model), strict=True):
+    for name, values, width in zip("xy", _one_input(data), widths(model), strict=True):
         have = sample_shape(values)
         if len(have) not in (1, 2) or (have[1] if len(have) == 2 else 1) != width:
             needed = "a number" if width == 1 else f"a row of {width} numbers"
@@ -189,18 +165,31 @@ def check_tokens(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
     Raises:
         ValidationError: At `x` or `y` if they are not.
     """
-    for name, rows in (("x", data.x), ("y", data.y)):
+    x, y = _one_input(data)
+    for name, rows in (("x", x), ("y", y)):
+        check_unscaled(data, name)
         have = sample_shape(rows)
         if len(have) != 1:
             raise misfit("data", name, message=f"{model.kind} takes one row of token ids per sequence")
-        if have != sample_shape(data.x):
-            raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(data.x)[0]}")
-        _check_labels(name, rows, model.vocab_size, ignorable=name == "y")
-    check_length(model, sample_shape(data.x)[0], "x")
+        if have != sample_shape(x):
+            raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(x)[0]}")
+        check_labels(name, rows, model.vocab_size, ignorable=name == "y")
+    check_length(model, sample_shape(x)[0], "x")
 
 
-def check_arrays(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
-    """Check that the samples have the shapes of a program's input and output.
+_RANGES = {
+    "bool": (0, 2),
+    "uint8": (0, 2**8),
+    "int8": (-(2**7), 2**7),
+    "int16": (-(2**15), 2**15),
+    "int32": (-(2**31), 2**31),
+    "int64": (-(2**63), 2**63),
+}
+"""Whole numbers that inputs of a program may hold, by type: the smallest, and the end of the range."""
+
+
+def check_program(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
+    """Check that the samples have the names, shapes and types of a program's inputs and output.
 
     Args:
         model: Model of the request.
@@ -208,23 +197,85 @@ def check_arrays(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
         loss: Loss of the request.
 
     Raises:
-        ValidationError: At `x` or `y` if they have not.
+        ValidationError: At the array that does not fit.
     """
-    (expected,) = model.inputs
-    _check_axes("x", sample_shape(data.x), expected.shape[1:])
-    if "float" not in expected.dtype and isinstance(data.x, StoredArray) and data.x.whole_numbers is None:
-        raise misfit("data", "x", message=f"holds numbers that are not whole; the program takes {expected.dtype}")
-    if model.num_samples is not None and len(data.x) % model.num_samples:
-        message = f"{len(data.x)} samples; the program was exported for {model.num_samples} at a time: give a multiple"
-        raise misfit("data", "x", message=message)
+    for name, values, expected in _program_inputs(model, data):
+        _check_axes(name, sample_shape(values), expected.shape[1:])
+        _check_program_numbers(data, name, values, expected)
+    num_samples = _num_samples(data)
+    if model.num_samples is not None and num_samples % model.num_samples:
+        message = (
+            f"{num_samples} samples; the program was exported for {model.num_samples} at a time: give a multiple, or "
+            "export it with a number of samples that may vary"
+        )
+        raise misfit("data", "x" if data.x is not None else "inputs", message=message)
     assert loss is not None
-    outputs, targets = model.output.shape[1:] or [1], sample_shape(data.y)
+    outputs = model.output.shape[1:] or [1]
     needed = target_axes(outputs, loss)
+    if kind_of_loss(loss).needs_targets:
+        _check_program_targets(data, loss, outputs=outputs, needed=needed)
+
+
+def _program_inputs(model: Any, data: SampleData) -> Iterator[tuple[str, Numbers | StoredArray, ProgramInput]]:
+    """Yield the name and the numbers of each array of inputs, with the input of the program that it is for."""
+    given = data.stored_inputs if isinstance(data, UploadedSamples) else {"x": data.x}
+    if given.keys() == {"x"} and len(model.inputs) == 1:
+        yield "x", given["x"], model.inputs[0]
+        return
+    expected = {each.name: each for each in model.inputs}
+    if given.keys() != expected.keys():
+        have, needed = listed(given), ", ".join(expected)
+        place = data.reference if isinstance(data, UploadedSamples) else "kind"
+        raise misfit("data", place, message=f"holds the inputs {have}; those of the program are {needed}")
+    for name, values in given.items():
+        yield name, values, expected[name]
+
+
+def _check_program_numbers(data: SampleData, name: str, values: Numbers | StoredArray, expected: ProgramInput) -> None:
+    """Check that stored numbers can be those of an input; numbers in the request are checked by the worker."""
+    if expected.dtype.startswith("complex"):
+        raise misfit("model", "program", message=f"the input {expected.name} is complex; give real and imaginary part")
+    if not isinstance(values, StoredArray):
+        return
+    is_scaled = isinstance(data, UploadedSamples) and name in data.scaling
+    if "float" in expected.dtype:
+        if values.dtype == "U8" and not is_scaled:
+            example = json.dumps({name: {"scale": 1 / 255}})
+            message = (
+                f"{name} holds uint8 and the program takes {expected.dtype}: give {example} for numbers from 0 to "
+            )
+            message += "1, or a scale of 1 for the numbers as they are"
+            raise misfit("data", "scaling", message=message)
+        return
+    check_unscaled(data, name)
+    whole = values.whole_numbers
+    if whole is None:
+        raise misfit("data", name, message=f"holds numbers that are not whole; the program takes {expected.dtype}")
+    first, end = _RANGES[expected.dtype]
+    what = expected.dtype
+    if expected.num_rows is not None:
+        first, end, what = 0, expected.num_rows, f"indices into a table of {expected.num_rows} rows"
+    ends = [each for each in (whole.smallest, whole.largest) if each is not None]
+    for number in [*ends, *([IGNORED] if whole.num_ignored else [])]:
+        if not first <= number < end:
+            raise misfit("data", name, message=f"holds {number}; the program takes {what}: {first} to {end - 1}")
+
+
+def _check_program_targets(
+    data: SampleData, loss: AnyLoss, *, outputs: Sequence[int | None], needed: Sequence[int | None]
+) -> None:
+    if data.y is None:
+        assert isinstance(data, UploadedSamples)
+        message = f"holds no targets y, which the loss {loss_name(loss)} needs"
+        raise misfit("data", data.reference, message=message)
+    targets = sample_shape(data.y)
     if kind_of_loss(loss).needs_labels:
+        check_unscaled(data, "y")
         check_class_axis(outputs, targets, loss)
         _check_axes("y", targets, needed)
-        _check_stored_or_inline_labels(data.y, num_classes(outputs, loss))
-    elif not kind_of_loss(loss).is_linear and (targets or needed != [1]):
+        if isinstance(data.y, StoredArray) or not targets:
+            check_labels("y", data.y, num_classes(outputs, loss) or MAX_NUMBERS, ignorable=True)
+    elif targets or needed != [1]:
         _check_axes("y", targets, needed)
         check_target_values(data.y, loss)
 
@@ -235,11 +286,6 @@ def _check_axes(name: str, have: tuple[int, ...], needed: Sequence[int | None]) 
         spelled = " x ".join("any" if each is None else str(each) for each in needed) or "one number"
         own = " x ".join(map(str, have)) or "one number"
         raise misfit("data", name, message=f"each sample of {name} is {own}; the program has {spelled}")
-
-
-def _check_stored_or_inline_labels(labels: Numbers | StoredArray, num_classes: int | None) -> None:
-    if isinstance(labels, StoredArray) or not sample_shape(labels):
-        _check_labels("y", labels, num_classes or MAX_NUMBERS, ignorable=True)
 
 
 def check_length(model: Any, length: int, name: str) -> None:
@@ -265,7 +311,28 @@ def _check_row(name: str, values: Numbers | StoredArray, *, width: int, kind: st
         raise misfit("data", name, message=f"{name} has {numbers} numbers per sample, {kind} {width} with these fields")
 
 
-def _check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *, ignorable: bool) -> None:
+def check_unscaled(data: SampleData, name: str) -> None:
+    """Check that an array of labels or tokens has no scaling.
+
+    Raises:
+        ValidationError: At the scaling, if it has one.
+    """
+    if isinstance(data, UploadedSamples) and name in data.scaling:
+        raise misfit("data", "scaling", name, message=f"{name} holds labels or indices, which have no scaling")
+
+
+def check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *, ignorable: bool) -> None:
+    """Check that whole numbers from 0 to num_classes - 1 are given, and some that are not ignored.
+
+    Args:
+        name: Field of `data`.
+        values: Labels or tokens.
+        num_classes: Number of values that are allowed.
+        ignorable: Whether -100 is allowed, too.
+
+    Raises:
+        ValidationError: At the field, if they are not.
+    """
     if isinstance(values, StoredArray):
         _check_stored_labels(name, values.whole_numbers, num_classes, ignorable=ignorable)
         return
@@ -291,21 +358,34 @@ def _check_stored_labels(name: str, labels: WholeNumbers | None, num_classes: in
         raise misfit("data", name, message="every target is ignored")
 
 
+def _num_samples(data: SampleData) -> int:
+    return data.num_samples if isinstance(data, UploadedSamples) else len(data.x)
+
+
 def _num_numbers(data: SampleData) -> int:
-    return sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
+    arrays = data.arrays.values() if isinstance(data, UploadedSamples) else (data.x, data.y)
+    return sum(len(values) * prod(sample_shape(values)) for values in arrays)
 
 
 def _sequence_length(data: SampleData) -> int:
-    return (sample_shape(data.x) or (1,))[0]
+    x = next(iter(data.stored_inputs.values())) if isinstance(data, UploadedSamples) else data.x
+    return (sample_shape(x) or (1,))[0]
 
+
+_CHECKS: dict[SampleSort, Check] = {
+    "vectors": check_vectors,
+    "sequences": check_sequences,
+    "tokens": check_tokens,
+    "arrays": check_program,
+}
 
 KINDS = tuple(
     DataKind(
         message,
-        num_samples=lambda data: len(data.x),
+        num_samples=_num_samples,
         num_numbers=_num_numbers,
         sequence_length=_sequence_length,
-        checks={"vectors": check_vectors, "sequences": check_sequences, "tokens": check_tokens, "arrays": check_arrays},
+        checks=_CHECKS,
         example={
             "model": {"kind": "mlp", "widths": [2, 3, 1], "activation": "tanh"},
             "data": example,
@@ -316,5 +396,6 @@ KINDS = tuple(
     for position, message, example in (
         (1, InlineData, {"kind": "inline", "x": [[0.0, 1.0], [1.0, 0.5]], "y": [[1.0], [-1.0]]}),
         (7, ArrayData, {"kind": "artifact", "id": 64 * "0"}),
+        (8, PartsData, {"kind": "parts", "parts": [64 * "0"]}),
     )
 )

@@ -133,8 +133,6 @@ def _size(model: Exported, num_samples: int, _length: int) -> Size:
 def _check(model: Exported) -> None:
     if not model.shapes:
         raise misfit("model", "trainable", message="no parameter of the program is differentiated")
-    if len(model.inputs) > 1:
-        raise misfit("model", "program", message=f"the program has {len(model.inputs)} inputs; it must have one")
 
 
 KINDS = (
@@ -148,6 +146,7 @@ KINDS = (
             "loss": "cross-entropy",
         },
         samples="arrays",
+        samples_at_once=lambda model: model.num_samples,
         check=_check,
     ),
 )

@@ -105,6 +105,7 @@ class ModelKind:
         check: Raises a ValidationError at a place in `model` if the message cannot be used.
         check_length: The same for sequences of so many positions.
         is_trainable: Whether gradient descent moves it.
+        samples_at_once: Number of samples on which it is defined, so that every micro-batch has as many; None: any.
         is_layered: Whether the engine assembles dense matrices by way of pre-activations (`curvature.models.mlp`).
         num_matrix_entries: Numbers in the message that take the place of data.
         position: Where it stands in lists of kinds; new ones come last, in the order of their names.
@@ -123,6 +124,7 @@ class ModelKind:
     check: Callable[[Any], None] = _accept
     check_length: Callable[[Any, int], None] = _accept
     is_trainable: bool = True
+    samples_at_once: Callable[[Any], int | None] = _accept
     is_layered: bool = False
     num_matrix_entries: Callable[[Any], int] = lambda _: 0
     position: int = 100

@@ -228,7 +228,8 @@ def _npz_arrays(body: memoryview, reservation: Reservation) -> Iterator[tuple[st
             numbers = read_numbers(content)
         except UnreadableArrayError as error:
             raise invalid_field((name[:64],), str(error)) from None
-        yield name, NamedArray(cast("ArrayType", f"{numbers.dtype.kind.upper()}{8 * numbers.dtype.itemsize}"), numbers)
+        kind, num_bits = numbers.dtype.kind.upper(), 8 * numbers.dtype.itemsize
+        yield name, NamedArray("BOOL" if kind == "B" else cast("ArrayType", f"{kind}{num_bits}"), numbers)
 
 
 def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:

@@ -90,14 +90,14 @@ def read_numbers(content: memoryview) -> NDArray[np.generic]:
         content: The bytes of the file.
 
     Returns:
-        A view of the bytes: floats of 2, 4 or 8 bytes or integers, of any shape and order.
+        A view of the bytes: floats of 2, 4 or 8 bytes, integers or truth values, of any shape and order.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
     """
     shape, fortran_order, dtype, start = read_header(content)
-    if not (dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8)):
-        raise UnreadableArrayError("must hold float16, float32, float64 or integers")
+    if not (dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize <= 8)):
+        raise UnreadableArrayError("must hold float16, float32, float64, integers or truth values")
     if not is_shape(shape):
         raise UnreadableArrayError(NO_SHAPE)
     if math.prod(shape) * dtype.itemsize != len(content) - start:

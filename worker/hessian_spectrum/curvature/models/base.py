@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, generic_size
@@ -182,6 +182,11 @@ class Model(ABC):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each parameter by name, in the order of the flat vector."""
 
+    @property
+    def fixed_size(self) -> int | None:
+        """The one number of samples on which the model is defined; None if it is any."""
+        return None
+
     @abstractmethod
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
         """Return random parameters, which are drawn in float64 on the CPU and then cast.
@@ -212,11 +217,13 @@ class Model(ABC):
             The size.
         """
         parameters = {name: torch.empty(shape, device="meta") for name, shape in self.parameter_shapes.items()}
-        numbers = inputs.to("meta", torch.float32 if inputs.is_floating_point() else inputs.dtype)
+        numbers = tree_map(lambda each: each.to("meta", torch.float32 if each.is_floating_point() else None), inputs)
         with _Counter() as counter:
             self(parameters, numbers)
         num_parameters = sum(each.numel() for each in parameters.values())
-        return generic_size(num_parameters, len(inputs), -(-(inputs.numel() + counter.count) // len(inputs)))
+        leaves = tree_leaves(inputs)
+        num_samples, num_inputs = len(leaves[0]), sum(each.numel() for each in leaves)
+        return generic_size(num_parameters, num_samples, -(-(num_inputs + counter.count) // num_samples))
 
     def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
         """Return the axes of the outputs without the last one: those of tokens (n, T), or of vectors (n, d) without d.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.data.base import SampleInputs
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.planning.size import Size
 
@@ -30,6 +31,11 @@ class ClassesLast(Model):
         return self.output_axes[self.axis - 1]
 
     @property
+    def fixed_size(self) -> int | None:
+        """The number of samples that the model takes; None if it may vary."""
+        return self.model.fixed_size
+
+    @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the model's parameters."""
         return self.model.parameter_shapes
@@ -38,19 +44,19 @@ class ClassesLast(Model):
         """Return those of the model."""
         return self.model.initial_parameters(generator, dtype, device)
 
-    def check_inputs(self, inputs: Tensor) -> None:
+    def check_inputs(self, inputs: SampleInputs) -> None:
         """Check the inputs of the model."""
         self.model.check_inputs(inputs)
 
-    def size_on(self, inputs: Tensor) -> Size:
+    def size_on(self, inputs: SampleInputs) -> Size:
         """Return the size of the model."""
         return self.model.size_on(inputs)
 
-    def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
+    def sample_shape(self, inputs: SampleInputs) -> tuple[int, ...]:
         """Return the axes of the outputs without that of the classes."""
-        return (len(inputs), *self.output_axes[: self.axis - 1], *self.output_axes[self.axis :])
+        return (self.model.sample_shape(inputs)[0], *self.output_axes[: self.axis - 1], *self.output_axes[self.axis :])
 
-    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: SampleInputs) -> Tensor:
         """Return the outputs with the classes last."""
         return self.model(parameters, inputs).movedim(self.axis, -1)
 

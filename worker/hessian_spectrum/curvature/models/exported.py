@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.data.base import SampleInputs, input_tensors
 from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.program_inputs import check_program_inputs, named_inputs
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.products import is_memory_error
 from hessian_spectrum.planning.size import Size, generic_size
 from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.mutations import changed_inputs, changes_in_place
 from hessian_spectrum.programs.operators import ARITHMETIC, INLINE, NO_GRAD, OPERATORS, base_name
 from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, ProgramError, Region
@@ -121,42 +124,35 @@ class Exported(Model):
         """Return the parameters that the program came with."""
         return {name: self.arrays[name].to(device, dtype) for name in self.parameter_shapes}
 
-    def size_on(self, inputs: Tensor) -> Size:
+    def size_on(self, inputs: SampleInputs) -> Size:
         """Return the number of parameters, and the numbers that a forward pass produces as the graph counts them."""
         num_parameters = sum(math.prod(shape) for shape in self.parameter_shapes.values())
-        return generic_size(num_parameters, len(inputs), numbers_per_sample(self.program))
+        return generic_size(num_parameters, len(input_tensors(inputs)[0]), numbers_per_sample(self.program))
 
-    def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
+    def sample_shape(self, inputs: SampleInputs) -> tuple[int, ...]:
         """Return the axes of the outputs, without the last one."""
-        return (len(inputs), *self.program.output_value.shape[1:-1])
+        return (len(input_tensors(inputs)[0]), *self.program.output_value.shape[1:-1])
 
-    def check_inputs(self, inputs: Tensor) -> None:
-        """Check that the inputs have the type and shape of the example inputs, apart from the number of samples."""
-        (expected,) = self.program.inputs.values()
-        is_real = expected.dtype in FLOATING_DTYPES
-        if inputs.is_floating_point() != is_real:
-            kind = "real numbers" if is_real else "whole numbers"
-            raise InvalidProblemError(f"the program takes {kind}, not {inputs.dtype}")
-        lengths = zip(inputs.shape[1:], expected.shape[1:], strict=False)
-        fits = inputs.ndim == len(expected.shape) and all(
-            have == need or axis in expected.dynamic for axis, (have, need) in enumerate(lengths, start=1)
-        )
-        if not fits:
-            wanted = ", ".join(["n", *map(str, expected.shape[1:])])
-            raise InvalidProblemError(f"the program takes inputs of shape ({wanted}), not {tuple(inputs.shape)}")
-        fixed = self.program.fixed_size
-        if fixed is not None and len(inputs) != fixed:
-            raise InvalidProblemError(f"the program was exported for exactly {fixed} samples, not {len(inputs)}")
-        if is_real and not bool(inputs.isfinite().all()):
-            raise InvalidProblemError("the inputs hold NaN or infinity")
+    @property
+    def fixed_size(self) -> int | None:
+        """The number of samples that the program was exported for; None if it may vary."""
+        return self.program.fixed_size
 
-    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    @cached_property
+    def _index_ranges(self) -> dict[str, int]:
+        return index_ranges(self.program)
+
+    def check_inputs(self, inputs: SampleInputs) -> None:
+        """Check that the inputs have the types and shapes of the example inputs, apart from the number of samples."""
+        check_program_inputs(self.program, inputs, self._index_ranges)
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: SampleInputs) -> Tensor:
         """Return the output for the samples; numbers of shape (n,) become (n, 1)."""
         one = next(iter(parameters.values()))
         precision = _Precision(one.dtype, one.device)
-        (name,) = self.program.inputs
         values = dict(self._constants_in(precision))
-        values[name] = inputs.clone() if name in self._changed_inputs else inputs
+        for name, numbers in named_inputs(self.program, inputs).items():
+            values[name] = numbers.clone() if name in self._changed_inputs else numbers
         for parameter in self.program.parameters:
             if parameter.name in parameters:
                 values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])

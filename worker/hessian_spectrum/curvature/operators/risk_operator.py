@@ -245,6 +245,7 @@ class RiskOperator(SymmetricOperator):
         """
         first = self._risk.batches[0]
         count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        count = self._risk.model.fixed_size or count
         if count == 0:
             return 0.0
         sample = first.take(torch.linspace(0, len(first) - 1, count).long())
@@ -466,12 +467,13 @@ class RiskOperator(SymmetricOperator):
         yield from self._point.values()
         yield from (self._scale or {}).values()
         for batch in self._risk.batches:
-            yield from (batch.inputs, batch.targets)
+            yield from batch.tensors
 
     def _block_of(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> MicroBatchBlock:
+        risk = self._risk.with_batch_in_memory(index)
         return MicroBatchBlock(
             matrix=self.matrix,
-            risk=self._risk,
+            risk=risk,
             index=index,
             point=self._point,
             columns=columns,
@@ -499,7 +501,9 @@ class RiskOperator(SymmetricOperator):
     @cached_property
     def _largest_block(self) -> int:
         """Largest number of columns that pass through a micro-batch at once."""
-        sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
+        shapes = [tuple(each.shape for each in batch.numbers) for batch in self._risk.batches]
+        different = dict(zip(shapes, self._risk.batches, strict=True)).values()
+        sizes = (self._risk.model.size_on(batch.inputs) for batch in different)
         itemsize = self.dtype.itemsize
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
 

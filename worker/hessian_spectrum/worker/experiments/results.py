@@ -26,6 +26,7 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.curvature.algorithms.method import Spectrum
+from hessian_spectrum.curvature.data.stored import StoredNumbers
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature import results as engine
@@ -162,7 +163,7 @@ def provenance(
     execution: Execution,
     micro_batch_size: int,
     parameters: Iterable[Tensor],
-    data: Iterable[Tensor],
+    data: Iterable[Tensor | StoredNumbers],
     num_products: int,
     wall_time_seconds: float,
     precision_deviation: float | None = None,
@@ -195,7 +196,7 @@ def provenance(
     )
 
 
-def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) -> Computation:
+def computation(hardware: Hardware, *, data: Iterable[Tensor | StoredNumbers], **fields: Any) -> Computation:
     """Return the fields that all results share; `fields` are those that do not follow from hardware and data."""
     versions = {
         "spectrum-server": __version__,
@@ -231,10 +232,11 @@ def _device_name(device: torch.device) -> str:
     )
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Return the SHA-256 over type, shape and bytes of each tensor in order."""
+def digest(tensors: Iterable[Tensor | StoredNumbers]) -> str:
+    """Return the SHA-256 over type, shape and bytes of each tensor in order, wherever its numbers are."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        for piece in [tensor] if isinstance(tensor, Tensor) else tensor.pieces():
+            digest.update(piece.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -354,7 +354,7 @@ class SinkPoint(Point):
             execution=self.execution,
             micro_batch_size=experiment.plan.micro_batch_size,
             parameters=preparation.parameters.values(),
-            data=(preparation.data.inputs, preparation.data.targets),
+            data=preparation.data.numbers,
             num_products=spectrum.num_products,
             wall_time_seconds=experiment.seconds(),
             precision_deviation=operator.precision_deviation if isinstance(operator, Submatrix) else deviation,

@@ -1,0 +1,228 @@
+"""Samples in uploaded files: one artifact, or a data set in parts, with the scaling of stored numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationInfo, model_validator
+
+from hessian_spectrum.api_schemas.artifacts import ArtifactId, StoredArray, arrays_of, joined, listed, stored_arrays
+from hessian_spectrum.api_schemas.data.kind import DataMessage
+from hessian_spectrum.api_schemas.message import RequestMessage, misfit
+
+MAX_SAMPLE_DIMENSIONS = 8
+
+MAX_PARTS = 512
+"""Largest number of files of one data set; a worker has all of them open."""
+
+TARGETS = "y"
+"""Name of the array of targets; the other arrays are inputs."""
+
+_Positive = Annotated[float, Field(gt=0)]
+_PerChannel = Annotated[list[float], Field(min_length=1, max_length=65_536)]
+_PositivePerChannel = Annotated[list[_Positive], Field(min_length=1, max_length=65_536)]
+
+
+class Scaling(RequestMessage):
+    """Stored numbers as the network takes them: (scale * stored - mean) / std, computed in float64.
+
+    Images in uint8 have a scale of 1/255 where the network was trained on numbers from 0 to 1.
+    """
+
+    scale: float = Field(default=1.0, description="Factor on the stored numbers.")
+    mean: float | _PerChannel = Field(
+        default=0.0, description="Number that is subtracted from scale * stored, or one for each index along `axis`."
+    )
+    std: _Positive | _PositivePerChannel = Field(
+        default=1.0, description="Number by which the difference is divided, or one for each index along `axis`."
+    )
+    axis: int = Field(
+        default=1,
+        ge=1,
+        lt=MAX_SAMPLE_DIMENSIONS,
+        description="Axis along which the entries of mean and std lie, where axis 0 is that of the samples: 1 for "
+        "images with their channels first.",
+    )
+
+    @property
+    def length(self) -> int | None:
+        """Length along the axis that lists of mean and std imply; None without a list."""
+        lengths = [len(each) for each in (self.mean, self.std) if isinstance(each, list)]
+        return lengths[0] if lengths else None
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if isinstance(self.mean, list) and isinstance(self.std, list) and len(self.mean) != len(self.std):
+            raise misfit("std", message=f"{len(self.std)} entries, mean has {len(self.mean)}")
+        return self
+
+
+class UploadedSamples(DataMessage):
+    """Samples in uploaded files, whose arrays are described as the server knows them.
+
+    The array y holds the targets. The others are inputs: x, or several by the names that the program has for them.
+    """
+
+    x: StoredArray | None = Field(
+        default=None, description="Type and shape of the stored inputs; null where they have other names than x."
+    )
+    inputs: dict[str, StoredArray] = Field(
+        default_factory=dict, description="Type and shape of stored inputs by name, where they are not one array x."
+    )
+    y: StoredArray | None = Field(
+        default=None, description="Type and shape of the stored targets; null where the loss needs none."
+    )
+    scaling: dict[str, Scaling] = Field(
+        default_factory=dict,
+        description="Scaling of real numbers by the name of the array; arrays without an entry stay as they are.",
+    )
+
+    @property
+    def stored_inputs(self) -> Mapping[str, StoredArray]:
+        """Inputs by name."""
+        return self.inputs if self.x is None else {"x": self.x}
+
+    @property
+    def arrays(self) -> Mapping[str, StoredArray]:
+        """Inputs and targets by name."""
+        return {**self.stored_inputs, **({} if self.y is None else {TARGETS: self.y})}
+
+    @property
+    def artifact_ids(self) -> Sequence[str]:
+        """Files that hold the samples, in their order."""
+        raise NotImplementedError
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.stored_inputs.values())))
+
+    @model_validator(mode="after")
+    def _samples_that_belong_together(self) -> Self:
+        if not self.stored_inputs:
+            raise misfit("x", message="field required: the arrays of the file, which the server fills in")
+        if self.x is not None and self.inputs:
+            raise misfit("inputs", message="inputs are one array x, or several with other names")
+        for name, array in self.arrays.items():
+            if len(array.shape) > MAX_SAMPLE_DIMENSIONS:
+                raise misfit(
+                    self.reference,
+                    message=f"{name} has {len(array.shape)} dimensions, at most {MAX_SAMPLE_DIMENSIONS} are supported",
+                )
+            if len(array) != self.num_samples:
+                first = next(iter(self.stored_inputs))
+                message = f"{name} holds {len(array)} samples, {first} holds {self.num_samples}"
+                raise misfit(self.reference, message=message)
+        self._check_scaling()
+        return self
+
+    @property
+    def reference(self) -> str:
+        """Name of the field that refers to the files."""
+        raise NotImplementedError
+
+    def _check_scaling(self) -> None:
+        for name, scaling in self.scaling.items():
+            array = self.arrays.get(name)
+            if array is None:
+                raise misfit("scaling", name, message=f"there is no such array; the file holds {listed(self.arrays)}")
+            if scaling.length is None:
+                continue
+            have = array.shape[scaling.axis] if scaling.axis < len(array.shape) else None
+            if have != scaling.length:
+                message = f"{scaling.length} entries along axis {scaling.axis} of an array of shape {array.shape}"
+                raise misfit("scaling", name, message=message)
+
+
+def _filled_in(fields: Any, arrays: Mapping[str, StoredArray], reference: str) -> Any:
+    """Return the fields with the description of the arrays."""
+    known = {name: array.model_dump() for name, array in arrays.items()}
+    targets = known.pop(TARGETS, None)
+    if not known:
+        raise misfit(reference, message="holds no inputs; data are the arrays x and y")
+    described = {"x": known.get("x"), "inputs": {}} if known.keys() == {"x"} else {"x": None, "inputs": known}
+    described[TARGETS] = targets
+    for name, value in described.items():
+        if fields.get(name) not in (None, {}, value):
+            raise misfit(name, message="the artifact holds another array; it may be left out")
+    return fields | described
+
+
+class ArrayData(UploadedSamples):
+    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
+
+    Inputs and targets of an exported program may have any shape; a program with several inputs takes arrays of their
+    names instead of x. What the arrays are is filled in from the file; where it is given, it must agree.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
+
+    kind: Literal["artifact"]
+    id: ArtifactId
+
+    @property
+    def artifact_ids(self) -> Sequence[str]:
+        """The one file."""
+        return [self.id]
+
+    @property
+    def reference(self) -> str:
+        """The field `id`."""
+        return "id"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
+        arrays = arrays_of(fields, info)
+        return fields if arrays is None else _filled_in(fields, arrays, "id")
+
+
+class PartsData(UploadedSamples):
+    """Samples in several uploaded files, each with the same arrays as that of `artifact`, one after the other.
+
+    Each part is uploaded on its own, so that an upload that was interrupted continues with the parts that are missing.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"required": ["kind", "parts"]})
+
+    kind: Literal["parts"]
+    parts: list[ArtifactId] = Field(
+        min_length=1, max_length=MAX_PARTS, description="Ids of the files in the order of their samples."
+    )
+
+    @property
+    def artifact_ids(self) -> Sequence[str]:
+        """The parts."""
+        return self.parts
+
+    @property
+    def reference(self) -> str:
+        """The field `parts`."""
+        return "parts"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
+        ids = fields.get("parts") if isinstance(fields, dict) else None
+        if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_PARTS:
+            return fields
+        parts: list[Mapping[str, StoredArray]] = []
+        for index, each in enumerate(ids):
+            arrays = stored_arrays(each, info, "parts", index) if isinstance(each, str) else None
+            if arrays is None:
+                return fields
+            parts.append(arrays)
+        return _filled_in(fields, _joined(parts), "parts")
+
+
+def _joined(parts: Sequence[Mapping[str, StoredArray]]) -> Mapping[str, StoredArray]:
+    names = parts[0].keys()
+    for index, part in enumerate(parts):
+        if part.keys() != names:
+            raise misfit("parts", index, message=f"holds {listed(part)}, part 0 holds {listed(names)}")
+    whole = {}
+    for name in names:
+        try:
+            whole[name] = joined([part[name] for part in parts])
+        except ValueError as error:
+            raise misfit("parts", message=f"parts differ in {name}: {error}") from None
+    return whole

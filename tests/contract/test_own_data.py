@@ -1,0 +1,202 @@
+"""Data of one's own for one's own networks, over HTTP: types, scaling, names, fixed batches, and data sets in parts."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from hessian_spectrum.client.http import SpectrumClient
+
+RNG = np.random.default_rng(0)
+NUM_SAMPLES = 12
+IMAGES = RNG.integers(0, 256, (NUM_SAMPLES, 2, 4, 4)).astype(np.uint8)
+LABELS = RNG.integers(0, 3, NUM_SAMPLES).astype(np.int16)
+LABELS[2] = -100
+MEAN, STD = [0.4, 0.5], [0.2, 0.3]
+
+
+def spectrum(model: dict[str, Any], data: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    rest = {"loss": "cross-entropy", "method": {"kind": "exact"}}
+    return {"kind": "spectrum", "model": model, "data": data} | rest | fields
+
+
+def cnn() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).double().eval()
+
+
+def eigenvalues(module: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
+    """Eigenvalues of the Hessian of a loss of the module, by double backward."""
+    parameters = list(module.parameters())
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss(), parameters, create_graph=True)])
+    rows = [torch.autograd.grad(each, parameters, retain_graph=True, materialize_grads=True) for each in gradient]
+    return torch.linalg.eigvalsh(torch.stack([torch.cat([part.flatten() for part in row]) for row in rows]))
+
+
+def assert_spectrum(found: Any, expected: Tensor) -> None:
+    scale = float(expected.abs().max())
+    assert np.allclose(sorted(found.eigenvalues), expected.numpy(), rtol=0, atol=1e-10 * scale)
+
+
+def refusal(server: Any, request: dict[str, Any]) -> tuple[str, str]:
+    answer = httpx.post(f"{server.url}/v1/jobs", json=request)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["errors"][0]
+    return ".".join(map(str, error["loc"])), error["msg"]
+
+
+@pytest.fixture(scope="module")
+def own(server: Any) -> Iterator[SpectrumClient]:
+    with SpectrumClient(server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def network(own: SpectrumClient) -> dict[str, Any]:
+    return own.upload_module(cnn(), torch.zeros(3, 2, 4, 4, dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def expected() -> Tensor:
+    module, scaled = cnn(), (IMAGES / 255 - np.reshape(MEAN, (2, 1, 1))) / np.reshape(STD, (2, 1, 1))
+    inputs, labels = torch.from_numpy(scaled), torch.from_numpy(LABELS.astype(np.int64))
+    return eigenvalues(module, lambda: cross_entropy(module(inputs), labels))
+
+
+SCALING = {"x": {"scale": 1 / 255, "mean": MEAN, "std": STD}}
+
+
+def test_images_in_uint8_are_scaled_as_stated(
+    own: SpectrumClient, network: dict[str, Any], expected: Tensor, server: Any
+) -> None:
+    data = own.upload_data(IMAGES, LABELS)
+    assert_spectrum(own.run(spectrum(network, data | {"scaling": SCALING})), expected)
+    field, message = refusal(server, spectrum(network, data))
+    assert field == "body.data.scaling"
+    assert "uint8" in message
+    assert "0.00392" in message
+    for scaling, where, what in (
+        ({"z": {}}, "body.data.artifact.scaling.z", "no such array"),
+        ({"x": {"mean": [1.0]}}, "body.data.artifact.scaling.x", "1 entries along axis 1"),
+        ({"x": {"std": 0}}, "body.data.artifact.scaling.x", "greater than 0"),
+        ({"x": {}, "y": {"scale": 2}}, "body.data.scaling.y", "no scaling"),
+    ):
+        field, message = refusal(server, spectrum(network, data | {"scaling": scaling}))
+        assert field.startswith(where.replace(".artifact", "")) or field.startswith(where), field
+        assert what in message
+
+
+def test_a_data_set_in_parts_is_the_whole_one(
+    own: SpectrumClient, network: dict[str, Any], expected: Tensor, server: Any
+) -> None:
+    bounds = [(0, 5), (5, 6), (6, NUM_SAMPLES)]
+    parts = [own.upload_data(IMAGES[start:stop], LABELS[start:stop])["id"] for start, stop in bounds]
+    data = {"kind": "parts", "parts": parts, "scaling": SCALING}
+    found = own.run(spectrum(network, data))
+    assert_spectrum(found, expected)
+    whole = own.run(spectrum(network, own.upload_data(IMAGES, LABELS) | {"scaling": SCALING}))
+    assert found.eigenvalues == whole.eigenvalues
+    assert found.provenance.data_sha256 == whole.provenance.data_sha256
+    other = own.upload_data(IMAGES.astype(np.float32), LABELS)["id"]
+    for wrong, where, what in (
+        ([*parts, other], "body.data.parts", "parts differ in x"),
+        ([*parts, 64 * "0"], "body.data.parts.3", "no such artifact"),
+        ([], "body.data.parts", "at least 1"),
+    ):
+        field, message = refusal(server, spectrum(network, data | {"parts": wrong}))
+        assert field == where
+        assert what in message
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32, np.bool_])
+def test_inputs_may_have_any_type_of_number(own: SpectrumClient, network: dict[str, Any], dtype: Any) -> None:
+    images = (RNG.normal(size=IMAGES.shape) * 3).astype(dtype)
+    module, inputs = cnn(), torch.from_numpy(images.astype(np.float64))
+    labels = torch.from_numpy(np.abs(LABELS.astype(np.int64)) % 3)
+    found = own.run(spectrum(network, own.upload_data(images, labels.numpy())))
+    assert_spectrum(found, eigenvalues(module, lambda: cross_entropy(module(inputs), labels)))
+
+
+class TwoInputs(nn.Module):
+    """An embedding of indices, scaled by another input of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.table = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        return self.head((torch.tanh(self.table(tokens)) * weights.unsqueeze(-1)).sum(1))
+
+
+TOKENS = RNG.integers(0, 5, (6, 4)).astype(np.uint8)
+WEIGHTS = RNG.normal(size=(6, 4)).astype(np.float32)
+TARGETS = RNG.normal(size=(6, 2)).astype(np.float16)
+
+
+def test_a_program_of_several_inputs_takes_arrays_of_their_names(own: SpectrumClient, server: Any) -> None:
+    module = TwoInputs().double()
+    example = (torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.float64))
+    model = own.upload_module(module, example)
+    data = own.upload_data({"tokens": TOKENS, "weights": WEIGHTS}, torch.from_numpy(TARGETS))
+    found = own.run(spectrum(model, data, loss="mse"))
+    tokens, weights = torch.from_numpy(TOKENS.astype(np.int64)), torch.from_numpy(WEIGHTS).double()
+    targets = torch.from_numpy(TARGETS).double()
+    expected = eigenvalues(module, lambda: (module(tokens, weights) - targets).square().sum() / (2 * len(tokens)))
+    assert_spectrum(found, expected)
+    outside = TOKENS + (5 - TOKENS.max())
+    for x, where, what in (
+        (TOKENS, "body.data.id", "those of the program are tokens, weights"),
+        (
+            {"tokens": outside, "weights": WEIGHTS},
+            "body.data.tokens",
+            "holds 5; the program takes indices into a table",
+        ),
+        ({"tokens": TOKENS + 0.5, "weights": WEIGHTS}, "body.data.tokens", "not whole"),
+        (
+            {"tokens": TOKENS[:, :2], "weights": WEIGHTS},
+            "body.data.tokens",
+            "each sample of tokens is 2; the program has",
+        ),
+    ):
+        field, message = refusal(server, spectrum(model, own.upload_data(x, TARGETS), loss="mse"))
+        assert field == where
+        assert what in message
+
+
+class Fixed(nn.Module):
+    """Takes exactly as many samples as it was exported with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x)) + 0 * torch.zeros(len(x), 1, dtype=x.dtype)
+
+
+def test_a_program_for_a_fixed_number_of_samples_is_given_that_many_at_a_time(own: SpectrumClient, server: Any) -> None:
+    module = Fixed().double()
+    with pytest.warns(UserWarning, match="4"):
+        model = own.upload_module(module, torch.zeros(4, 3, dtype=torch.float64))
+    assert own.artifact(model["program"]["id"]).num_samples == 4
+    x, y = RNG.normal(size=(12, 3)), RNG.normal(size=(12, 2))
+    found = own.run(spectrum(model, own.upload_data(x, y), loss="mse"))
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(y)
+    assert_spectrum(found, eigenvalues(module, lambda: (module(inputs) - targets).square().sum() / 24))
+    assert found.provenance.micro_batch_size == 4
+    field, message = refusal(server, spectrum(model, own.upload_data(x[:10], y[:10]), loss="mse"))
+    assert field == "body.data.x"
+    assert "4 at a time" in message
+    train = {"num_steps": 2, "learning_rate": 0.1, "batch_size": 6}
+    field, message = refusal(server, spectrum(model, own.upload_data(x, y), loss="mse", train=train))
+    assert field == "body.train.batch_size"
+    result = own.run(spectrum(model, own.upload_data(x, y), loss="mse", train=train | {"batch_size": 8}))
+    assert result.training.num_steps == 2
