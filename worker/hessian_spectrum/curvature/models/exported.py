@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.program_check import FILLED, check_calls, overload_named
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.programs.operators import INLINE, NO_GRAD, OPERATORS, base_name
 from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, Region
@@ -91,6 +92,7 @@ class Exported(Model):
             raise InvalidProblemError(f"the program calls operators that are not supported: {', '.join(unknown[:20])}")
         if not self.parameter_shapes:
             raise InvalidProblemError(f"no parameter matches {self.trainable!r}")
+        check_calls(self.program)
 
     @property
     def num_outputs(self) -> int:
@@ -253,9 +255,10 @@ def _detached(value: Any) -> Any:
 def _function(op: str) -> Callable[..., Any]:
     """Return what runs an operator: the one that is written out here, or that of PyTorch."""
     name = base_name(op)
+    if name in FILLED:
+        return FILLED[name]
     if name in WRITTEN_OUT:
         return WRITTEN_OUT[name]
     if name in _SIZE_FUNCTIONS:
         return _SIZE_FUNCTIONS[name]
-    _, packet, overload = op.split(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)  # type: ignore[no-any-return]
+    return overload_named(op)
