@@ -230,6 +230,7 @@ def archive_members(body: memoryview, reservation: Reservation, *, max_members: 
 
     Raises:
         ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.
+        ProgramError: If its members do not lie in one folder, each with its own name.
     """
     members: dict[str, zipfile.ZipInfo] = {}
     listed = _members(body, max(MAX_DIRECTORY_BYTES, DIRECTORY_ENTRY_BYTES * max_members))
@@ -241,9 +242,9 @@ def archive_members(body: memoryview, reservation: Reservation, *, max_members: 
     for member in listed:
         name = member.orig_filename.partition("/")[2]
         if len(folders) > 1 or folders == {""} or "" in name.split("/") or ".." in name.split("/"):
-            raise malformed_upload("The members of the archive do not lie in one folder.")
+            raise ProgramError("its members do not lie in one folder")
         if name in members:
-            raise malformed_upload("The archive has two members of one name.")
+            raise ProgramError("it has two members of one name")
         members[name] = member
     known: dict[str, memoryview] = {}
 

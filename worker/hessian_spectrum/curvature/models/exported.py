@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import SampleInputs, input_tensors
 from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.program_check import FILLED, check_calls, overload_named
 from hessian_spectrum.curvature.models.program_inputs import check_program_inputs, named_inputs
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.products import is_memory_error
@@ -103,6 +104,7 @@ class Exported(Model):
             changed_inputs(self.program)
         except ProgramError as error:
             raise InvalidProblemError(f"the program cannot be used: {error}") from None
+        check_calls(self.program)
 
     @property
     def num_outputs(self) -> int:
@@ -306,9 +308,10 @@ def _detached(value: Any) -> Any:
 def _function(op: str) -> Callable[..., Any]:
     """Return what runs an operator: the one that is written out here, or that of PyTorch."""
     name = base_name(op)
+    if name in FILLED:
+        return FILLED[name]
     if name in WRITTEN_OUT:
         return WRITTEN_OUT[name]
     if name in _SIZE_FUNCTIONS:
         return _SIZE_FUNCTIONS[name]
-    _, packet, overload = op.split(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)  # type: ignore[no-any-return]
+    return overload_named(op)
