@@ -104,11 +104,19 @@ def _divided(is_real: bool, one: Any, other: Any) -> Any:
     return int(math.copysign(1, one) * math.copysign(1, other)) * (abs(one) // abs(other))
 
 
-def _remainder(is_real: bool, one: Any, other: Any) -> Any:
-    if isinstance(one, Length) or isinstance(other, Length):
-        _ = one // other  # without a remainder, or it raises
-        return 0
-    return math.fmod(one, other) if is_real else one % other
+def _remainder(node: Node, arrays: list[Entries]) -> Any:
+    """Remainder with the sign of the divisor, or with that of the dividend where fmod is 1."""
+    keeps_sign = node.truth("fmod")
+
+    def one_remainder(is_real: bool, one: Any, other: Any) -> Any:
+        if isinstance(one, Length) or isinstance(other, Length):
+            _ = one // other  # without a remainder, or it raises
+            return 0
+        if is_real:
+            return math.fmod(one, other) if keeps_sign else one % other
+        return one - other * _divided(False, one, other) if keeps_sign else one % other
+
+    return _each(one_remainder)(node, arrays)
 
 
 def _power(_is_real: bool, base: Any, exponent: Any) -> Any:
@@ -322,7 +330,7 @@ FOLDS: dict[str, tuple[Callable[[Node, list[Operand]], str], Fold]] = {
     "Sub": (_first, _each(lambda _, one, other: one - other)),
     "Mul": (_first, _each(lambda _, one, other: one * other)),
     "Div": (_first, _each(_divided)),
-    "Mod": (_first, _each(_remainder)),
+    "Mod": (_first, _remainder),
     "Pow": (_first, _each(_power)),
     "Neg": (_first, _each(lambda _, value: -value)),
     "Abs": (_first, _each(lambda _, value: -value if sign(value) < 0 else value)),
