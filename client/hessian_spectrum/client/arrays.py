@@ -18,7 +18,7 @@ _IGNORED = -100
 _MAX_WHOLE_NUMBER = 2**53
 _BLOCK_NUMBERS = 2**17
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
