@@ -166,7 +166,7 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
         ({"x": X}, "data.id", "holds x;"),
         ({"x": X, "y": LABELS, "z": X}, "data.id", "holds x, y, z;"),
         ({"x": X, "y": LABELS[:-1]}, "data.id", "y holds 19 samples, x holds 20"),
-        ({"x": np.ones((20, 1, 1, 3)), "y": LABELS}, "data.id", "x has 4 dimensions"),
+        ({"x": np.ones((20, 1, 1, 3)), "y": LABELS}, "data.x", "x has 1 x 1 x 3 numbers per sample"),
         ({"x": X[:, :2], "y": LABELS}, "data.x", "x has 2 numbers per sample"),
         ({"x": X, "y": LABELS + 1}, "data.y", "-99 is no whole number from 0 to 3"),
         ({"x": X, "y": LABELS * 0 + 4}, "data.y", "4 is no whole number from 0 to 3"),
