@@ -1,6 +1,6 @@
-"""Elementwise nonlinearities of networks: everything that is known of one stands in its entry of `ACTIVATIONS`.
+"""Elementwise nonlinearities of networks: all that is known of an activation is in its entry of `ACTIVATIONS`.
 
-Messages, estimates and the engine read these entries. The service has no torch, so that functions of torch are named.
+Messages, estimates and the engine read them. The service has no torch, so functions of torch are given by name.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Activation:
     """An elementwise map phi, twice differentiable except at single points.
 
     Attributes:
-        function: Name of torch's function below `torch`, which is called as function(x), or as function(x,
-            negative_slope=...) if it has a slope, with a tensor x of any shape; returns phi(x), of the same shape. Its
-            derivative must have a forward derivative itself. Where torch has no such function: one of our own, which is
-            given the module `torch` before x.
+        function: Name of a function in torch, such as "nn.functional.gelu". It is called as function(x), or as
+            function(x, negative_slope=...) if it has a slope, with a tensor x of any shape, and returns phi(x) of the
+            same shape; its derivative must support forward-mode differentiation. Where torch has no such function, a
+            Python function of (torch, x).
         costs_like: The measured activation that takes at least as much memory; by default the one that takes most.
         has_slope: Whether the field `negative_slope` of a request has an effect on it.
     """

@@ -1,4 +1,4 @@
-"""Options that every command takes that can write a picture."""
+"""Options of all commands that can write a picture."""
 
 import inspect
 from collections.abc import Callable, Mapping

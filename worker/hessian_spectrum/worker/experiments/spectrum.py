@@ -82,7 +82,7 @@ def run_spectrum_job(
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         sharding: Who computes the shards of a job that is long enough; None: this worker.
-        plan: How the spectra are taken within the worker's memory; None: it is made here.
+        plan: How the spectra are computed within the worker's memory; None: it is made here.
 
     Returns:
         The result, and the arrays that only the npz file holds.

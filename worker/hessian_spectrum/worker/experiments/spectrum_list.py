@@ -1,4 +1,4 @@
-"""An experiment that takes a list of spectra, one request after the other."""
+"""Experiments that are lists of spectra, computed one after the other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -28,7 +28,7 @@ def run_experiment(
     job: JobCheckpointer | None = None,
     plan: JobPlan | None = None,
 ) -> JobOutput:
-    """Take the spectra of an experiment, one after the other, and make its result of them.
+    """Compute the spectra of an experiment, one after the other, and combine them into its result.
 
     Args:
         request: The request of the job.
@@ -36,7 +36,7 @@ def run_experiment(
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
-        plan: How each spectrum is taken within the worker's memory; None: it is made here.
+        plan: How each spectrum is computed within the worker's memory; None: it is made here.
 
     Returns:
         The result, and the arrays of all spectra.
@@ -57,9 +57,9 @@ class SpectrumList(Experiment):
 
     Attributes:
         request: The experiment.
-        plans: The way in which each of its spectra is computed.
+        plans: The plan of each spectrum.
         hardware: Device, threads and memory of the worker.
-        progress: Called with the number of spectra that have been taken, after every step of one.
+        progress: Called with the number of finished spectra, after every step of the next one.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints.
     """
@@ -74,7 +74,7 @@ class SpectrumList(Experiment):
 
     @cached_property
     def spectra(self) -> list[SpectrumExperiment]:
-        """The spectra, one worker taking all shards of each."""
+        """The spectra; one worker computes all shards of each."""
         return [
             SpectrumExperiment(
                 request=request,

@@ -1,4 +1,4 @@
-"""What watches over a job while it is computed: renewal of its lease, estimate of its remaining time, memory limit."""
+"""Supervision of a running job: renewal of its lease, estimate of its remaining time, limit of its memory."""
 
 import contextvars
 import logging
@@ -83,8 +83,10 @@ class LeaseRenewer:
     not wait for a Redis that gives no answer, as then nobody else can have it.
 
     Args:
-        stopping: Whether the worker was told to.
-        time_limit_seconds: Time limit of all attempts together.
+        store: Store of the lease.
+        lease: Lease of the job.
+        stopping: Returns whether the worker was told to stop.
+        time_limit_seconds: Time limit in seconds of all attempts together.
     """
 
     def __init__(
@@ -313,8 +315,8 @@ class MemoryGuard:
     is not asked to stop first, as what it took would come back to the machine only in part.
 
     Args:
-        limit_bytes: None: without limit.
-        fail: Told the problem before the process ends.
+        limit_bytes: Largest growth in bytes; None: without limit.
+        fail: Called with the problem before the process ends.
     """
 
     def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:
