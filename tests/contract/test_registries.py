@@ -181,7 +181,8 @@ def test_both_sides_have_every_entry() -> None:
     The engine's tables do not list what is read from files: checkpoints of other families, programs, samples, tokens.
     """
     assert set(model_classes()) == set(KINDS) - FROM_FILES
-    assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "parts", "text"}
+    from_requests = {"inline", "artifact", "parts", "text"}
+    assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - from_requests
     assert set(LOSS_CLASSES) == set(LOSSES)
     assert set(method_classes()) == set(method_plots()) == set(METHODS)
     assert set(experiment_plots()) == set(JOB_KINDS) - {"spectrum"}

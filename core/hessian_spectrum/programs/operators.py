@@ -192,7 +192,7 @@ def _has_allowed_overload(op: str) -> bool:
     overload = op.rpartition(".")[2]
     is_for_lists = op.startswith("aten.sort.") and overload not in ("default", "stable")
     return not (
-        overload.startswith(("out", "Out")) or overload.endswith("out") or overload in _OTHER_OVERLOADS or is_for_lists
+        overload.startswith(("out", "Out")) or overload.endswith("_out") or overload in _OTHER_OVERLOADS or is_for_lists
     )
 
 

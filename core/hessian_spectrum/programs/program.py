@@ -31,7 +31,7 @@ MAX_TEXT_LENGTH = 256
 """Largest length of an argument that is a text, such as the equation of an einsum."""
 
 MAX_INTEGER = 2**63
-"""Numbers among the arguments are smaller."""
+"""Integers among the arguments are smaller."""
 
 _OPERATOR = re.compile(r"aten\.[A-Za-z_]\w*\.[A-Za-z]\w*|operator\.[a-z]\w*|[a-z]\w*", re.ASCII)
 """Names of operators; of PyTorch's packets, attributes such as `__setattr__` are no overloads."""
@@ -366,7 +366,7 @@ def _check_argument(call: Call, argument: Argument, depth: int) -> None:
         if len(argument) > MAX_TEXT_LENGTH:
             raise ProgramError(f"{call.op:.64} has a text of more than {MAX_TEXT_LENGTH} characters")
     elif isinstance(argument, int | float):
-        if not abs(argument) < MAX_INTEGER:
+        if not (math.isfinite(argument) if isinstance(argument, float) else abs(argument) < MAX_INTEGER):
             raise ProgramError(f"{call.op:.64} has a number that is too large")
     elif argument is not None:
         raise ProgramError(f"{call.op:.64} has an argument of an unknown kind")

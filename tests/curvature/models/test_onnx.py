@@ -92,7 +92,7 @@ def test_values_and_products_are_those_of_the_module(name: str, seeded: Callable
     vectors = torch.randn(sum(sizes), 3, generator=seeded(2), dtype=torch.float64)
     product = risk.product_by_differences if network.oracle == "differences" else lambda v: risk.product("hessian", v)
     expected = _reordered(columns(product, vectors), order, sizes, list(ordered))
-    batches = data.split(None if network.couples_samples else 2)
+    batches = data.split(2)
     operator = HessianOperator(EmpiricalRisk(model, Mse(), batches), ordered)
     products = operator.matmat(_reordered(vectors, order, sizes, list(ordered)))
     assert relative_error(products, expected) < 1e-9

@@ -58,7 +58,7 @@ class Exported(ModelMessage):
     model_config = ConfigDict(json_schema_extra=_describe_as_resolved)
 
     kind: Literal["exported"]
-    program: StoredProgram = Field(description="The uploaded program.")
+    program: StoredProgram = Field(description="The uploaded program, as the id of its artifact.")
     parameters: StoredParameters | None = Field(
         default=None, description="Uploaded parameters for the program; null means those that it came with."
     )

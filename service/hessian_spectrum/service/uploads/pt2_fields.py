@@ -3,6 +3,7 @@
 Whatever has another type than torch writes raises TypeError, KeyError or ValueError.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,9 +53,9 @@ def _number(value: Any, _: str = "") -> Any:
     """A number, where JSON has a text for those that are not finite."""
     if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
         return {"float": {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}[value]}
-    if not isinstance(value, (int, float)) or not abs(value) < 2**63:
-        raise TypeError
-    return value
+    if isinstance(value, float) and math.isfinite(value):  # the lowest number of a type, in masks
+        return value
+    return value if isinstance(value, bool) else _integer(value)
 
 
 def _integer(value: Any, _: str = "") -> int:

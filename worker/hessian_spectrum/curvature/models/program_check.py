@@ -34,7 +34,7 @@ def overload_named(op: str) -> OpOverload[..., Any]:
     """
     library, _, rest = op.partition(".")
     name, _, overload = rest.partition(".")
-    packet = getattr(torch.ops.aten, name, None) if library == "aten" and not name.startswith("__") else None
+    packet = getattr(torch.ops.aten, name, None) if library == "aten" else None
     if not isinstance(packet, OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         raise InvalidProblemError(f"the program calls {op!a:.64}, which this version of PyTorch does not have")
     function: OpOverload[..., Any] = getattr(packet, overload)
