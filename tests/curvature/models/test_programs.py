@@ -225,7 +225,7 @@ def test_an_embedding_that_renormalises_its_rows_is_refused() -> None:
 @pytest.fixture
 def rows_of_a_table() -> Exported:
     def forward(net: Any, x: Tensor) -> Tensor:
-        return net.inner(net.table(x).flatten(1))
+        return net.inner(net.table(x.clamp_min(0)).flatten(1))  # whose rows are not known from x
 
     module = Applied(forward, table=nn.Embedding(5, 2), inner=nn.Linear(4, 2))
     return quietly(lambda: exported(module.eval(), torch.zeros(3, 2, dtype=torch.int64)))

@@ -34,6 +34,11 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
+def log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log(sigmoid(x)) and exp(-|x|), both of them differentiable."""
+    return F.logsigmoid(x), (-x.abs()).exp()
+
+
 def rrelu(
     x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: None = None
 ) -> Tensor:
@@ -81,6 +86,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     **_WITH_IN_PLACE_FORM,
     **{f"{name}_": in_place(function) for name, function in _WITH_IN_PLACE_FORM.items()},
     "glu": glu,
+    "log_sigmoid_forward": log_sigmoid_forward,
     "rrelu": rrelu,
     "floor_divide": floor_divide,
     "heaviside": heaviside,
