@@ -42,7 +42,7 @@ def grown(target: str, *arguments: tuple[str, Any], source: str = "out") -> Part
     return each
 
 
-_LARGE = {
+_LARGE: dict[str, Any] = {
     "expand": ("expand.default", ("size", _ints(2**45, 3, 1))),
     "repeat": ("repeat.default", ("repeats", _ints(2**40, 1))),
     "zeros": ("new_zeros.default", ("size", _ints(2**50))),
