@@ -41,9 +41,17 @@ def process_name(worker_pid: int, pid: int) -> str:
     return f"{socket.gethostname()}-{worker_pid}-{pid}"
 
 
+_names: list[str] = []  # of the process of the pool that this one computes for, if it is none itself
+
+
+def take_name(name: str) -> None:
+    """Give this process the name of the one of a worker's pool for which it computes."""
+    _names[:] = [name]
+
+
 def own_name() -> str:
     """Return the name of this process of a worker's pool."""
-    return process_name(os.getppid(), os.getpid())
+    return _names[0] if _names else process_name(os.getppid(), os.getpid())
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hessian_spectrum.programs.program import (
     Region,
     Value,
 )
-from hessian_spectrum.service.uploads.pt2_arrays import MAX_ARRAYS, ArrayTable, Contents, parsed_json
+from hessian_spectrum.service.uploads.pt2_arrays import MAX_ARRAYS, MAX_JSON_BYTES, ArrayTable, Contents, parsed_json
 from hessian_spectrum.service.uploads.pt2_fields import ARGUMENTS, array_name, identifier, text, value_of
 from hessian_spectrum.storage.artifact_files import NamedArray
 
@@ -62,7 +62,11 @@ def read_program(contents: Contents, reserve: Callable[[int], object] = lambda n
     """
     if bytes(contents("byteorder")).strip() != b"little":
         raise ProgramError("its numbers are not little-endian")
-    document = parsed_json(contents("models/model.json"), reserve)
+    graph = contents("models/model.json")
+    # parsing takes seconds, counting none; quotes inside of texts are escaped
+    if len(graph) <= MAX_JSON_BYTES and bytes(graph).count(b'"target":') > MAX_CALLS:
+        raise ProgramError(f"it has more than {MAX_CALLS:,} calls")
+    document = parsed_json(graph, reserve)
     try:
         return _Reader(document, contents, reserve).read()
     except ProgramError:

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,7 +22,15 @@ from hessian_spectrum.programs.cost import numbers_per_sample
 from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.mutations import changed_inputs, changes_in_place
 from hessian_spectrum.programs.operators import ARITHMETIC, INLINE, NO_GRAD, OPERATORS, base_name
-from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, ProgramError, Region
+from hessian_spectrum.programs.program import (
+    FLOATING_DTYPES,
+    MAX_INTEGER,
+    Argument,
+    Call,
+    Program,
+    ProgramError,
+    Region,
+)
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Values = dict[str, Any]
@@ -53,7 +61,7 @@ _CASTS = frozenset({"aten.to", "aten.type_as"})
 
 
 @dataclass(frozen=True)
-class _Precision:
+class RunPrecision:
     """The type of all floating-point numbers of a run, and the device."""
 
     dtype: torch.dtype
@@ -88,7 +96,7 @@ class Exported(Model):
     program: Program
     arrays: Mapping[str, Tensor]
     trainable: str | None = None
-    _constants: dict[_Precision, Values] = field(default_factory=dict, init=False, repr=False)
+    _constants: dict[RunPrecision, Values] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         missing = {each.name for each in self.program.parameters} | set(self.program.constants.values())
@@ -151,14 +159,14 @@ class Exported(Model):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: SampleInputs) -> Tensor:
         """Return the output for the samples; numbers of shape (n,) become (n, 1)."""
         one = next(iter(parameters.values()))
-        precision = _Precision(one.dtype, one.device)
+        precision = RunPrecision(one.dtype, one.device)
         values = dict(self._constants_in(precision))
         for name, numbers in named_inputs(self.program, inputs).items():
             values[name] = numbers.clone() if name in self._changed_inputs else numbers
         for parameter in self.program.parameters:
             if parameter.name in parameters:
                 values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])
-        _Run(precision, self.program, self._has_changes).calls(self.program.body, values, self._last_reads)
+        ProgramRun(precision, self.program, self._has_changes).calls(self.program.body, values, self.last_reads)
         output: Tensor = values[self.program.output]
         return output.unsqueeze(-1) if output.ndim == 1 else output
 
@@ -171,10 +179,11 @@ class Exported(Model):
         return any(changes_in_place(call.op) for call in self.program.calls())
 
     @cached_property
-    def _last_reads(self) -> dict[int, list[str]]:
+    def last_reads(self) -> dict[int, list[str]]:
+        """Names of the intermediate values that no call reads after that of each index."""
         return _last_reads(self.program)
 
-    def _constants_in(self, precision: _Precision) -> Values:
+    def _constants_in(self, precision: RunPrecision) -> Values:
         """Constants, and parameters that are not differentiated, in the precision of a run."""
         if precision not in self._constants:
             # inside vmap or jvp they would belong to that one call
@@ -210,10 +219,10 @@ def _last_reads(program: Program) -> dict[int, list[str]]:
 
 
 @dataclass(frozen=True)
-class _Run:
+class ProgramRun:
     """One run of a program's calls on values by name; `has_changes` says whether some change values in place."""
 
-    precision: _Precision
+    precision: RunPrecision
     program: Program
     has_changes: bool
 
@@ -221,7 +230,7 @@ class _Run:
         """Run the calls in order; their results are added to the values, and those in `freed` removed."""
         for index, call in enumerate(calls):
             try:
-                results = self._results(call, values)
+                results = self.results(call, values)
             except (RuntimeError, IndexError, ValueError, TypeError) as error:
                 if is_memory_error(error):
                     raise
@@ -232,11 +241,12 @@ class _Run:
             for name in (freed or {}).get(index, ()):
                 values.pop(name, None)
 
-    def _results(self, call: Call, values: Values) -> Sequence[Any]:
+    def results(self, call: Call, values: Values) -> Sequence[Any]:
+        """Run one call, and return its results."""
         if call.op in (NO_GRAD, INLINE):
             return self._region(call, values)
-        args = [self._argument(each, values) for each in call.args]
-        kwargs = {name: self._argument(each, values) for name, each in call.kwargs.items()}
+        args = [self.argument(each, values) for each in call.args]
+        kwargs = {name: self.argument(each, values) for name, each in call.kwargs.items()}
         name = base_name(call.op)
         if name in _FACTORIES and call.outputs[0] is not None:
             dtype = self.precision.type_named(self.program.values[call.outputs[0]].dtype)
@@ -256,7 +266,7 @@ class _Run:
 
     def _region(self, call: Call, values: Values) -> Sequence[Any]:
         (region,) = call.regions
-        inner = {name: self._argument(each, values) for name, each in zip(region.inputs, call.args[1:], strict=True)}
+        inner = {name: self.argument(each, values) for name, each in zip(region.inputs, call.args[1:], strict=True)}
         if call.op == INLINE:
             return self._outputs(region, inner)
         # forward mode would pass tangents through operations that reverse mode does not record
@@ -268,9 +278,10 @@ class _Run:
         self.calls(region.calls, values)
         return [values[name] for name in region.outputs]
 
-    def _argument(self, argument: Argument, values: Values) -> Any:
+    def argument(self, argument: Argument, values: Values) -> Any:
+        """Return an argument, with values in place of their names."""
         if isinstance(argument, list):
-            return [self._argument(each, values) for each in argument]
+            return [self.argument(each, values) for each in argument]
         if not isinstance(argument, dict):
             return argument
         ((kind, value),) = argument.items()
@@ -301,6 +312,26 @@ def _failure(call: Call, error: Exception) -> Exception:
     return InvalidProblemError(message)
 
 
+def bounded_size(function: Callable[..., Any], *args: Any) -> Any:
+    """Return the result of arithmetic on lengths; integers of any number of digits would hold the interpreter for ever.
+
+    Args:
+        function: The operation.
+        *args: Integers of at most 64 bits, numbers, or truth values.
+
+    Raises:
+        ValueError: If the result is an integer of more than 64 bits.
+    """
+    if function is operator.pow and all(isinstance(each, int) for each in args):
+        base, exponent = args
+        if abs(base) > 1 and abs(base).bit_length() * exponent > 2 * MAX_INTEGER.bit_length():
+            raise ValueError("the power is too large for a length")
+    result = function(*args)
+    if isinstance(result, int) and abs(result) > MAX_INTEGER:
+        raise ValueError("the result is too large for a length")
+    return result
+
+
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
@@ -313,5 +344,5 @@ def _function(op: str) -> Callable[..., Any]:
     if name in WRITTEN_OUT:
         return WRITTEN_OUT[name]
     if name in _SIZE_FUNCTIONS:
-        return _SIZE_FUNCTIONS[name]
+        return partial(bounded_size, _SIZE_FUNCTIONS[name])
     return overload_named(op)

@@ -22,7 +22,9 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import Progress, run
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.curvature.models.program_sizes import check_sizes
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
@@ -143,11 +145,16 @@ def prepare(
         CheckpointError: If a checkpoint cannot be loaded.
     """
     dtype = PRECISIONS[request.vector_precision]
-    model, loss = classes_last(request, build_model(request.model, inputs)), build_loss(request)
+    network = build_model(request.model, inputs)
+    model, loss = classes_last(request, network), build_loss(request)
     weight_decay = request.weight_decay or 0.0
     dataset = build_dataset(request, inputs).to(dtype, hardware.device)
+    batches = dataset.split(micro_batch_size)
+    if isinstance(network, Exported):
+        limit_bytes = hardware.memory_limit_bytes or hardware.memory_bytes
+        check_sizes(network, batches[0].in_memory().inputs, dtype=dtype, limit_bytes=limit_bytes)
     parameters = build_parameters(request.model, model, dtype=dtype, device=hardware.device, sources=inputs)
-    risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size), weight_decay=weight_decay)
+    risk = EmpiricalRisk(model, loss, batches, weight_decay=weight_decay)
     initial_loss = finite_loss(risk, parameters)
     if request.train is None:
         return Preparation(model, dataset, parameters, None)

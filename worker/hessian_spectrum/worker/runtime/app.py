@@ -50,12 +50,16 @@ from hessian_spectrum.worker.hardware import (
     set_niceness,
 )
 from hessian_spectrum.worker.runtime.job_runner import JobTask, storage_fault
+from hessian_spectrum.worker.runtime.program_process import ProgramProcesses
 from hessian_spectrum.worker.sharding import process_name
 
 _SIGNAL = re.compile(r"signal (\d+)")
 
 SECONDS_TO_STOP = 20.0
 """Seconds from the signal to the end of the process: four are for requeueing jobs, the rest for Celery."""
+
+SHARE_OF_LEASE = 2 / 3
+"""Share of a lease after which the silent process of a program is killed: before another may take the job."""
 
 _logger = logging.getLogger(__name__)
 
@@ -136,10 +140,9 @@ def create_worker(settings: WorkerSettings) -> Celery:
     redis_transport.Channel.QoS = RecoveringQoS
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
-    _prepare_children(settings, hardware)
+    _register_task(app, settings, hardware=hardware, stopping=_stop_event())
     _register_worker(settings, hardware)
     _inspect_checkpoints(settings, hardware)
-    _register_task(app, settings, hardware=hardware, stopping=_stop_event())
     return app
 
 
@@ -190,7 +193,17 @@ def _register_task(app: Celery, settings: WorkerSettings, *, hardware: Hardware,
         stopping=stopping,
     )
     jobs, shards = task.job_stores(connect(settings.redis_url.get_secret_value()))
-    app.task(task.run, name=RUN_JOB, Request=JobRequest, store=jobs, shards=shards, kernel=kernel)
+    processes = ProgramProcesses(
+        task.compute_apart,
+        memory_limit_bytes=hardware.memory_limit_bytes if hardware.device.type == "cpu" else None,
+        silent_seconds=SHARE_OF_LEASE * settings.lease_seconds,
+    )
+    _prepare_children(settings, hardware, processes)
+
+    def run(job_id: str) -> None:
+        task.run(job_id, processes)
+
+    app.task(run, name=RUN_JOB, Request=JobRequest, store=jobs, shards=shards, kernel=kernel)
 
 
 def _keep_logging_as_configured() -> None:
@@ -200,13 +213,14 @@ def _keep_logging_as_configured() -> None:
         pass
 
 
-def _prepare_children(settings: WorkerSettings, hardware: Hardware) -> None:
+def _prepare_children(settings: WorkerSettings, hardware: Hardware, processes: ProgramProcesses) -> None:
     # In the child and not before the fork: OpenMP threads of a parent do not survive it.
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def prepare(**_: Any) -> None:
         set_niceness(settings.niceness)  # before there are threads, which inherit it
-        torch.set_num_threads(hardware.num_threads)
         be_killed_first()
+        processes.open()  # while there is one thread and no connection
+        torch.set_num_threads(hardware.num_threads)
 
 
 def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisAwayError
@@ -54,6 +56,7 @@ from hessian_spectrum.worker.failures import (
 )
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
+from hessian_spectrum.worker.runtime.program_process import ProgramProcesses
 from hessian_spectrum.worker.runtime.supervision import LeaseRenewer, MemoryGuard, RemainingTime
 from hessian_spectrum.worker.sharding import (
     Deployment,
@@ -62,6 +65,7 @@ from hessian_spectrum.worker.sharding import (
     ShardLostError,
     ShardWorker,
     own_name,
+    take_name,
 )
 
 _T = TypeVar("_T")
@@ -117,6 +121,14 @@ def parse_request(text: str) -> AnyJobRequest:
         return JobRequest.model_validate_json(text).root.canonical()
     except ValidationError:
         raise JobFailure(FailureKind.USAGE, REQUEST_OUTDATED) from None
+
+
+def runs_program(store: JobStore, job_id: str) -> bool:
+    """Return whether the job runs a program of a user; one that mentions the word may count as such, too."""
+    try:
+        return '"exported"' in store.request(job_id)
+    except (UnknownJobError, OSError):
+        return False
 
 
 class ShardRunner:
@@ -411,8 +423,13 @@ class JobTask:
         jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=self.stores.requests)
         return jobs, ShardStore(client=client, lease_seconds=seconds, max_losses=attempts)
 
-    def run(self, job_id: str) -> None:
-        """Run a job, or leave it to other workers where its result would be lost."""
+    def run(self, job_id: str, processes: ProgramProcesses | None = None) -> None:
+        """Run a job, or leave it to other workers where its result would be lost.
+
+        Args:
+            job_id: Id of the job.
+            processes: Where jobs of programs run; None: in this process.
+        """
         redis_url = self.settings.redis_url.get_secret_value()
         client = connect(redis_url, patient=True)
         store, shards = self.job_stores(client)
@@ -422,6 +439,9 @@ class JobTask:
                 _logger.error("job %s is left to others: %s", job_id, fault)
                 self.stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
                 queue.call(job_id)
+                return
+            if processes is not None and processes.is_open and runs_program(store, job_id):
+                self._run_apart(job_id, processes, store=store, shards=shards)
                 return
             check = CheckpointCheck(self.models, VerdictStore(client, lambda: [result_version()]))
             JobRunner(
@@ -434,6 +454,29 @@ class JobTask:
                 settings=self.settings,
                 stopping=self.stopping.is_set,
             ).run(job_id)
+
+    def compute_apart(self, job_id: str) -> None:
+        """Run a job in the process that was started for it; the lease names the process of the pool."""
+        torch.set_num_threads(self.hardware.num_threads)
+        name, _, job_id = job_id.rpartition(" ")
+        take_name(name)
+        self.run(job_id)
+
+    def _run_apart(self, job_id: str, processes: ProgramProcesses, *, store: JobStore, shards: ShardStore) -> None:
+        request = JobRequest.model_validate_json(store.request(job_id)).root
+        limit = min(self.settings.job_seconds, request.time_limit_seconds or float("inf"))
+        try:
+            ending = processes.run(f"{own_name()} {job_id}", limit_seconds=limit)
+        except (EOFError, OSError):
+            _logger.exception("no process can be started for a job any more: this process ends")
+            os._exit(os.EX_TEMPFAIL)
+        if ending.exit_code == 0:
+            return
+        problem, last_problem = ending.problem(limit), ending.last_problem()
+        store.mark_worker_lost(
+            job_id, own_name(), problem=problem, last_problem=last_problem, crash_signal=ending.crash_signal
+        )
+        shards.mark_worker_lost(job_id, own_name(), problem=problem, last_problem=last_problem)
 
 
 def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
