@@ -138,6 +138,23 @@ COEFFICIENTS: dict[Family, dict[Matrix, MemoryCoefficients]] = {
             running=(2.0, 5.0),
         ),
     },
+    "program": {
+        "hessian": MemoryCoefficients(
+            recording=(1.81, 3.11, 1.07, 6.69, 2.83, 5.08, 7.79, 3.61, 8.04, 0.0, 4.64, 16.74, 0.43, 7.01, 4.24),
+            held=(0.0, 0.68, 0.25, 3.88, 2.83, 1.35, 4.07, 2.13, 6.31, 0.0, 2.27, 7.0, 0.43, 1.31, 0.0),
+            running=(2.23, 2.75, 1.62, 6.94, 2.83, 1.64, 5.12, 4.31, 8.77, 0.0, 4.41, 14.9, 0.43, 3.04, 3.48),
+        ),
+        "ggn": MemoryCoefficients(
+            recording=(13.95, 0.6, 0.57, 3.45, 0.0, 2.85, 4.77, 2.73, 5.87, 0.07, 2.19, 8.85, 6.54, 6.27, 4.37),
+            held=(1.46, 0.0, 0.57, 2.0, 0.0, 0.64, 2.69, 1.65, 3.5, 0.07, 0.77, 2.83, 5.39, 1.12, 0.0),
+            running=(4.03, 0.24, 1.35, 2.88, 0.0, 1.51, 2.92, 1.95, 3.5, 0.07, 1.86, 6.78, 21.33, 5.49, 3.0),
+        ),
+        "functional": MemoryCoefficients(
+            recording=(0.21, 4.75, 3.8, 6.0, 2.96, 2.52, 5.1, 3.88, 7.13, 0.0, 4.38, 16.78, 0.02, 0.75, 4.78),
+            held=(0.0, 0.7, 0.32, 3.85, 2.96, 1.32, 3.86, 2.04, 6.4, 0.0, 2.33, 6.83, 0.02, 0.29, 0.0),
+            running=(0.0, 0.7, 0.49, 7.13, 3.96, 2.57, 6.99, 3.67, 9.18, 0.0, 4.14, 14.75, 10.91, 0.29, 5.2),
+        ),
+    },
 }
 
 
@@ -147,7 +164,7 @@ def memory_coefficients(family: Family, matrix: Matrix) -> MemoryCoefficients:
     matrix = _COSTS_LIKE.get(matrix, matrix)
     if family != "generic":
         return COEFFICIENTS[family][matrix]
-    measured = [each[matrix] for each in COEFFICIENTS.values()]
+    measured = [each[matrix] for family, each in COEFFICIENTS.items() if family != "program"]
 
     def largest(copies: list[tuple[float, ...]]) -> tuple[float, float]:
         return max(max(numbers) for *numbers, _ in copies), max(parameters for *_, parameters in copies)
