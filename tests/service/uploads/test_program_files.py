@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import ANONYMOUS
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
-from hessian_spectrum.service.uploads.artifact_upload import store_program
+from hessian_spectrum.service.uploads.artifact_upload import PT2, store_program
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
@@ -91,7 +91,7 @@ def stored(content: bytes, artifacts: ArtifactService, path: Path) -> bool:
     problem: Problem | None = None
     with path.open("rb") as file:
         try:
-            artifact, _ = store_program(cast("BinaryIO", file), artifacts, budget=MemoryBudget(2**28))
+            artifact, _ = store_program(cast("BinaryIO", file), artifacts, media_type=PT2, budget=MemoryBudget(2**28))
         except ProblemError as error:
             problem = error.problem
     if problem is None:
