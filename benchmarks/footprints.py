@@ -288,12 +288,13 @@ def fitted(found: list[Measured], overhead: int) -> tuple[MemoryCoefficients, di
     least = np.zeros(num_sorts + 1)
     for quantity in ("held", "recording", "running"):
         constant, most = (0, 1.0) if quantity == "held" else (overhead, MOST_PARAMETER_COPIES)
-        wanted = np.array([max(getattr(each, quantity), 2**16) for each in found], dtype=float)
+        bytes_found = np.array([getattr(each, quantity) for each in found], dtype=float)
+        # errors are relative to this: a small job would count for most otherwise
+        wanted = np.maximum(bytes_found, max(4 * constant, 2**16))
         bounds = (least, [MOST_COPIES] * num_sorts + [most])
-        # the constant is part of what the errors are relative to: a small job would count for most otherwise
-        solution = lsq_linear(features / wanted[:, None], 1 - constant / wanted, bounds).x
+        solution = lsq_linear(features / wanted[:, None], (bytes_found - constant) / wanted, bounds).x
         coefficients[quantity] = tuple(float(value) for value in solution.round(2))
-        errors[quantity] = ((features @ solution + constant) / wanted - 1).round(2).tolist()
+        errors[quantity] = ((features @ solution + constant - bytes_found) / wanted).round(2).tolist()
         if quantity == "held":
             least = solution
     return MemoryCoefficients(**coefficients), errors
