@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.environment import engine_environment, engine_line
-from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, status
+from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, program, status
+from benchmarks.networks import Recurrent, UNet, VisionTransformer, resnet18
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
@@ -71,6 +73,11 @@ CASES = {
     "exact-small": Case(lambda: mlp(64, 40, 10, n=512), exact=True),
     "exact-medium": Case(lambda: mlp(64, 64, 10, n=512), exact=True),
     "exact-large": Case(lambda: mlp(64, 80, 10, n=1024), exact=True),
+    # sizes at which no coefficient was fitted
+    "resnet18-width-16": Case(lambda: program(resnet18(16), 32, 3, 32, 32)),
+    "vit": Case(lambda: program(VisionTransformer(96, 6, 4), 16, 3, 32, 32)),
+    "lstm": Case(lambda: program(Recurrent(nn.LSTM, 48, 96), 96, 24, 48)),
+    "u-net": Case(lambda: program(UNet(12), 12, 1, 48, 48, labels=False)),
 }
 
 

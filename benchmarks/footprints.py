@@ -19,7 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import lsq_linear
+from torch import nn
 
+from benchmarks.networks import (
+    Dense,
+    Gated,
+    Mixer,
+    Plain,
+    Recurrent,
+    UNet,
+    VisionTransformer,
+    exported,
+    perceptron,
+    resnet18,
+)
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
@@ -89,6 +102,14 @@ def quadratic(dim: int) -> Content:
     return QuadraticForm(dim), OutputValue(), Dataset((matrix + matrix.T).reshape(1, -1), torch.zeros(1, 1))
 
 
+def program(module: nn.Module, *shape: int, labels: bool = True) -> Content:
+    """A module that was exported, on random inputs of a shape."""
+    model = exported(module, torch.randn(2, *shape[1:]))
+    outputs = model.program.output_value.shape[1:]
+    targets = torch.randint(outputs[-1], (shape[0],)) if labels else torch.randn(shape[0], *outputs)
+    return model, CrossEntropy() if labels else Mse(), Dataset(torch.randn(shape), targets)
+
+
 # Shapes that tell the sorts apart: each is the largest in one of them.
 PROBLEMS: dict[str, list[Callable[[], Content]]] = {
     "gpt2": [
@@ -149,6 +170,37 @@ PROBLEMS: dict[str, list[Callable[[], Content]]] = {
         lambda: neurons(128, 32768, "leaky-relu"),
         lambda: neurons(512, 8192, bias=True),
         lambda: neurons(2**21, 1),
+    ],
+    "program": [
+        lambda: program(resnet18(8), 64, 3, 32, 32),
+        lambda: program(resnet18(32), 8, 3, 32, 32),
+        lambda: program(VisionTransformer(64, 3, 4), 32, 3, 32, 32),
+        lambda: program(VisionTransformer(256, 2, 8), 8, 3, 32, 32),
+        lambda: program(UNet(16), 16, 1, 32, 32, labels=False),
+        lambda: program(UNet(8), 8, 1, 64, 64, labels=False),
+        lambda: program(Recurrent(nn.LSTM, 32, 64), 128, 32, 32),
+        lambda: program(Recurrent(nn.LSTM, 16, 128, 2), 64, 16, 16),
+        lambda: program(Recurrent(nn.GRU, 32, 64), 128, 32, 32),
+        lambda: program(Recurrent(nn.LSTM, 128, 32), 128, 32, 128),
+        lambda: program(Recurrent(nn.GRU, 8, 96, 2), 128, 16, 8),
+        lambda: program(perceptron(4096, 32, 10, activation=nn.ReLU), 4096, 4096),
+        lambda: program(VisionTransformer(16, 3, 8), 64, 3, 32, 32),
+        lambda: program(Mixer(64, 64, 4), 64, 64, 64),
+        lambda: program(Mixer(16, 256, 2), 64, 16, 256),
+        lambda: program(Dense(12, 6), 64, 3, 32, 32),
+        lambda: program(Dense(32, 3), 32, 3, 32, 32),
+        lambda: program(Dense(8, 12), 16, 3, 32, 32),
+        lambda: program(Plain(32, 32, 64, 64, activation=nn.ReLU), 64, 3, 32, 32),
+        lambda: program(Plain(16, 32, 64, 128, activation=nn.GELU), 64, 3, 32, 32),
+        lambda: program(Plain(32, 64, activation=nn.Tanh), 32, 3, 32, 32),
+        lambda: program(Gated(64, 3), 64, 64, 64),
+        lambda: program(Gated(256, 2), 32, 16, 256),
+        lambda: program(VisionTransformer(32, 4, 8), 64, 3, 32, 32),
+        lambda: program(perceptron(64, 256, 256, 64, activation=nn.Tanh), 8192, 64, labels=False),
+        lambda: program(perceptron(64, 256, 256, 64, activation=nn.ReLU), 8192, 64, labels=False),
+        lambda: program(perceptron(32, 64, 64, 512, activation=nn.ReLU), 8192, 32),
+        lambda: program(perceptron(1024, 2048, 2048, 64, activation=nn.ReLU), 64, 1024),
+        lambda: program(perceptron(16, 256, 256, 256, 8, activation=nn.GELU), 4096, 16),
     ],
     "quadratic": [lambda: quadratic(1500), lambda: quadratic(2200), lambda: quadratic(3300)],
 }
@@ -236,12 +288,13 @@ def fitted(found: list[Measured], overhead: int) -> tuple[MemoryCoefficients, di
     least = np.zeros(num_sorts + 1)
     for quantity in ("held", "recording", "running"):
         constant, most = (0, 1.0) if quantity == "held" else (overhead, MOST_PARAMETER_COPIES)
-        wanted = np.array([max(getattr(each, quantity), 2**16) for each in found], dtype=float)
+        bytes_found = np.array([getattr(each, quantity) for each in found], dtype=float)
+        # errors are relative to this: a small job would count for most otherwise
+        wanted = np.maximum(bytes_found, max(4 * constant, 2**16))
         bounds = (least, [MOST_COPIES] * num_sorts + [most])
-        # the constant is part of what the errors are relative to: a small job would count for most otherwise
-        solution = lsq_linear(features / wanted[:, None], 1 - constant / wanted, bounds).x
+        solution = lsq_linear(features / wanted[:, None], (bytes_found - constant) / wanted, bounds).x
         coefficients[quantity] = tuple(float(value) for value in solution.round(2))
-        errors[quantity] = ((features @ solution + constant) / wanted - 1).round(2).tolist()
+        errors[quantity] = ((features @ solution + constant - bytes_found) / wanted).round(2).tolist()
         if quantity == "held":
             least = solution
     return MemoryCoefficients(**coefficients), errors

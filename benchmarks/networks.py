@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -64,6 +65,128 @@ class VisionTransformer(nn.Module):
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), patches], dim=1) + self.positions
         logits: Tensor = self.head(self.encoder(tokens)[:, 0])
         return logits
+
+
+class UNet(nn.Module):
+    """A U-Net of two levels for images, with one output per pixel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down1, self.down2 = _convolutions(1, width), _convolutions(width, 2 * width)
+        self.bottom = _convolutions(2 * width, 4 * width)
+        self.up2, self.up1 = nn.ConvTranspose2d(4 * width, 2 * width, 2, 2), nn.ConvTranspose2d(2 * width, width, 2, 2)
+        self.join2, self.join1 = _convolutions(4 * width, 2 * width), _convolutions(2 * width, width)
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = self.down1(x)
+        middle = self.down2(F.max_pool2d(high, 2))
+        low = self.bottom(F.max_pool2d(middle, 2))
+        middle = self.join2(torch.cat([self.up2(low), middle], dim=1))
+        pixels: Tensor = self.head(self.join1(torch.cat([self.up1(middle), high], dim=1)))
+        return pixels.flatten(1)
+
+
+def _convolutions(incoming: int, outgoing: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(incoming, outgoing, 3, padding=1), nn.GroupNorm(4, outgoing), nn.ReLU()),
+        *(nn.Conv2d(outgoing, outgoing, 3, padding=1), nn.GroupNorm(4, outgoing), nn.ReLU()),
+    )
+
+
+class Recurrent(nn.Module):
+    """A classifier of sequences by the last output of an LSTM or a GRU."""
+
+    def __init__(self, cell: type[nn.LSTM | nn.GRU], num_inputs: int, width: int, depth: int = 1) -> None:
+        super().__init__()
+        self.layers = cell(num_inputs, width, depth, batch_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(x)[0][:, -1])
+        return logits
+
+
+class Mixer(nn.Module):
+    """Multilayer perceptrons across positions and across channels in turn."""
+
+    def __init__(self, length: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth))
+        self.positions = nn.ModuleList(_perceptron(length) for _ in range(depth))
+        self.channels = nn.ModuleList(_perceptron(width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (positions, channels) in enumerate(zip(self.positions, self.channels, strict=True)):
+            x = x + positions(self.norms[2 * index](x).transpose(1, 2)).transpose(1, 2)
+            x = x + channels(self.norms[2 * index + 1](x))
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+def _perceptron(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+class Dense(nn.Module):
+    """Convolutions each of which reads what all before it have given."""
+
+    def __init__(self, growth: int, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 + growth * i, growth, 3, padding=1) for i in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(growth) for _ in range(depth))
+        self.head = nn.Linear(3 + growth * depth, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.cat([x, F.silu(norm(layer(x)))], dim=1)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Plain(nn.Module):
+    """Convolutions without norms, each followed by an activation and every second one by pooling."""
+
+    def __init__(self, *channels: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, (incoming, outgoing) in enumerate(pairwise((3, *channels))):
+            layers += [nn.Conv2d(incoming, outgoing, 3, padding=1), activation()]
+            layers += [nn.MaxPool2d(2)] if index % 2 else []
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(channels[-1], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(x).mean((2, 3)))
+        return logits
+
+
+class Gated(nn.Module):
+    """Layers whose units are multiplied by gates, with RMS norms, as in recent language models."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(depth))
+        self.gates = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, gate, up, down in zip(self.norms, self.gates, self.up, self.down, strict=True):
+            hidden = norm(x)
+            x = x + down(F.silu(gate(hidden)) * up(hidden))
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+def perceptron(*widths: int, activation: type[nn.Module]) -> nn.Module:
+    """A fully connected network."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), activation()]
+    return nn.Sequential(*layers[:-1])
 
 
 def exported(module: nn.Module, example: Tensor) -> Exported:

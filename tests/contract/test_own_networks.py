@@ -193,7 +193,7 @@ def test_parameters_that_do_not_fit_and_globs_that_match_nothing_are_refused(
         (model | {"trainable": "body.*"}, "no parameter has such a name"),
         (model | {"program": data}, "not a program"),
         (model | {"program": {"kind": "artifact", "id": 64 * "0"}}, "no such artifact"),
-        (model | {"numbers_per_sample": 1}, "may be left out"),
+        (model | {"numbers_per_sample": {"linear": 1}}, "may be left out"),
     ):
         with pytest.raises(ProblemResponseError, match=words):
             client.submit(spectrum(changed, data))

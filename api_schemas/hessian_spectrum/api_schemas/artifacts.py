@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, ValidationInfo
+from pydantic import Field, NonNegativeInt, ValidationInfo
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.message import SHA256, Message, RequestMessage, misfit
+from hessian_spectrum.planning.size import ProgramSort
 
 ArtifactId = Annotated[str, Field(pattern=SHA256, description="Id that the upload returned.")]
 
@@ -129,7 +130,9 @@ class ProgramArtifact(Artifact):
     num_samples: int | None = Field(description="The number of samples that it accepts; null if it accepts any.")
     num_calls: int = Field(description="Number of operator calls in the program.")
     operators: list[str] = Field(description="The operators that it calls, in alphabetical order.")
-    numbers_per_sample: int = Field(description="Numbers that a forward pass produces for each sample.")
+    numbers_per_sample: dict[ProgramSort, NonNegativeInt] = Field(
+        description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them."
+    )
 
 
 AnyArtifact = TypeAliasType(

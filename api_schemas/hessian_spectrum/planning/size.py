@@ -1,13 +1,21 @@
 """Sizes of models and of what their forward passes produce, from plain numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 from hessian_spectrum.planning.activations import ACTIVATIONS
 
-Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "generic"]
+Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "program", "generic"]
+
+ProgramSort = Literal[
+    "inputs", "linear", "convolutions", "products", "sums", "piecewise", "smooth", "batch-norms", "norms", "softmax",
+    "copies", "recurrent", "outputs", "logits",
+]  # fmt: skip
+"""Sorts of the numbers of a program, by the operator that produces them."""
+
+PROGRAM_SORTS: tuple[ProgramSort, ...] = get_args(ProgramSort)
 
 SORTS: dict[Family, tuple[str, ...]] = {
     "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
@@ -16,6 +24,7 @@ SORTS: dict[Family, tuple[str, ...]] = {
     "gpt2": ("stream", "pairs", "logits"),
     "neurons": ("linear", "piecewise"),
     "quadratic": ("matrix",),
+    "program": PROGRAM_SORTS,
     "generic": ("numbers",),
 }
 """Sorts of the numbers that a forward pass produces: numbers of one sort are kept, and copied, alike."""
@@ -52,7 +61,7 @@ class Size:
 
     def with_logits(self) -> "Size":
         """Return the size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
-        if self.family != "mlp":
+        if self.family not in ("mlp", "program"):
             return self
         *others, outputs, logits = self.activations
         return replace(self, activations=(*others, 0, outputs + logits))
@@ -82,6 +91,21 @@ def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int)
         The size.
     """
     return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
+
+
+def program_size(num_parameters: int, num_samples: int, numbers_per_sample: Mapping[ProgramSort, int]) -> Size:
+    """Size of a network that is given as a program.
+
+    Args:
+        num_parameters: Parameters that are differentiated.
+        num_samples: Samples that are evaluated.
+        numbers_per_sample: Numbers of each sort that a forward pass produces for each sample.
+
+    Returns:
+        The size.
+    """
+    numbers = tuple(num_samples * numbers_per_sample.get(sort, 0) for sort in PROGRAM_SORTS)
+    return Size("program", num_parameters, num_samples, numbers)
 
 
 def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, *, activation: str = "tanh") -> Size:
