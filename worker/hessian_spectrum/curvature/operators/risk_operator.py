@@ -14,11 +14,12 @@ from torch.func import jvp
 from torch.fx import GraphModule
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
-from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
+from hessian_spectrum.curvature.linear_algebra import GramForm, SymmetricOperator, Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.correction import Correction, inverse_roots
+from hessian_spectrum.curvature.operators.gram import GramAssembly, has_gram_form
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
 from hessian_spectrum.curvature.operators.products import (
     Fallback,
@@ -184,8 +185,31 @@ class RiskOperator(SymmetricOperator):
         Returns:
             The bound, dimensionless.
         """
-        error = super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
-        return self._cancellation * error
+        return self._cancellation * self.term_error
+
+    @property
+    def term_error(self) -> float:
+        """Bound on the error of the sum over micro-batches, relative to its norm, for products that are not reduced."""
+        return super().term_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+
+    @cached_property
+    def gram_form(self) -> GramForm | None:
+        """The factors of a Gauss-Newton matrix of a convex loss, unless products are reduced.
+
+        With a preconditioner, weight decay does not add a multiple of the identity, and there is no such form.
+        """
+        decay = self._risk.weight_decay if self.matrix in DECAYED else 0.0
+        is_scaled = decay and self._scale is not None
+        if self._matmul_precision is not None or is_scaled or not has_gram_form(self.matrix, self._risk):
+            return None
+        return GramAssembly(
+            matrix=self.matrix,
+            risk=self._risk,
+            point=self._point,
+            layout=self.layout,
+            scale=self._scale,
+            offset=decay + self._shift,
+        )
 
     @cached_property
     def _cancellation(self) -> float:
