@@ -94,6 +94,14 @@ class SymmetricOperator(ABC):
         """Bound on ||A' v - A v|| / ||A|| of products A' v for unit vectors v, from rounding and reduced precision."""
         return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
 
+    def loss_at(self, displacement: Tensor) -> float:
+        """Return the loss at a displacement (P,) from the point, if the matrix is one of a loss."""
+        raise InvalidProblemError("the matrix is not that of a loss")
+
+    def loss_and_slopes(self, directions: Tensor) -> tuple[float, list[float]]:
+        """Return the loss at the point, and its derivatives along the rows (d, P) there."""
+        raise InvalidProblemError("the matrix is not that of a loss")
+
     @property
     def gram_form(self) -> GramForm | None:
         """This matrix as B^T B + c I, where it is known to be one; otherwise None."""

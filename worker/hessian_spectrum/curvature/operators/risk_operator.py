@@ -305,6 +305,21 @@ class RiskOperator(SymmetricOperator):
         """Return A V (P, k), a bounded number of columns at once."""
         return self._sweep(matrix.T.contiguous()).T
 
+    def loss_at(self, displacement: Tensor) -> float:
+        """Return the risk at the parameters plus D^-1/2 times the displacement (P,)."""
+        moved = {
+            name: self._point[name] + self._rescaled(name, part)
+            for name, part in self.layout.unflatten(displacement).items()
+        }
+        return float(self._risk.value({**self._point, **moved}))
+
+    def loss_and_slopes(self, directions: Tensor) -> tuple[float, list[float]]:
+        """Return the risk, and its derivatives along D^-1/2 times the directions (d, P)."""
+        with torch.enable_grad():
+            value, gradient = self._risk.value_and_gradient(self._point)
+        flat = self.layout.flatten({name: self._rescaled(name, gradient[name]) for name in self.layout.names})
+        return float(value), (directions @ flat).double().tolist()
+
     def start_triangle(self) -> Triangle:
         """Return the dense matrix before its first product."""
         rows = super().start_triangle().rows
