@@ -1,6 +1,6 @@
 """The loss along one or two eigenvectors, on a grid."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from typing import ClassVar
@@ -99,8 +99,10 @@ class LossSlice(Method[SliceState, LossSliceValues]):
         return torch.cartesian_prod(*[offsets] * self.num_directions).reshape(-1, self.num_directions).tolist()
 
     def cost(self, num_parameters: int) -> Work:
-        """Return the work of the search for the directions."""
-        return self._search.cost(num_parameters)
+        """Return the work of the search for the directions, and of the losses, which count as products."""
+        search = self._search.cost(num_parameters)
+        num_products = search.num_products + self.num_points**self.num_directions
+        return replace(search, num_products=num_products, vectors=search.vectors + 4)
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SliceState:
         """Return the state before the first product."""
