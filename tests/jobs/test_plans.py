@@ -9,6 +9,7 @@ import pytest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.models import kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.plans import (
     eigenvalue_request,
     estimate,
@@ -135,3 +136,38 @@ def test_the_parameters_of_a_model_are_listed_once_for_a_plan(
     monkeypatch.setattr(kind, "parameter_shapes", lambda model: (calls.append(model), shapes(model))[1])
     plan_job(request, 2**28)
     assert len(calls) == num_calls
+
+
+def wide_request(matrix: str, *, num_samples: int = 12, **fields: Any) -> SpectrumRequest:
+    document = {
+        "kind": "spectrum",
+        "model": {"kind": "mlp", "widths": [400, 600, 10], "activation": "tanh"},
+        "data": {"kind": "gaussian", "num_samples": num_samples, "input_dim": 400, "output_dim": 10},
+        "loss": "mse",
+        "matrix": matrix,
+        "method": {"kind": "exact"},
+        **fields,
+    }
+    return SpectrumRequest.model_validate(document)
+
+
+def test_a_gauss_newton_matrix_of_few_outputs_does_not_need_the_square_of_all_parameters() -> None:
+    memory = 2**30
+    for matrix, order in (("ggn", 120), ("fisher", 120), ("empirical-fisher", 12), ("gradient-covariance", 12)):
+        plan = plan_job(wide_request(matrix), memory)
+        assert plan.fits
+        assert plan.whole.num_products == plan.whole.work.dense_order == order
+    dense = plan_job(wide_request("hessian"), memory)
+    assert not dense.fits
+    assert dense.whole.num_products == 246_610
+    assert not plan_job(wide_request("ggn", precision="tf32"), memory).fits
+
+
+def test_a_matrix_with_more_outputs_than_parameters_is_assembled() -> None:
+    model = {"kind": "mlp", "widths": [2, 3, 2], "activation": "tanh"}
+    data = {"kind": "gaussian", "num_samples": 40, "input_dim": 2, "output_dim": 2}
+    assert plan_job(wide_request("ggn", model=model, data=data)).whole.num_products == 17
+    assert (
+        plan_job(wide_request("empirical-fisher", model=model, data=data | {"num_samples": 16})).whole.num_products
+        == 16
+    )

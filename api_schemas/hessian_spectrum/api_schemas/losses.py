@@ -111,6 +111,7 @@ class LossKind:
         outputs_per_target: Number of outputs of the model for each number of the target.
         is_likelihood: Whether it is the negative logarithm of a distribution, so that there is a Fisher matrix.
         is_linear: Whether it is linear in the outputs, so that the Gauss-Newton matrix is zero.
+        is_convex: Whether it is convex in the outputs, so that the Gauss-Newton matrix has no negative eigenvalue.
     """
 
     formula: str
@@ -121,6 +122,7 @@ class LossKind:
     outputs_per_target: int = 1
     is_likelihood: bool = False
     is_linear: bool = False
+    is_convex: bool = True
 
     @property
     def needs_labels(self) -> bool:
@@ -167,6 +169,7 @@ LOSSES: dict[str, LossKind] = {
         frozenset({"numbers"}),
         outputs_per_target=2,
         is_likelihood=True,
+        is_convex=False,
     ),
     "poisson-nll": LossKind(
         "(1/n) sum (exp(f) - y f), where f is the logarithm of the rate", frozenset({"counts"}), is_likelihood=True

@@ -14,7 +14,11 @@ Matrix = Literal["hessian", "ggn", "functional", "fisher", "empirical-fisher", "
 DECAYED: frozenset[Matrix] = frozenset({"hessian", "ggn"})
 """Matrices to which weight decay adds a multiple of the identity."""
 
-_OF_GRADIENTS: frozenset[Matrix] = frozenset({"empirical-fisher", "gradient-covariance"})
+OF_GRADIENTS: frozenset[Matrix] = frozenset({"empirical-fisher", "gradient-covariance"})
+"""Matrices of the gradients of the terms of the loss."""
+
+GAUSS_NEWTON: frozenset[Matrix] = frozenset({"ggn", "fisher", *OF_GRADIENTS})
+"""Matrices J^T B J with the Jacobian J of the outputs."""
 
 
 class StoredDiagonal(RequestMessage):
@@ -83,7 +87,7 @@ def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None) -> None:
         ValidationError: At `matrix`.
     """
     name = matrix_name(matrix)
-    if loss is None and (name == "fisher" or name in _OF_GRADIENTS):
+    if loss is None and (name == "fisher" or name in OF_GRADIENTS):
         raise misfit("matrix", message=f"a quadratic form has no samples, hence no {name}")
     if loss is not None and name == "fisher" and not kind_of_loss(loss).is_likelihood:
         message = f"the loss {loss_name(loss)} is not the negative logarithm of a distribution: use empirical-fisher"

@@ -29,6 +29,12 @@ TOP_K_ROWS = 80
 TOP_K_LEAST_ROWS = 3
 PROBE_BLOCK = 16
 
+HELD_ROWS_BYTES = 2**28
+"""Bytes of the rows of the factor of a Gauss-Newton matrix that are held while the others pass by them."""
+
+LARGEST_LIST = 100_000
+"""Largest order of a matrix of which every eigenvalue is listed, also those that are known to be equal."""
+
 TRIANGLE_SHARE = 0.7  # of the products of all columns, where rows beyond the diagonal are not computed
 LAYERED_SHARE = 0.15  # of the same, where they are assembled by way of pre-activations
 EIGENVALUE_ORDER = 320
@@ -77,6 +83,29 @@ def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = 
         last_bytes=copies * square,
         dense_order=num_parameters,
         eigenvectors=eigenvectors,
+        holds_recordings=False,
+        layered=layered,
+    )
+
+
+def gram_work(num_parameters: int, order: int, layered: bool = False) -> Work:
+    """Return the work of `DenseEigensolver` for a matrix B^T B with few rows of B, by way of B B^T.
+
+    Args:
+        num_parameters: Rows of the matrix, P.
+        order: Rows of B, m.
+        layered: Whether the model is an `Mlp`, of which no row of B is assembled.
+
+    Returns:
+        The work: m vector-Jacobian products and an eigenvalue problem of order m.
+    """
+    square, rows = FLOAT64_BYTES * order**2, FLOAT64_BYTES * order * num_parameters
+    beside = min(BLOCK_BYTES, square) if layered else min(HELD_ROWS_BYTES, rows) + 2 * min(BLOCK_BYTES, rows)
+    return Work(
+        num_products=order,
+        dense_bytes=square + beside,
+        last_bytes=DENSE_COPIES * square,
+        dense_order=order,
         holds_recordings=False,
         layered=layered,
     )

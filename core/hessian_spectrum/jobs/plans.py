@@ -7,13 +7,16 @@ from typing import Literal
 
 from hessian_spectrum.api_schemas.data import UploadedSamples, num_samples, sequence_length
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.data.targets import class_axis
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
-from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.losses import LOSSES, kind_of_loss
+from hessian_spectrum.api_schemas.matrices import DECAYED, GAUSS_NEWTON, OF_GRADIENTS
 from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod
 from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
-from hessian_spectrum.api_schemas.models import Gpt2, kind_of
+from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, kind_of
+from hessian_spectrum.api_schemas.models.exported import Exported
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -261,8 +264,40 @@ def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes:
 
 def _work(request: SpectrumRequest) -> Work:
     is_layered = kind_of(request.model).is_layered and request.preconditioner is None
-    matrix = MatrixProperties(request.dim, _is_reduced(request), is_layered)
+    matrix = MatrixProperties(request.dim, _is_reduced(request), is_layered, _gram_order(request))
     return request.method.method_kind.work(request.method, matrix)
+
+
+def _gram_order(request: SpectrumRequest) -> int | None:
+    """Return the number of rows of B for a matrix B^T B + c I, as the engine counts them; None if it has none."""
+    loss, matrix = request.loss_with_options, request.matrix_kind
+    if loss is None or matrix not in GAUSS_NEWTON or _is_reduced(request):
+        return None
+    is_scaled = request.preconditioner is not None and request.weight_decay and matrix in DECAYED
+    if is_scaled or (matrix == "ggn" and not kind_of_loss(loss).is_convex):
+        return None
+    axes = _output_axes(request)
+    if axes is None:
+        return None
+    if matrix in OF_GRADIENTS:
+        axis = class_axis(loss)
+        del axes[-1 if axis is None else axis - 1]
+    return num_samples(request.data) * prod(axes)
+
+
+def _output_axes(request: SpectrumRequest) -> list[int] | None:
+    """Return the axes of the outputs of one sample; None if they are not known before the model runs."""
+    kind, model = kind_of(request.model), request.model
+    if kind.samples == "tokens":
+        assert isinstance(model, Gpt2 | CausalLm)
+        return [sequence_length(request.data), model.vocab_size]
+    if isinstance(model, Exported):
+        axes = [each for each in model.output.shape[1:] if each is not None]
+        return (axes or [1]) if len(axes) == len(model.output.shape[1:]) else None
+    if kind.widths is None:
+        return None
+    positions = [sequence_length(request.data)] if kind.samples == "sequences" else []
+    return [*positions, kind.widths(model)[1]]
 
 
 def _is_reduced(request: SpectrumRequest) -> bool:

@@ -92,17 +92,26 @@ class Cumulative:
     band: Band  # with the errors of the quadrature and of the products
 
 
+@dataclass(frozen=True)
+class RepeatedEigenvalue:
+    """An eigenvalue that is known without computation."""
+
+    value: float
+    multiplicity: int
+
+
 @dataclass(frozen=True, eq=False)
 class ExactSpectrum:
     """Every eigenvalue of the dense matrix."""
 
-    eigenvalues: FloatArray  # (P,) ascending
+    eigenvalues: FloatArray  # (P,) ascending; of a large matrix without the copies of `repeated`
     trace: Estimate
     inertia: Inertia
     zero_threshold: float  # |lambda| at most this counts as zero; each eigenvalue is known to within this
     num_products: int
     eigenvectors: FloatArray | None  # (P, P) unit vectors in rows, in the order of the eigenvalues
     residuals: FloatArray | None  # (P,) measured ||A x - eigenvalue x||, A the assembled matrix; with eigenvectors
+    repeated: RepeatedEigenvalue | None = None  # not in `eigenvalues`
 
 
 @dataclass(frozen=True, eq=False)

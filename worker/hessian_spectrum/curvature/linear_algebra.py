@@ -44,6 +44,33 @@ class Triangle:
         return self.rows.T if self.is_upper else self.rows
 
 
+class GramForm(ABC):
+    """A symmetric matrix A = B^T B + c I (P, P) with m rows of B, whose eigenvalues are those of B B^T plus c, and c.
+
+    Attributes:
+        offset: c.
+    """
+
+    offset: float
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Number m of rows of B."""
+
+    @abstractmethod
+    def start(self) -> Triangle:
+        """Return the matrix B B^T (m, m) before its first entry."""
+
+    @abstractmethod
+    def fill(self, triangle: Triangle) -> Iterator[None]:
+        """Compute the rest of the lower triangle, in place, yielding after each step."""
+
+    @abstractmethod
+    def centre(self, matrix: Tensor) -> float:
+        """Apply to B B^T what A lacks, in place, and return a bound on the norm of what was taken away."""
+
+
 class SymmetricOperator(ABC):
     """A symmetric matrix A (P, P), defined by its products; vectors are on `device` in `dtype`."""
 
@@ -65,6 +92,24 @@ class SymmetricOperator(ABC):
     @property
     def product_error(self) -> float:
         """Bound on ||A' v - A v|| / ||A|| of products A' v for unit vectors v, from rounding and reduced precision."""
+        return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
+
+    def loss_at(self, displacement: Tensor) -> float:
+        """Return the loss at a displacement (P,) from the point, if the matrix is one of a loss."""
+        raise InvalidProblemError("the matrix is not that of a loss")
+
+    def loss_and_slopes(self, directions: Tensor) -> tuple[float, list[float]]:
+        """Return the loss at the point, and its derivatives along the rows (d, P) there."""
+        raise InvalidProblemError("the matrix is not that of a loss")
+
+    @property
+    def gram_form(self) -> GramForm | None:
+        """This matrix as B^T B + c I, where it is known to be one; otherwise None."""
+        return None
+
+    @property
+    def term_error(self) -> float:
+        """Bound on the error of B^T B / ||B^T B|| where the matrix is B^T B + c I or such a matrix less another."""
         return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
 
     @property

@@ -1,6 +1,7 @@
 """The interface of losses, and the checks of their targets."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,13 @@ IGNORED = -100
 
 
 class Loss(ABC):
-    """A sum of one term per valid target; `EmpiricalRisk` takes the mean over the whole data."""
+    """A sum of one term per valid target; `EmpiricalRisk` takes the mean over the whole data.
+
+    Attributes:
+        is_convex: Whether the loss is convex in the outputs, whatever the targets are.
+    """
+
+    is_convex: ClassVar[bool] = True
 
     @abstractmethod
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:

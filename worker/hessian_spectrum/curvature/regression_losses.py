@@ -1,6 +1,7 @@
 """Losses of real numbers and counts: squared error, Huber, Gaussian and Poisson likelihoods."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -108,6 +109,8 @@ class GaussianNll(RealLoss):
     Outputs are the means m (K,) followed by the logarithms s (K,) of the variances; the constant log(2 pi) / 2 is left
     out. The loss is not convex: its second derivative in (m_k, s_k) has the determinant -r^2 exp(-2 s) / 2, r = m - y.
     """
+
+    is_convex: ClassVar[bool] = False
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the terms for outputs (*samples, 2 K) and targets (*samples, K)."""

@@ -23,11 +23,13 @@ class MatrixProperties:
         dim: Number of rows.
         is_reduced: Whether products are of a reduced precision, tf32 or bfloat16.
         is_layered: Whether the engine assembles a dense matrix by way of pre-activations.
+        gram_order: Number of rows of a factor B with the matrix B^T B + c I, if it is such a matrix; None: not known.
     """
 
     dim: int
     is_reduced: bool = False
     is_layered: bool = False
+    gram_order: int | None = None
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def method_plots() -> dict[str, MethodPlot]:
 
 
 def _draw_exact(figure: Figure, result: ExactResult, _: DiagonalSample | None) -> str:
-    unit = axis_unit(max(map(abs, result.eigenvalues)))
-    eigenvalues = np.asarray(result.eigenvalues) / unit
+    unit = axis_unit(_largest_magnitude(result))
+    eigenvalues = _every_eigenvalue(result) / unit
     threshold, inertia = result.zero_threshold / unit, result.inertia
     negative, positive = eigenvalues[eigenvalues < -threshold], eigenvalues[eigenvalues > threshold]
     histogram, ranks = figure.subplots(1, 2)
@@ -104,7 +104,19 @@ def _draw_exact(figure: Figure, result: ExactResult, _: DiagonalSample | None) -
     figure.legend(*handles, loc="outside lower center", ncols=columns_that_fit(figure, 3, 1.5), fontsize="small")
     _scale_ranks(ranks, np.concatenate([-negative, positive]), threshold)
     ranks.set_ylabel(f"magnitude{unit_suffix(unit)}")
-    return f"from {result.eigenvalues[0]:.4g} to {result.eigenvalues[-1]:.4g}, trace {result.trace.value:.4g}"
+    first, last = eigenvalues[0] * unit, eigenvalues[-1] * unit
+    return f"from {first:.4g} to {last:.4g}, trace {result.trace.value:.4g}"
+
+
+def _every_eigenvalue(result: ExactResult) -> Numbers:
+    """Return all eigenvalues, ascending, with the copies of one that the result does not list."""
+    listed, repeated = np.asarray(result.eigenvalues), result.repeated
+    return listed if repeated is None else np.sort(np.append(listed, np.full(repeated.multiplicity, repeated.value)))
+
+
+def _largest_magnitude(result: ExactResult) -> float:
+    unlisted = [] if result.repeated is None else [result.repeated.value]
+    return max(map(abs, [*result.eigenvalues, *unlisted]))
 
 
 def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
@@ -280,8 +292,9 @@ def _axis_label(unit: float) -> str:
 
 
 def _add_exact(axes: Any, spectrum: ExactResult, *, unit: float, colour: Any, label: str, index: int) -> None:
-    shares = np.arange(1, len(spectrum.eigenvalues) + 1) / len(spectrum.eigenvalues)
-    axes.step(np.asarray(spectrum.eigenvalues) / unit, shares, where="post", color=colour, linewidth=1.3, label=label)
+    eigenvalues = _every_eigenvalue(spectrum)
+    shares = np.arange(1, len(eigenvalues) + 1) / len(eigenvalues)
+    axes.step(eigenvalues / unit, shares, where="post", color=colour, linewidth=1.3, label=label)
 
 
 def _add_density(axes: Any, spectrum: LanczosResult, *, unit: float, colour: Any, label: str, index: int) -> None:
@@ -316,7 +329,7 @@ def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
 METHOD_PLOTS = {
     "exact": MethodPlot(
         _draw_exact,
-        extent=lambda result: max(map(abs, result.eigenvalues)),
+        extent=_largest_magnitude,
         draw_in_set=_add_exact,
         set_labels=lambda unit: (f"{_EIGENVALUE}{unit}", "share of eigenvalues up to it"),
     ),

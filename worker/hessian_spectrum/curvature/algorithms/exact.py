@@ -10,11 +10,18 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle, mirrored, norm
+from hessian_spectrum.curvature.linear_algebra import PRODUCT_ROUNDINGS, SymmetricOperator, Triangle, mirrored, norm
 from hessian_spectrum.curvature.serialization import serializable, transient
-from hessian_spectrum.planning.work import Work, exact_work
+from hessian_spectrum.planning.work import LARGEST_LIST, Work, exact_work
 from hessian_spectrum.quadrature.error_bands import NORMAL_QUANTILE
-from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
+from hessian_spectrum.quadrature.results import (
+    Estimate,
+    ExactSpectrum,
+    FloatArray,
+    Inertia,
+    Interval,
+    RepeatedEigenvalue,
+)
 
 COLUMNS = 128  # number of eigenvectors whose residuals are measured at once
 
@@ -26,18 +33,22 @@ ZERO_ROUNDINGS = 10
 class DenseMatrixState:
     """A dense matrix that is filled step by step."""
 
-    triangle: Triangle
+    triangle: Triangle  # of the matrix itself or, with fewer rows, of its Gram matrix
+    is_gram: bool = False
     steps: Iterator[None] | None = transient()  # noqa: RUF009 - a field; of the operator that fills the triangle, in this process
 
     @property
     def dim(self) -> int:
-        """Number of rows P."""
+        """Number of rows of the triangle."""
         return len(self.triangle.rows)
 
 
 @dataclass(frozen=True)
 class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     """Computes every eigenvalue, by P products and a dense float64 eigenvalue problem on the operator's device.
+
+    A matrix B^T B + c I with m < P rows of B has the m eigenvalues of B B^T plus c, and c with multiplicity P - m: then
+    only B B^T is assembled, by m vector-Jacobian products, unless eigenvectors are requested.
 
     An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
     epsilon and e the relative error of the products, including that of reduced precision: rounding errors of P terms
@@ -63,6 +74,9 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> DenseMatrixState:
         """Return the matrix before its first product; the generator is not used."""
+        form = None if self.eigenvectors else problem.gram_form
+        if form is not None and form.order < problem.dim:
+            return DenseMatrixState(form.start(), is_gram=True)
         return DenseMatrixState(problem.start_triangle())
 
     def is_finished(self, state: DenseMatrixState) -> bool:
@@ -72,19 +86,28 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     def step(self, problem: SymmetricOperator, state: DenseMatrixState) -> DenseMatrixState:
         """Fill one block of columns."""
         # one generator for all steps of a process: some operators prepare what serves many steps
-        state.steps = state.steps or problem.fill_triangle(state.triangle)
+        state.steps = state.steps or _steps(problem, state)
         next(state.steps)
         if self.is_finished(state):
             next(state.steps, None)  # it releases what it holds
         return state
 
     def count(self, state: DenseMatrixState) -> Count:
-        """Return the number of filled columns, of P."""
+        """Return the number of filled columns, of those of the triangle."""
         return Count(state.triangle.num_columns, state.dim)
 
     def result(self, problem: SymmetricOperator, state: DenseMatrixState) -> ExactSpectrum:
         """Solve the dense eigenvalue problem in the memory of the matrix."""
+        if state.is_gram:
+            return summarise_gram(problem, state.triangle)
         return summarise_triangle(problem, state.triangle, self.eigenvectors)
+
+
+def _steps(operator: SymmetricOperator, state: DenseMatrixState) -> Iterator[None]:
+    if not state.is_gram:
+        return operator.fill_triangle(state.triangle)
+    assert operator.gram_form is not None
+    return operator.gram_form.fill(state.triangle)
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
@@ -121,6 +144,55 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
         num_products=operator.dim,
         eigenvectors=vectors,
         residuals=residuals,
+    )
+
+
+def summarise_gram(operator: SymmetricOperator, triangle: Triangle) -> ExactSpectrum:
+    """Return every eigenvalue of A = B^T B + c I from a completely filled B B^T, whose memory is overwritten.
+
+    Those of B B^T have errors relative to ||B^T B||, like those of A itself: small ones are not less accurate.
+
+    Args:
+        operator: The matrix A.
+        triangle: The filled half of B B^T (m, m), m < P.
+
+    Returns:
+        The spectrum; of a large matrix, the P - m eigenvalues c are not listed one by one.
+
+    Raises:
+        NonFiniteError: If an entry is NaN or infinite.
+    """
+    form = operator.gram_form
+    assert form is not None
+    matrix = mirrored(triangle)
+    removed = form.centre(matrix)
+    own = torch.linalg.eigvalsh(matrix)
+    size = float(own.abs().max()) + removed
+    eps = torch.finfo(operator.dtype).eps
+    assembly = ZERO_ROUNDINGS * (sqrt(len(own)) - 1) * eps
+    threshold = (operator.term_error + assembly) * size + PRODUCT_ROUNDINGS * eps * abs(form.offset)
+    repeated = RepeatedEigenvalue(form.offset, operator.dim - len(own))
+    is_listed = operator.dim <= LARGEST_LIST
+    copies = own.new_full((repeated.multiplicity if is_listed else 0,), form.offset)
+    values = torch.cat([own + form.offset, copies]).sort().values
+    rest = 0 if is_listed else repeated.multiplicity
+    error = operator.term_error * (float(own.abs().sum()) + 2 * norm(own) + 2 * removed)
+    trace = float(own.sum()) + operator.dim * form.offset
+    counts = _inertia(values, threshold)
+    unlisted = _inertia(own.new_full((1,), form.offset), threshold)
+    return ExactSpectrum(
+        eigenvalues=_array(values),
+        trace=Estimate(trace, error / NORMAL_QUANTILE, Interval(trace - error, trace + error)),
+        inertia=Inertia(
+            counts.negative + rest * unlisted.negative,
+            counts.zero + rest * unlisted.zero,
+            counts.positive + rest * unlisted.positive,
+        ),
+        zero_threshold=threshold,
+        num_products=len(own),
+        eigenvectors=None,
+        residuals=None,
+        repeated=None if is_listed else repeated,
     )
 
 

@@ -20,6 +20,9 @@ Matrix = Literal["hessian", "ggn", "functional", "fisher", "empirical-fisher", "
 GAUSS_NEWTON: frozenset[Matrix] = frozenset({"ggn", "fisher", "empirical-fisher", "gradient-covariance"})
 """Matrices J^T B J with the Jacobian J of the outputs and a matrix B of each target's outputs alone."""
 
+OF_GRADIENTS: frozenset[Matrix] = frozenset({"empirical-fisher", "gradient-covariance"})
+"""Those of them whose B is the outer product of a gradient, which has rank 1."""
+
 
 @dataclass(frozen=True)
 class Fallback:
@@ -199,7 +202,7 @@ def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, t
     primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
     with forward_ad._set_fwd_grad_enabled(False):
         if matrix in GAUSS_NEWTON:
-            return _output_product(matrix, risk, outputs=primal, targets=targets, direction=tangent)
+            return output_product(matrix, risk, outputs=primal, targets=targets, direction=tangent)
         residual = risk.loss.gradient(primal, targets)
         if matrix == "functional" or tangent is None:
             return residual
@@ -207,7 +210,7 @@ def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, t
     return forward_ad.make_dual(residual, change)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _output_product(
+def output_product(
     matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor, direction: Tensor
 ) -> Tensor:
     """Return B u for u = `direction`, each of the shape of the outputs, for a matrix J^T B J / W."""
@@ -343,7 +346,7 @@ def _parts(
         cotangent = torch.zeros_like(values, requires_grad=True)
         (pushed,) = _gradient(slope(cotangent), [cotangent])
         kind: Matrix = matrix if matrix in GAUSS_NEWTON else "ggn"
-        weighted = _output_product(kind, risk, outputs=values, targets=targets, direction=pushed) / risk.weight
+        weighted = output_product(kind, risk, outputs=values, targets=targets, direction=pushed) / risk.weight
         parts.append(_gradient(outputs, row_leaves, weighted))
     return parts
 

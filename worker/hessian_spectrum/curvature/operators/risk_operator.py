@@ -14,11 +14,12 @@ from torch.func import jvp
 from torch.fx import GraphModule
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
-from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
+from hessian_spectrum.curvature.linear_algebra import GramForm, SymmetricOperator, Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.correction import Correction, inverse_roots
+from hessian_spectrum.curvature.operators.gram import GramAssembly, has_gram_form
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
 from hessian_spectrum.curvature.operators.products import (
     Fallback,
@@ -184,8 +185,31 @@ class RiskOperator(SymmetricOperator):
         Returns:
             The bound, dimensionless.
         """
-        error = super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
-        return self._cancellation * error
+        return self._cancellation * self.term_error
+
+    @property
+    def term_error(self) -> float:
+        """Bound on the error of the sum over micro-batches, relative to its norm, for products that are not reduced."""
+        return super().term_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+
+    @cached_property
+    def gram_form(self) -> GramForm | None:
+        """The factors of a Gauss-Newton matrix of a convex loss, unless products are reduced.
+
+        With a preconditioner, weight decay does not add a multiple of the identity, and there is no such form.
+        """
+        decay = self._risk.weight_decay if self.matrix in DECAYED else 0.0
+        is_scaled = decay and self._scale is not None
+        if self._matmul_precision is not None or is_scaled or not has_gram_form(self.matrix, self._risk):
+            return None
+        return GramAssembly(
+            matrix=self.matrix,
+            risk=self._risk,
+            point=self._point,
+            layout=self.layout,
+            scale=self._scale,
+            offset=decay + self._shift,
+        )
 
     @cached_property
     def _cancellation(self) -> float:
@@ -280,6 +304,21 @@ class RiskOperator(SymmetricOperator):
     def matmat(self, matrix: Tensor) -> Tensor:
         """Return A V (P, k), a bounded number of columns at once."""
         return self._sweep(matrix.T.contiguous()).T
+
+    def loss_at(self, displacement: Tensor) -> float:
+        """Return the risk at the parameters plus D^-1/2 times the displacement (P,)."""
+        moved = {
+            name: self._point[name] + self._rescaled(name, part)
+            for name, part in self.layout.unflatten(displacement).items()
+        }
+        return float(self._risk.value({**self._point, **moved}))
+
+    def loss_and_slopes(self, directions: Tensor) -> tuple[float, list[float]]:
+        """Return the risk, and its derivatives along D^-1/2 times the directions (d, P)."""
+        with torch.enable_grad():
+            value, gradient = self._risk.value_and_gradient(self._point)
+        flat = self.layout.flatten({name: self._rescaled(name, gradient[name]) for name in self.layout.names})
+        return float(value), (directions @ flat).double().tolist()
 
     def start_triangle(self) -> Triangle:
         """Return the dense matrix before its first product."""

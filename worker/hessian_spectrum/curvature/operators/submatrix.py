@@ -69,17 +69,28 @@ class Submatrix(SymmetricOperator):
         exact = self._whole.unreduced
         return self if exact is self._whole else Submatrix(self._whole, self._block, exact)
 
+    def loss_at(self, displacement: Tensor) -> float:
+        """Return the risk at a displacement (P,) of the block."""
+        return self._whole.loss_at(self._padded(displacement.unsqueeze(1))[:, 0])
+
+    def loss_and_slopes(self, directions: Tensor) -> tuple[float, list[float]]:
+        """Return the risk, and its derivatives along directions (d, P) of the block."""
+        return self._whole.loss_and_slopes(self._padded(directions.T).T)
+
     def matvec(self, vector: Tensor) -> Tensor:
         """S^T A S v (P,)."""
         return self.matmat(vector.unsqueeze(1))[:, 0]
 
     def matmat(self, matrix: Tensor) -> Tensor:
         """S^T A S V (P, k)."""
+        product = self._products.matmat(self._padded(matrix))
+        return torch.cat([product[columns] for columns in self._ranges])
+
+    def _padded(self, matrix: Tensor) -> Tensor:
         padded = matrix.new_zeros(self._whole.dim, matrix.shape[1])
         for columns, part in zip(self._ranges, self._split(matrix), strict=True):
             padded[columns] = part
-        product = self._products.matmat(padded)
-        return torch.cat([product[columns] for columns in self._ranges])
+        return padded
 
     def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return torch.split(matrix, self.layout.sizes)
