@@ -43,7 +43,8 @@ def flax_program(module: Any, example_inputs: Any) -> bytes:
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if any(each.ndim == 0 or len(each) < 2 for each in inputs):
         raise ModuleExportError("each example input must be an array of at least two samples along its first axis")
-    network = _Network(*nnx.split(module, nnx.Param, ...), inputs)
+    graph, parameters, rest = nnx.split(module, nnx.Param, ...)
+    network = _Network(graph, parameters, rest, inputs)
     model = _to_onnx(network.with_values(network.random_values()), inputs)
     places = _places(model, network.random_values())
     _fill(model, places, network.values)
@@ -190,5 +191,5 @@ def _run(model: Any, inputs: tuple[Any, ...]) -> Array:
     from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
 
     names = [each.name for each in model.graph.input]
-    outputs = ReferenceEvaluator(model).run(None, dict(zip(names, map(np.asarray, inputs), strict=False)))
+    outputs: Any = ReferenceEvaluator(model).run(None, dict(zip(names, map(np.asarray, inputs), strict=False)))
     return np.asarray(outputs[0])
