@@ -44,7 +44,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: bench-closed-form bench-exact bench-density bench-products bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
+bench: bench-closed-form bench-exact bench-density bench-peers bench-products bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
 
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
@@ -68,6 +68,9 @@ bench-cost: bench-setup
 bench-density: bench-setup
 	set -e; for problem in digits mlp gpt-small; do \
 		$(BIN)/python -m benchmarks.density --save --problem $$problem $(BENCH); done
+
+bench-peers: bench-setup  ## the same matrices by other libraries, with the error of each
+	$(BIN)/python -m benchmarks.peers --save
 
 bench-products: bench-setup
 	set -e; for problem in mlp gpt-small gpt2; do \

@@ -34,6 +34,7 @@ _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
 _NPZ, _SAFETENSORS = "application/x-npz", "application/x-safetensors"
 _PT2 = "application/vnd.pytorch.pt2"
+_ONNX = "application/onnx"
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": _NPZ,
@@ -182,12 +183,13 @@ def upload_program(chunks: Chunks, num_bytes: int) -> ApiRequest[ProgramArtifact
 
 
 def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]]:
-    """Upload a module of PyTorch as a program, whose outputs and gradients are first compared with the module's.
+    """Upload a module of PyTorch or Flax as a program, after a comparison of outputs and gradients.
 
-    The parameters that require gradients are those that jobs differentiate. Needs torch.
+    The parameters that require gradients, or are `flax.nnx.Param`, are those that jobs differentiate. Needs the extra
+    `torch` or `jax` of the client.
 
     Args:
-        module: A `torch.nn.Module` in eval mode that returns one array (n, ...).
+        module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode that returns one array (n, ...).
         example_inputs: Its input, or a tuple of its inputs, for at least two samples.
 
     Returns:
@@ -196,6 +198,10 @@ def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]
     Raises:
         ModuleExportError: If the module cannot be exported, or its program differs from it.
     """
+    if any(each.__module__.partition(".")[0] == "flax" for each in type(module).__mro__):
+        from hessian_spectrum.client.flax_export import flax_program  # noqa: PLC0415 - loads jax
+
+        return _upload_bytes(flax_program(module, example_inputs), _ONNX, _exported)
     from hessian_spectrum.client.module_export import module_program  # noqa: PLC0415 - loads torch
 
     return _upload_bytes(module_program(module, example_inputs), _PT2, _exported)

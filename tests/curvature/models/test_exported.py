@@ -1,6 +1,5 @@
 """Networks of users: exported, saved and read, their products are those of the original module."""
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -17,7 +16,7 @@ from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, Gg
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from tests.fixtures.exported import exported
 from tests.fixtures.networks import NETWORKS, Network, build
-from tests.fixtures.products import ModuleRisk, columns
+from tests.fixtures.products import ModuleRisk, columns, default_dtype
 
 CPU = torch.device("cpu")
 LARGEST_DENSE = 130
@@ -28,14 +27,6 @@ OPERATORS: dict[str, type[RiskOperator]] = {
     "ggn": GgnOperator,
     "functional": FunctionalOperator,
 }
-
-
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Let arrays that a module makes in its forward pass have this type."""
-    torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Case:
