@@ -18,11 +18,15 @@ def project(name: str) -> dict[str, Any]:
 
 
 def dependencies(*names: str) -> list[str]:
-    """What these distributions ask for of others; the images have their extras, too."""
+    """What these distributions ask for of others; the images have their extras, too, but that of the client for JAX."""
     projects = [project(name)["project"] for name in names]
     asked_for = [text for each in projects for text in each["dependencies"]]
     asked_for += [
-        text for each in projects for extra in each.get("optional-dependencies", {}).values() for text in extra
+        text
+        for each in projects
+        for extra, texts in each.get("optional-dependencies", {}).items()
+        for text in texts
+        if extra != "jax"
     ]
     return [text for text in asked_for if not text.startswith("hessian-spectrum-")]
 

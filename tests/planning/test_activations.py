@@ -44,7 +44,8 @@ def test_one_that_was_not_measured_costs_as_much_as_the_dearest() -> None:
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_generic_model_takes_as_many_copies_as_any_that_was_measured(matrix: Matrix) -> None:
     numbers, parameters = memory_coefficients("generic", matrix).running
-    for measured in COEFFICIENTS.values():
+    families = [each for family, each in COEFFICIENTS.items() if family != "program"]  # whose sorts are operators
+    for measured in families:
         assert numbers >= max(measured[matrix].running[:-1])
         assert parameters >= measured[matrix].running[-1]
 

@@ -11,9 +11,10 @@ Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "pr
 
 ProgramSort = Literal[
     "inputs", "linear", "convolutions", "products", "sums", "piecewise", "smooth", "batch-norms", "norms", "softmax",
-    "copies", "recurrent", "outputs", "logits",
+    "copies", "recurrent", "outputs", "logits", "streamed",
 ]  # fmt: skip
-"""Sorts of the numbers of a program, by the operator that produces them."""
+"""Sorts of the numbers of a program, by the operator that produces them; the last are inputs that are read from a file
+whenever a batch is recorded."""
 
 PROGRAM_SORTS: tuple[ProgramSort, ...] = get_args(ProgramSort)
 
@@ -63,8 +64,17 @@ class Size:
         """Return the size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
         if self.family not in ("mlp", "program"):
             return self
-        *others, outputs, logits = self.activations
-        return replace(self, activations=(*others, 0, outputs + logits))
+        numbers = dict(zip(SORTS[self.family], self.activations, strict=True))
+        numbers |= {"outputs": 0, "logits": numbers["outputs"] + numbers["logits"]}
+        return replace(self, activations=tuple(numbers.values()))
+
+    def with_streamed_inputs(self) -> "Size":
+        """Return the size with inputs that stay on disk: each recording keeps its own."""
+        if self.family != "program":
+            return self
+        numbers = dict(zip(PROGRAM_SORTS, self.activations, strict=True))
+        numbers["streamed"] = numbers["inputs"]
+        return replace(self, activations=tuple(numbers.values()))
 
     def at_once(self, num_logits: int) -> "Size":
         """Return the size of what exists at once if the output layer computes at most `num_logits` logits together."""

@@ -327,7 +327,8 @@ def _correction_bytes(request: SpectrumRequest) -> int:
 
 def _size(request: SpectrumRequest) -> Size:
     samples, length = num_samples(request.data), sequence_length(request.data)
-    return kind_of(request.model).size(request.model, samples, length)
+    size = kind_of(request.model).size(request.model, samples, length)
+    return size.with_streamed_inputs() if is_streamed(request) else size
 
 
 def _data_bytes(request: SpectrumRequest) -> int:

@@ -63,8 +63,8 @@ class SliceResult(MethodResult):
         description="Loss at each point; of two directions row by row, the offset along the second varying fastest."
     )
     quadratic_model: list[float] = Field(
-        description="loss + sum_i (slope_i a_i + value_i a_i^2 / 2) at the same points, with the eigenvalues of the "
-        "requested matrix."
+        description="Values of loss + sum_i (slope_i a_i + value_i a_i^2 / 2) at the same points, with the "
+        "eigenvalues of the requested matrix."
     )
 
 
