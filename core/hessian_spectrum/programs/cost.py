@@ -101,7 +101,7 @@ class _Counter:
 
     def _numbers(self, call: Call, read: list[str]) -> Iterator[tuple[ProgramSort, int]]:
         name = base_name(call.op)
-        outputs = sum(value.size for value in map(self.values.get, call.outputs) if value is not None)
+        outputs = sum(self.values[each].size for each in call.outputs if each in self.values)
         arguments = [self.values[each] for each in read if each in self.values]
         if name in _VIEWS:
             return
