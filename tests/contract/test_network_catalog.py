@@ -1,4 +1,7 @@
-"""Every network of the catalog over HTTP: its eigenvalues are those of the original module's Hessian."""
+"""Every network of the catalog over HTTP: its eigenvalues are those of the original module's Hessian.
+
+Networks that take long and resemble others are marked `long`; tests/curvature has all of them without a server.
+"""
 
 import copy
 import warnings
@@ -20,6 +23,15 @@ from tests.fixtures.products import ModuleRisk, default_dtype
 
 SCALE = 1e-9
 """Largest deviation of an eigenvalue in float64, relative to the largest one."""
+
+LONG = {
+    *("bert_with_eager_attention", "contrastive", "convnext_of_transformers", "densenet", "encoder_decoder"),
+    *("gate_without_gradient", "image_spectrum", "losses_inside", "mamba", "mobilenet", "one_number"),
+    *("order_and_statistics", "orthogonal", "patch_tst", "physics_informed", "pooling_and_shuffles"),
+    *("recurrent_cells", "resnet_bottleneck", "resnet_of_transformers", "roberta", "spatial_transformer", "swin"),
+    *("swin_of_transformers", "t5", "vit_of_transformers", "volumes"),
+}
+"""Networks that only the long campaign takes."""
 
 OWN_FLOAT32 = 5e-6
 """The same for modules that compute in single precision in places, against the module itself."""
@@ -79,7 +91,9 @@ def eigenvalues(client: SpectrumClient, network: Network, targets: Tensor) -> li
     return list(result.eigenvalues)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in NETWORKS]
+)
 def test_eigenvalues_are_those_of_the_module(client: SpectrumClient, name: str) -> None:
     network = build(name)
     with warnings.catch_warnings():

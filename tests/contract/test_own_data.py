@@ -200,3 +200,54 @@ def test_a_program_for_a_fixed_number_of_samples_is_given_that_many_at_a_time(ow
     assert field == "body.train.batch_size"
     result = own.run(spectrum(model, own.upload_data(x, y), loss="mse", train=train | {"batch_size": 8}))
     assert result.training.num_steps == 2
+
+
+class Residual(nn.Module):
+    """Returns the loss of each sample: the squared residual of f' = -f for a small network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(1, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        slope = self.second.weight * (1 - hidden**2) @ self.first.weight
+        return (slope + self.second(hidden)).square().sum(-1)
+
+
+POINTS = np.linspace(0, 2, 7)[:, None]
+
+
+def test_a_program_that_returns_its_loss_needs_no_targets(own: SpectrumClient, server: Any) -> None:
+    module = Residual().double()
+    model = own.upload_module(module, torch.zeros(3, 1, dtype=torch.float64))
+    inputs = torch.from_numpy(POINTS)
+    expected = eigenvalues(module, lambda: module(inputs).mean())
+    inline = {"kind": "inline", "x": POINTS.tolist()}
+    for data in (inline, inline | {"y": None}, inline | {"y": POINTS.tolist()}, own.upload_data(POINTS)):
+        assert_spectrum(own.run(spectrum(model, data, loss="output")), expected)
+    functional = spectrum(model, inline, loss="output", matrix="functional")
+    assert_spectrum(own.run(functional), expected)  # the loss is linear in the output
+    field, message = refusal(server, spectrum(model, inline, loss="mse"))
+    assert field == "body.data.y"
+    assert "the loss mse needs" in message
+    field, message = refusal(server, spectrum(model, own.upload_data(POINTS), loss="mse"))
+    assert field == "body.data.id"
+    assert "the loss mse needs" in message
+
+
+def test_targets_are_needed_by_the_other_losses_of_every_kind_of_model(own: SpectrumClient, server: Any) -> None:
+    inline: dict[str, Any] = {"kind": "inline", "x": POINTS.tolist()}
+    perceptron = {"kind": "mlp", "widths": [1, 3, 1], "activation": "tanh"}
+    targets = {"y": np.zeros_like(POINTS).tolist()}
+    sources = (inline, inline | targets, own.upload_data(POINTS))
+    results: list[Any] = [own.run(spectrum(perceptron, data, loss="output")) for data in sources]
+    assert results[0].eigenvalues == results[1].eigenvalues == results[2].eigenvalues
+    tokens = {"kind": "inline", "x": [[0, 1, 2, 1]]}
+    gpt2 = {"kind": "gpt2", "vocab_size": 3, "n_positions": 4, "n_embd": 4, "n_head": 2, "n_layer": 1}
+    attention = {"kind": "attention-layer", "key_dim": 1}
+    for model, data, loss in ((perceptron, inline, "mse"), (gpt2, tokens, "cross-entropy"), (attention, tokens, "mse")):
+        field, message = refusal(server, spectrum(model, data, loss=loss))
+        assert field == "body.data.y", (field, message)
+        assert "field required" in message

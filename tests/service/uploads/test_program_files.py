@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
+from hessian_spectrum.api_schemas.artifacts import ProgramArtifact
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import ANONYMOUS
 from hessian_spectrum.service.problems import ProblemError
@@ -113,6 +114,32 @@ def test_a_file_made_by_hand_is_stored(artifacts: ArtifactService, tmp_path: Pat
 
 def test_sixty_mutations_are_stored_or_refused(artifacts: ArtifactService, tmp_path: Path) -> None:
     assert 0 < check(range(60), artifacts, tmp_path / "file") < 60
+
+
+def renamed(parameter: str) -> bytes:
+    """The file with another name of its first parameter."""
+
+    def change(each: Parts) -> None:
+        each.weights[parameter] = each.weights.pop("layer.weight")
+        each.signature["input_specs"][0]["parameter"]["parameter_name"] = parameter
+
+    return changed(change)()
+
+
+@pytest.mark.parametrize("name", ["block/layer/weight", "/", "..", "metadata", "__metadata", "__dict__", "a b", "слой"])
+def test_a_parameter_has_the_name_that_it_has_in_the_module(
+    artifacts: ArtifactService, tmp_path: Path, name: str
+) -> None:
+    assert stored(renamed(name), artifacts, tmp_path / "file")
+    (artifact,) = artifacts.page(10, None)[0]
+    assert name in {each.name for each in cast("ProgramArtifact", artifact).parameters}
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "", "program:graph", "constant:w"])
+def test_names_that_the_stored_file_gives_to_others_are_refused(
+    artifacts: ArtifactService, tmp_path: Path, name: str
+) -> None:
+    assert not stored(renamed(name), artifacts, tmp_path / "file")
 
 
 @pytest.mark.slow

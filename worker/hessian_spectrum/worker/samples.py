@@ -42,6 +42,8 @@ def sample_dataset(spec: SampleData, request: SpectrumRequest, artifacts: Artifa
     rows = uploaded_rows(artifacts, spec.artifact_ids, spec.arrays)
     has_labels = reads == "tokens" or _has_labels(request)
     inputs = _numbers(rows["x"], torch.int64 if reads == "tokens" else torch.float64, spec.scaling.get("x")).read()
+    if spec.y is None:
+        return _shaped(inputs, _no_targets(len(inputs)), reads)
     targets = _numbers(rows["y"], torch.int64 if has_labels else torch.float64, spec.scaling.get("y")).read()
     return _shaped(inputs, targets, reads)
 
@@ -50,7 +52,10 @@ def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
     reads = kind_of(request.model).samples
     if reads == "tokens":
         return Dataset(_integers(spec.x), _integers(spec.y))
-    targets = _integers(spec.y) if _has_labels(request) else _real(spec.y)
+    if spec.y is None:
+        targets = _no_targets(len(spec.x))
+    else:
+        targets = _integers(spec.y) if _has_labels(request) else _real(spec.y)
     if reads != "arrays":
         return _shaped(_real(spec.x), targets, reads)
     dtype = input_type(cast("Exported", request.model).inputs[0])
@@ -111,6 +116,11 @@ def _shaped(inputs: Tensor, targets: Tensor, reads: str) -> Dataset:
 
 def _vectors(numbers: Tensor, num_axes: int) -> Tensor:
     return numbers if numbers.ndim == num_axes else numbers.unsqueeze(-1)
+
+
+def _no_targets(num_samples: int) -> Tensor:
+    """Return zeros that only count the samples, for a loss that the model returns itself."""
+    return torch.zeros(num_samples, 1, dtype=torch.float64)
 
 
 def _with_last_axis(numbers: Tensor) -> Tensor:

@@ -69,16 +69,20 @@ Samples = Annotated[
 class InlineData(DataMessage):
     """Samples in the request: numbers, rows, or for attention sequences: rows of numbers, or of vectors.
 
-    Class labels and token ids are whole numbers, -100 is ignored.
+    Class labels and token ids are whole numbers, -100 is ignored. The loss `output` needs no targets.
     """
 
     kind: Literal["inline"]
     x: Samples = Field(description="Inputs of the network, one row per sample.")
-    y: Samples = Field(description="Targets, one per sample: rows of numbers, class indices or tokens.")
+    y: Samples | None = Field(
+        default=None,
+        description="Targets, one per sample: rows of numbers, class indices or tokens; null where the loss needs "
+        "none.",
+    )
 
     @model_validator(mode="after")
     def _as_many_targets_as_inputs(self) -> Self:
-        if len(self.y) != len(self.x):
+        if self.y is not None and len(self.y) != len(self.x):
             raise misfit("y", message=f"y holds {len(self.y)} samples, x holds {len(self.x)}")
         return self
 
@@ -87,16 +91,30 @@ SampleData = InlineData | UploadedSamples
 """Samples that a caller gives."""
 
 
-def _one_input(data: SampleData) -> tuple[Numbers | StoredArray, Numbers | StoredArray]:
-    """Return x and y for a model that reads these two.
+def _one_input(data: SampleData) -> Numbers | StoredArray:
+    """Return x for a model that reads this alone.
 
     Raises:
         ValidationError: At the reference to the files, if they hold other arrays.
     """
-    if data.x is None or data.y is None:
+    if data.x is None:
         assert isinstance(data, UploadedSamples)
         raise misfit("data", data.reference, message=f"holds {listed(data.arrays)}; data are the arrays x and y")
-    return data.x, data.y
+    return data.x
+
+
+def _targets(data: SampleData, loss: AnyLoss | None) -> Numbers | StoredArray:
+    """Return y for a loss that needs it.
+
+    Raises:
+        ValidationError: At `y` or the reference to the files, if there is none.
+    """
+    if data.y is not None:
+        return data.y
+    needed = "the model needs" if loss is None else f"the loss {loss_name(loss)} needs"
+    if isinstance(data, UploadedSamples):
+        raise misfit("data", data.reference, message=f"holds no targets y, which {needed}")
+    raise misfit("data", "y", message=f"field required: targets, which {needed}")
 
 
 def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
@@ -113,12 +131,12 @@ def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
     widths = kind_of(model).widths
     assert widths is not None
     num_inputs, num_outputs = widths(model)
-    x, y = _one_input(data)
-    _check_row("x", x, width=num_inputs, kind=model.kind)
+    _check_row("x", _one_input(data), width=num_inputs, kind=model.kind)
     assert loss is not None
     kind = kind_of_loss(loss)
     if not kind.needs_targets:
         return
+    y = _targets(data, loss)
     if not kind.needs_labels:
         (width,) = target_axes([num_outputs], loss)
         _check_row("y", y, width=width or 0, kind=model.kind)
@@ -144,7 +162,7 @@ def check_sequences(model: Model, data: SampleData, loss: AnyLoss | None) -> Non
     widths = kind_of(model).widths
     assert widths is not None
     length = None
-    for name, values, width in zip("xy", _one_input(data), widths(model), strict=True):
+    for name, values, width in zip("xy", (_one_input(data), _targets(data, loss)), widths(model), strict=True):
         have = sample_shape(values)
         if len(have) not in (1, 2) or (have[1] if len(have) == 2 else 1) != width:
             needed = "a number" if width == 1 else f"a row of {width} numbers"
@@ -165,7 +183,7 @@ def check_tokens(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
     Raises:
         ValidationError: At `x` or `y` if they are not.
     """
-    x, y = _one_input(data)
+    x, y = _one_input(data), _targets(data, loss)
     for name, rows in (("x", x), ("y", y)):
         check_unscaled(data, name)
         have = sample_shape(rows)
@@ -264,20 +282,17 @@ def _check_program_numbers(data: SampleData, name: str, values: Numbers | Stored
 def _check_program_targets(
     data: SampleData, loss: AnyLoss, *, outputs: Sequence[int | None], needed: Sequence[int | None]
 ) -> None:
-    if data.y is None:
-        assert isinstance(data, UploadedSamples)
-        message = f"holds no targets y, which the loss {loss_name(loss)} needs"
-        raise misfit("data", data.reference, message=message)
-    targets = sample_shape(data.y)
+    y = _targets(data, loss)
+    targets = sample_shape(y)
     if kind_of_loss(loss).needs_labels:
         check_unscaled(data, "y")
         check_class_axis(outputs, targets, loss)
         _check_axes("y", targets, needed)
-        if isinstance(data.y, StoredArray) or not targets:
-            check_labels("y", data.y, num_classes(outputs, loss) or MAX_NUMBERS, ignorable=True)
+        if isinstance(y, StoredArray) or not targets:
+            check_labels("y", y, num_classes(outputs, loss) or MAX_NUMBERS, ignorable=True)
     elif targets or needed != [1]:
         _check_axes("y", targets, needed)
-        check_target_values(data.y, loss)
+        check_target_values(y, loss)
 
 
 def _check_axes(name: str, have: tuple[int, ...], needed: Sequence[int | None]) -> None:
@@ -364,7 +379,7 @@ def _num_samples(data: SampleData) -> int:
 
 def _num_numbers(data: SampleData) -> int:
     arrays = data.arrays.values() if isinstance(data, UploadedSamples) else (data.x, data.y)
-    return sum(len(values) * prod(sample_shape(values)) for values in arrays)
+    return sum(len(values) * prod(sample_shape(values)) for values in arrays if values is not None)
 
 
 def _sequence_length(data: SampleData) -> int:

@@ -56,7 +56,7 @@ MAX_PROGRAM_MEMBERS = 20_000
 _MAX_REASON_LENGTH = 8000
 
 MAX_ARRAYS = 256
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
+_NAME = re.compile(r"(?!__metadata__$)[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 _BUFFER_BYTES = 2**20
 
 

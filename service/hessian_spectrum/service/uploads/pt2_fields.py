@@ -28,6 +28,10 @@ _DTYPES = {
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 
 
+_RESERVED_NAMES = {"__metadata__"}
+"""Names that safetensors files, in which arrays are stored, give to something else."""
+
+
 def identifier(name: object) -> str:
     """Return the name of a value in a graph, which torch.export makes an identifier."""
     if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH or not name.isidentifier():
@@ -42,6 +46,8 @@ def array_name(name: object) -> str:
             f"it has a parameter or buffer whose name is not one to {MAX_NAME_LENGTH} printable characters without a "
             f"colon: {name!a:.64}"
         )
+    if name in _RESERVED_NAMES:
+        raise ProgramError(f"it has a parameter or buffer of the name {name}, which files of arrays reserve: rename it")
     return name
 
 
