@@ -350,6 +350,3 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs=pairs._replace(defects=pairs.residuals), chosen=chosen, num_pending=0)
     state.num_locked = len(chosen)
-
-
-METHODS = {"top-k": ThickRestartLanczos}
