@@ -91,7 +91,7 @@ def test_products_are_in_float64_unless_the_request_says_otherwise() -> None:
     assert (
         request.canonical()
         == request.model_copy(
-            update={"method": TopKMethod(**method | {"target": 0.0}), "precision": "float64"}
+            update={"method": TopKMethod.model_validate(method | {"target": 0.0}), "precision": "float64"}
         ).canonical()
     )
 
