@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs
-from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
+from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, SubspaceState
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gram, norm, orthogonalise, rotate
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
@@ -87,6 +87,15 @@ class FoldedState(SubspaceState):
         """Tolerances of squares d^2 (k,): d^2 - (d - t)^2, and t^2 for distances within the tolerance."""
         allowed = self.distance_tolerance
         return allowed * (2 * values.clamp(min=0).sqrt() - allowed).clamp(min=allowed)
+
+    def relevant_residuals(self, values: Tensor, residuals: Tensor) -> Tensor:
+        """Return the residuals (k,) of squares d^2 (k,), or zeros if all distances are within the tolerance.
+
+        Then ||(A - s) x|| = d is a bound on the residual with A, whatever that with the folded matrix is.
+        """
+        # half of the square of the tolerance is what a missed eigenvalue may be better by, unnoticed
+        is_near = bool((values <= LIMIT_SHARE * self.distance_tolerance**2).all())
+        return torch.zeros_like(residuals) if is_near else residuals
 
     def excludes(self, active: RitzPairs, point: float, side: int) -> bool:
         """Return whether the complement has no eigenvalue at or below a point; no square is negative."""

@@ -249,7 +249,7 @@ def _decide(state: SubspaceState, product_error: float) -> None:
         return
     leading = pairs.values[requested]
     slack = state.slack(leading, product_error)
-    residuals = pairs.residuals[requested]
+    residuals = state.relevant_residuals(leading, pairs.residuals[requested])
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
     is_first = state.num_locked < state.num_requested and (state.needs_locking or state.num_locked > 0)
