@@ -19,6 +19,9 @@ FOLDED_ERRORS = 2
 LEAST_REMAINDER = 1e-2
 """Smallest part of a residual outside the rows before it that adds a direction of its own."""
 
+LARGEST_REST = 0.5
+"""Largest part of a residual's product outside the space, relative to the residual, with which it belongs there."""
+
 
 class FoldedOperator(SymmetricOperator):
     """The matrix ((A - s) / c)^2, with two products with A in each of its own.
@@ -137,31 +140,56 @@ def unfold(operator: SymmetricOperator, rows: npt.NDArray[Any], target: float, *
     buffer[:count] = torch.from_numpy(rows)
     _multiply(operator, buffer[:count], products[:count])
     values, residuals = _rayleigh_ritz(buffer[:count], products[:count])
-    number = count
-    for index in range(count):
-        if residuals[index] <= goal:
-            continue
-        rest = products[index] - float(values[index]) * buffer[index]
-        rest /= norm(rest)
-        orthogonalise(rest, buffer[:number])
-        remainder = norm(rest)
-        if remainder > LEAST_REMAINDER:
-            rest /= remainder
-            orthogonalise(rest, buffer[:number])
-            buffer[number] = rest / norm(rest)
-            number += 1
-    if number > count:
-        _multiply(operator, buffer[count:number], products[count:number])
-        values, residuals = _rayleigh_ritz(buffer[:number], products[:number])
+    origins = _append_residuals(buffer, products, values, worst=residuals > goal)
+    stop = count + len(origins)
+    _multiply(operator, buffer[count:stop], products[count:stop])
+    kept = count
+    for row, index in enumerate(origins, count):
+        rest = products[row].clone()
+        orthogonalise(rest, buffer[:stop])
+        # elsewhere the vector has not converged, and Ritz vectors of A in the larger space may be worse
+        if norm(rest) <= LARGEST_REST * residuals[index]:
+            buffer[kept], products[kept] = buffer[row].clone(), products[row].clone()
+            kept += 1
+    if kept > count:
+        values, residuals = _rayleigh_ritz(buffer[:kept], products[:kept])
     distances = (values - target).abs()
     chosen = torch.hypot(distances, residuals).argsort(stable=True)[:count]
     chosen = chosen[distances[chosen].argsort(stable=True)]
-    return UnfoldedPairs(values[chosen], residuals[chosen], buffer[chosen.to(buffer.device)], number)
+    return UnfoldedPairs(values[chosen], residuals[chosen], buffer[chosen.to(buffer.device)], stop)
+
+
+def _append_residuals(buffer: Tensor, products: Tensor, values: Tensor, *, worst: Tensor) -> list[int]:
+    """Append to k orthonormal rows the directions of the worst residuals, orthonormalised.
+
+    Args:
+        buffer: The rows, with room for as many.
+        products: Their products with A.
+        values: Their Ritz values (k,).
+        worst: Which residuals (k,) to append.
+
+    Returns:
+        The row of each residual.
+    """
+    count, origins = len(values), []
+    for index in worst.nonzero().flatten().tolist():
+        rest = products[index] - float(values[index]) * buffer[index]
+        rest /= norm(rest)
+        known = buffer[: count + len(origins)]
+        orthogonalise(rest, known)
+        remainder = norm(rest)
+        if remainder > LEAST_REMAINDER:
+            rest /= remainder
+            orthogonalise(rest, known)
+            buffer[count + len(origins)] = rest / norm(rest)
+            origins.append(index)
+    return origins
 
 
 def _multiply(operator: SymmetricOperator, rows: Tensor, products: Tensor) -> None:
     """Write the products (r, P) of rows (r, P)."""
-    products.copy_(operator.matmat(rows.T).T)
+    if len(rows):
+        products.copy_(operator.matmat(rows.T).T)
 
 
 def _rayleigh_ritz(rows: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:

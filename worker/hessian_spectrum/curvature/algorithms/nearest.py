@@ -118,7 +118,7 @@ class NearestLanczos(Method[FoldedState, NearestEigenpairs]):
         found = summarise_search(FoldedOperator(problem, self.target, unit=unit), state)
         state.basis = state.basis[:0].clone()  # its memory goes to the vectors that follow
         exact = problem.unreduced
-        pairs = unfold(exact, found.eigenvectors, self.target, goal=tolerance / 2)
+        pairs = unfold(exact, found.eigenvectors, self.target, goal=0.9 * tolerance)
         error = exact.product_error * (reach * unit + abs(self.target))
         # of the folded products, beyond what their own bound contains
         folding = 2 * problem.product_error * abs(self.target) / unit * reach
