@@ -171,7 +171,8 @@ def _append_residuals(buffer: Tensor, products: Tensor, values: Tensor, *, worst
     Returns:
         The row of each residual.
     """
-    count, origins = len(values), []
+    count = len(values)
+    origins: list[int] = []
     for index in worst.nonzero().flatten().tolist():
         rest = products[index] - float(values[index]) * buffer[index]
         rest /= norm(rest)
