@@ -79,6 +79,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "lanczos": SPECTRUM | {"method": LANCZOS},
     "lanczos of blocks": SPECTRUM | {"method": LANCZOS, "blocks": ["layers.0.*", "layers.1.*"]},
     "top-k": GPT2_SPECTRUM | {"method": {"kind": "top-k", "k": 3}},
+    "nearest": GPT2_SPECTRUM | {"method": {"kind": "top-k", "k": 3, "which": "nearest"}},
     "trace of sinks": GPT2_SPECTRUM | {"model": SINKS, "method": {"kind": "trace", "estimator": "hutch++"}},
     "comparison": {"kind": "hessian-vs-ggn", "models": [GPT2], "data": TEXT, "pretrain": PRETRAIN, "seeds": [0, 1]},
 }

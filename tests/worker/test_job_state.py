@@ -43,6 +43,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "lanczos": BASE | {"method": LANCZOS, "train": SGD},
     "lanczos-short": BASE | {"method": LANCZOS | {"reorthogonalisation": "none"}},
     "top-k": BASE | {"method": {"kind": "top-k", "k": 3, "which": "both-ends"}},
+    "nearest": BASE | {"method": {"kind": "top-k", "k": 3, "which": "nearest", "target": 0.4}},
     "trace": BASE | {"method": {"kind": "trace", "estimator": "hutch++", "num_probes": 200, "diagonal": True}},
     "exhausted": {"kind": "spectrum", "model": RANK_3, "method": EXHAUSTED},
     "tolerance": BASE | {"method": {"kind": "trace", "estimator": "xtrace", "tolerance": 0.05}},

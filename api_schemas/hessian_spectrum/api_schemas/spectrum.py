@@ -82,8 +82,8 @@ class SpectrumRequest(RequestMessage):
     )
     precision: Precision | None = Field(
         default=None,
-        description="Floating-point precision of the products; null means float64 for `exact`, else float32. tf32 "
-        "and bfloat16 are float32 with rounded factors of matrix products.",
+        description="Floating-point precision of the products; null means float64 for `exact` and for "
+        "`nearest` eigenvalues, else float32. tf32 and bfloat16 are float32 with rounded factors of matrix products.",
     )
     seed: Seed = Field(default=0, description="Seed of the random probe vectors.")
     time_limit_seconds: TimeLimit = None
@@ -163,7 +163,7 @@ class SpectrumRequest(RequestMessage):
     @property
     def product_precision(self) -> Precision:
         """Precision of the matrix-vector products."""
-        return self.precision or ("float64" if self.method.method_kind.assembles_matrix else "float32")
+        return self.precision or ("float64" if self.method.is_float64_by_default else "float32")
 
     @property
     def vector_precision(self) -> Literal["float64", "float32"]:

@@ -27,6 +27,7 @@ DENSITY_COPIES = 4  # of the densities of all probes while mean and error are ta
 TOP_K_BLOCK = 4
 TOP_K_ROWS = 80
 TOP_K_LEAST_ROWS = 3
+FOLDED_VECTORS = 8  # for each eigenpair: k vectors, twice as many rows and products, their selection and copies
 PROBE_BLOCK = 16
 
 HELD_ROWS_BYTES = 2**28
@@ -161,8 +162,9 @@ def top_k_work(
     *,
     rows: int | None = None,
     reduced: bool = False,
+    folded: bool = False,
 ) -> Work:
-    """Return the work of `ThickRestartLanczos` with a basis of `rows` rows, if it restarts.
+    """Return the work of `ThickRestartLanczos` with a basis of `rows` rows, if it restarts, or of `NearestLanczos`.
 
     Args:
         num_parameters: Rows of the matrix, P.
@@ -170,6 +172,7 @@ def top_k_work(
         max_products: Largest number of products; None: the default limit.
         rows: Rows of the basis; None: as many as it likes.
         reduced: Whether products are of a reduced precision.
+        folded: Whether the work is that of `NearestLanczos`, with two products for each row.
 
     Returns:
         The work.
@@ -177,12 +180,15 @@ def top_k_work(
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)
     block = min(k, TOP_K_BLOCK, rows)
+    vectors = rows - block + 1 + k  # at the end, products of the wanted vectors lie beside the basis
+    if folded:  # a block between its two products; at the end k vectors are taken apart into 2 k, with their products
+        vectors = max(vectors + block, FOLDED_VECTORS * k + 2)
     return Work(
         num_products=products,
         num_columns=block,
         first_vectors=1,
-        vectors=rows - block + 1 + k,  # at the end, products of the wanted vectors lie beside the basis
-        moved_numbers=products * num_parameters * 4 * rows,
+        vectors=vectors,
+        moved_numbers=products * num_parameters * (2 if folded else 4) * rows,
         dense_order=rows,
         corrected=reduced,
     )

@@ -183,7 +183,14 @@ def _top_k_estimate(
     """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
     def planned(rows: int) -> ComputationPlan:
-        work = top_k_work(part.dim, method.k, method.max_products, rows=rows, reduced=_is_reduced(request))
+        work = top_k_work(
+            part.dim,
+            method.k,
+            method.max_products,
+            rows=rows,
+            reduced=_is_reduced(request),
+            folded=method.which == "nearest",
+        )
         return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
 
     most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)

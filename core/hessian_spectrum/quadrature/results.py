@@ -147,6 +147,13 @@ class TopEigenpairs:
 
 
 @dataclass(frozen=True, eq=False)
+class NearestEigenpairs(TopEigenpairs):
+    """The eigenvalues nearest to a value, by their distance from it; intervals are on the side of the values."""
+
+    absolute_tolerance: float  # tolerance of residuals and distances that was applied, in units of A
+
+
+@dataclass(frozen=True, eq=False)
 class DiagonalEstimate:
     """Every diagonal entry of a matrix, with a 95 % interval for each."""
 

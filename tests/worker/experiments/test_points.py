@@ -19,7 +19,11 @@ BASE: dict[str, Any] = {
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "exact": [{}, {"eigenvectors": True}],
     "lanczos": [{}, {"reorthogonalisation": "none", "num_steps": 7, "num_probes": 3}, {"num_steps": 4096}],
-    "top-k": [{"k": 3}, {"k": 2, "which": "both-ends", "max_products": 50, "absolute_tolerance": 1e-3}],
+    "top-k": [
+        {"k": 3},
+        {"k": 2, "which": "both-ends", "max_products": 50, "absolute_tolerance": 1e-3},
+        {"k": 2, "which": "nearest", "target": 0.5},
+    ],
     "slice": [{}, {"num_directions": 2, "num_points": 7, "which": "both-ends"}],
     "trace": [{}, {"estimator": "xtrace", "tolerance": 0.1}, {"estimator": "hutchinson", "num_probes": 9}],
 }

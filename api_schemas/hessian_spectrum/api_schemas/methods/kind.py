@@ -14,6 +14,11 @@ class MethodMessage(KindMessage):
 
     method_kind: ClassVar["MethodKind"]
 
+    @property
+    def is_float64_by_default(self) -> bool:
+        """Whether products are in float64 if the request does not state a precision."""
+        return self.method_kind.assembles_matrix
+
 
 @dataclass(frozen=True)
 class MatrixProperties:

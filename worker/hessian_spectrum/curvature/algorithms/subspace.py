@@ -152,6 +152,10 @@ class SubspaceState:
         error = product_error * self.norm(values)
         return (self.tolerances(values) - error).clamp(min=error)
 
+    def relevant_residuals(self, values: Tensor, residuals: Tensor) -> Tensor:
+        """Return the residuals (k,) of requested values (k,) that decide whether they have converged."""
+        return residuals
+
     def is_improved(self, values: Tensor, slack: Tensor) -> bool:
         """Return whether these requested values (k,) are better than those that are locked."""
         if self.num_locked == 0:

@@ -249,7 +249,7 @@ def _decide(state: SubspaceState, product_error: float) -> None:
         return
     leading = pairs.values[requested]
     slack = state.slack(leading, product_error)
-    residuals = pairs.residuals[requested]
+    residuals = state.relevant_residuals(leading, pairs.residuals[requested])
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
     is_first = state.num_locked < state.num_requested and (state.needs_locking or state.num_locked > 0)
@@ -350,6 +350,3 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs=pairs._replace(defects=pairs.residuals), chosen=chosen, num_pending=0)
     state.num_locked = len(chosen)
-
-
-METHODS = {"top-k": ThickRestartLanczos}
