@@ -442,7 +442,7 @@ def harmless_programs() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "pickled-samples", changed(lambda each: each.members.update(pickles | {"run.py": _CODE.encode()}))
     yield "guards-of-code", changed(_set("model/guards_code", [_CODE]))
     yield "range-of-code", changed(_set("model/range_constraints", {_CODE: {"min_val": _CODE}}))
-    yield "length-of-code", with_text("models/model.json", "Symbol('s0', positive=True, integer=True)", _CODE)
+    yield "length-of-code", with_text("models/model.json", "Symbol('", f"{_CODE} or Symbol('")
     yield "verifiers-of-code", changed(_set("model/verifiers", [_CODE]))
     yield (
         "module-of-code",
