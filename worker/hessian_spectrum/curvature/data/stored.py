@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset, SampleInputs
+from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 _CPU = torch.device("cpu")
 
 _NUMBERS_AT_ONCE = 2**19
 """Numbers that are in memory both as stored and as float64 while they are read."""
+
+_RELEASE_BYTES = 2**22
+"""Size of rows in bytes from which on freed memory is returned to the system before they are read: micro-batches of two sizes
+fragment the C library's heap, which grew in one run of three by as much as the whole data set."""
 
 
 class Rows(Protocol):
@@ -104,6 +109,8 @@ class StoredNumbers:
     def read(self) -> Tensor:
         """Return all rows."""
         whole, start = torch.empty(self.shape, dtype=self.dtype), 0
+        if whole.nbytes > _RELEASE_BYTES:
+            release_freed_memory()
         for piece in self.pieces():
             whole[start : start + len(piece)] = piece
             start += len(piece)

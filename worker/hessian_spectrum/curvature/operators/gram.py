@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.products import OF_GRADIENTS, Matrix, is_memory_error, output_product
-from hessian_spectrum.curvature.operators.programs import release_freed_memory
+from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import BLOCK_BYTES, HELD_ROWS_BYTES, TANGENT_COPIES
 
 CHECK_TOLERANCE = 1e4

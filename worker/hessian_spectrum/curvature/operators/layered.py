@@ -14,7 +14,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.products import GAUSS_NEWTON, Matrix, product
-from hessian_spectrum.curvature.operators.programs import release_freed_memory
+from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import layered_samples, layered_units
 
 

@@ -3,13 +3,11 @@
 They are interpreted, compiled if that pays off, or run as CUDA graphs.
 """
 
-import ctypes
 import hashlib
 import json
 import logging
 import operator
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hessian_spectrum.curvature.operators.graph_passes import graph_module, in_place, simplify
+from hessian_spectrum.curvature.process_memory import release_freed_memory
 
 Map = Callable[[Tensor], Tensor]
 
@@ -41,23 +40,11 @@ NUM_TIMINGS = 3
 
 aten = torch.ops.aten
 
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # function of glibc
-
 RELEASE_BYTES = 2**27
 """Size of results in bytes after which a recorder returns freed memory to the system: the C library may retain up to
 40 % of it."""
 
 _logger = logging.getLogger(__name__)
-
-
-def release_freed_memory() -> None:
-    """Return freed pages to the operating system; does nothing unless the C library is glibc.
-
-    Otherwise a process stays as large as it was while a gradient was recorded: 590 MB, although the products of a small
-    GPT-2 need 330 MB. The call takes 0.1 ms, and as long again for each further MB that it returns.
-    """
-    if _TRIM is not None:
-        _TRIM(0)
 
 
 class UnrecordableError(Exception):

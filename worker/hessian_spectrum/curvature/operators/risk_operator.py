@@ -36,7 +36,6 @@ from hessian_spectrum.curvature.operators.programs import (
     is_odd,
     matmuls_in,
     record,
-    release_freed_memory,
 )
 from hessian_spectrum.curvature.operators.reduced_precision import (
     UnreducedOperator,
@@ -44,6 +43,7 @@ from hessian_spectrum.curvature.operators.reduced_precision import (
     deviation,
     reduced,
 )
+from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 
