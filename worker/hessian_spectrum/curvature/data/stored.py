@@ -19,7 +19,7 @@ _NUMBERS_AT_ONCE = 2**19
 """Numbers that are in memory both as stored and as float64 while they are read."""
 
 _RELEASE_BYTES = 2**22
-"""Size of rows in bytes from which on freed memory is returned to the system before they are read: micro-batches of two sizes
+"""Size of rows in bytes from which on freed memory is returned to the system before they are read: two sizes of batches
 fragment the C library's heap, which grew in one run of three by as much as the whole data set."""
 
 
