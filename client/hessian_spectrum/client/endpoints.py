@@ -24,6 +24,7 @@ from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, J
 from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
 from hessian_spectrum.client.arrays import file_pieces, sample_arrays
+from hessian_spectrum.client.jax_export import is_flax_module, jax_parameters, jax_program
 from hessian_spectrum.client.requests import ApiRequest, Body, Chunks, PictureStyle, ResultFormat, Smoothing
 
 T = TypeVar("T")
@@ -182,15 +183,18 @@ def upload_program(chunks: Chunks, num_bytes: int) -> ApiRequest[ProgramArtifact
     return _upload(chunks, num_bytes, sent_as=_PT2, read=ProgramArtifact.model_validate_json)
 
 
-def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]]:
-    """Upload a module of PyTorch or Flax as a program, after a comparison of outputs and gradients.
+def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> ApiRequest[dict[str, Any]]:
+    """Upload a network of PyTorch or JAX as a program, after a comparison of outputs and gradients.
 
     The parameters that require gradients, or are `flax.nnx.Param`, are those that jobs differentiate. Needs the extra
     `torch` or `jax` of the client.
 
     Args:
-        module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode that returns one array (n, ...).
+        module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode, or with `parameters` a function of JAX; it
+            returns one array (n, ...).
         example_inputs: Its input, or a tuple of its inputs, for at least two samples.
+        parameters: A tree of arrays: `module` is called as module(parameters, *inputs), and jobs differentiate all of
+            them; None for a module.
 
     Returns:
         The field `model` of a request, which refers to the program by its id.
@@ -198,24 +202,24 @@ def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]
     Raises:
         ModuleExportError: If the module cannot be exported, or its program differs from it.
     """
-    if any(each.__module__.partition(".")[0] == "flax" for each in type(module).__mro__):
-        from hessian_spectrum.client.flax_export import flax_program  # noqa: PLC0415 - loads jax
-
-        return _upload_bytes(flax_program(module, example_inputs), _ONNX, _exported)
+    if parameters is not None or is_flax_module(module):
+        return _upload_bytes(jax_program(module, example_inputs, parameters), _ONNX, _exported)
     from hessian_spectrum.client.module_export import module_program  # noqa: PLC0415 - loads torch
 
     return _upload_bytes(module_program(module, example_inputs), _PT2, _exported)
 
 
 def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:
-    """Upload the parameters of a module, for a program that is on the server already. Needs torch.
+    """Upload the parameters of a network, for a program that `upload_module` has sent. Needs torch or jax.
 
     Args:
-        module: A `torch.nn.Module`, or its parameters by name.
+        module: A `torch.nn.Module` or its parameters by name, a `flax.nnx.Module`, or a tree of arrays of JAX.
 
     Returns:
         The field `parameters` of a model of kind `exported`, which refers to the file by its id.
     """
+    if not (hasattr(module, "named_parameters") or _are_tensors(module)):
+        return _upload_bytes(jax_parameters(module), _SAFETENSORS, lambda reference: reference)
     from hessian_spectrum.client.module_export import module_parameters  # noqa: PLC0415 - loads torch
 
     return _upload_bytes(module_parameters(module), _SAFETENSORS, lambda reference: reference)
@@ -246,6 +250,10 @@ def upload_part(content: bytes) -> ApiRequest[str]:
         headers={"Content-Type": _SAFETENSORS},
         wait_seconds=_UPLOAD_SECONDS,
     )
+
+
+def _are_tensors(parameters: Any) -> bool:
+    return isinstance(parameters, Mapping) and all(hasattr(each, "detach") for each in parameters.values())
 
 
 def _exported(reference: dict[str, Any]) -> dict[str, Any]:
