@@ -163,7 +163,7 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
     good = upload(x=X, y=LABELS)
     model = {"widths": [3, 2, 4]}
     for arrays, field, message in (
-        ({"x": X}, "data.id", "holds x;"),
+        ({"x": X}, "data.id", "holds no targets y, which the loss cross-entropy needs"),
         ({"x": X, "y": LABELS, "z": X}, "data.id", "holds x, y, z;"),
         ({"x": X, "y": LABELS[:-1]}, "data.id", "y holds 19 samples, x holds 20"),
         ({"x": np.ones((20, 1, 1, 3)), "y": LABELS}, "data.x", "x has 1 x 1 x 3 numbers per sample"),
