@@ -83,12 +83,35 @@ def close(found: Any, expected: Tensor) -> bool:
 
 
 def test_the_spectrum_is_that_of_the_module(client: SpectrumClient, module: nn.Module) -> None:
-    model = client.upload_module(module, X)
-    result = client.run(spectrum(model, client.upload_data(X, LABELS)))
+    request = spectrum(client.upload_module(module, X), client.upload_data(X, LABELS))
+    result = client.run(request)
     assert close(result.eigenvalues, eigenvalues(module, X, LABELS, nn.functional.cross_entropy))
-    names = [each.name for each in result.parameters]
-    assert names == [name for name, each in module.named_parameters() if each.requires_grad]
+    shapes = {name: list(each.shape) for name, each in module.named_parameters() if each.requires_grad}
+    assert [each.name for each in result.parameters] == list(shapes)
+    assert client.estimate(request).parameter_shapes == shapes
     assert result.provenance.product_fallback is None
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self._scale = nn.Parameter(torch.tensor(1.5))
+        self.add_module("block/one", nn.Linear(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._scale * torch.tanh(self.get_submodule("block/one")(x))  # type: ignore[no-any-return]
+
+
+def test_names_may_hold_what_those_of_modules_may(client: SpectrumClient) -> None:
+    torch.manual_seed(0)
+    module, x = Named(), torch.randn(6, 3)
+    model, data = client.upload_module(module, x), client.upload_data(x, NUMBERS)
+    with torch.no_grad():
+        module._scale.add_(0.25)
+    later = {**model, "parameters": client.upload_parameters(module)}
+    result = client.run(spectrum(later, data, "mse"))
+    assert [each.name for each in result.parameters] == ["_scale", "block/one.weight", "block/one.bias"]
+    assert close(result.eigenvalues, eigenvalues(module, x, NUMBERS.double(), half_squared_error))
 
 
 def test_regression_in_micro_batches_and_with_parameters_uploaded_later(

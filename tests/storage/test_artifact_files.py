@@ -23,7 +23,7 @@ ANY_ARRAY = st.sampled_from(PLAIN).flatmap(
         st.just(name),
         numpy_strategies.arrays(
             DTYPES[name],
-            numpy_strategies.array_shapes(max_dims=3, max_side=4),
+            numpy_strategies.array_shapes(min_dims=0, max_dims=3, max_side=4),
             elements={"allow_nan": False, "allow_infinity": False} if name.startswith("F") else None,
         ),
     )

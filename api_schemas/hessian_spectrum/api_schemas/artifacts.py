@@ -35,7 +35,7 @@ class StoredArray(RequestMessage):
 
     dtype: ArrayType = Field(description="Data type, named as in the safetensors format.")
     shape: list[Annotated[int, Field(ge=1)]] = Field(
-        min_length=1, description="Length along each dimension, outermost first."
+        description="Length along each dimension, outermost first; empty for a single number."
     )
     whole_numbers: WholeNumbers | None = Field(
         default=None, description="Range of the entries; null if some are not whole or exceed 2^53."
@@ -123,7 +123,7 @@ class ProgramArtifact(Artifact):
     """A network as a program; equal graphs with equal numbers always have the same id."""
 
     kind: Literal["program"]
-    source: str = Field(description="Format of the file that was uploaded: torch.export.")
+    source: str = Field(description="Format of the file that was uploaded: torch.export or onnx.")
     parameters: list[ProgramParameter] = Field(description="Parameters in the order of the flat vector.")
     inputs: list[ProgramInput] = Field(description="Inputs of the program, in order.")
     output: ProgramInput = Field(description="The output of the program.")

@@ -70,6 +70,11 @@ class CostEstimate(Message):
         "nothing is split."
     )
     fits: bool | None = Field(description="Whether the job fits in a worker's memory; null if no worker is online.")
+    parameter_shapes: dict[str, list[int]] | None = Field(
+        default=None,
+        description="Length along each axis of the parameters of the matrix, by name and in the order of its rows, to "
+        "compare with those of your network; null for a job of several matrices with different parameters.",
+    )
     summary: str = Field(description="The estimate in one sentence.")
 
 

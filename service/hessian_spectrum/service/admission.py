@@ -148,6 +148,7 @@ class Admission:
             micro_batch_size=estimate.micro_batch_size,
             worker_memory_bytes=available,
             fits=None if available is None else estimate.peak_bytes <= available,
+            parameter_shapes=_parameter_shapes(request),
             summary=_summary(estimate, available),
         )
 
@@ -193,6 +194,12 @@ def available_bytes(client: redis.Redis) -> int | None:
         RedisError: Redis does not answer.
     """
     return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
+
+
+def _parameter_shapes(request: AnyJobRequest) -> dict[str, list[int]] | None:
+    if not isinstance(request, SpectrumRequest):
+        return None
+    return {name: list(shape) for name, shape in request.matrix_parameters.items()}
 
 
 def _summary(estimate: ComputationPlan, available: int | None) -> str:

@@ -32,7 +32,7 @@ def read(body: bytes) -> dict[str, Any]:
 
 @given(st.dictionaries(st.text(min_size=1, max_size=9), DTYPES, max_size=4), st.data())
 def test_what_the_library_writes_is_read(dtypes: dict[str, Any], data: st.DataObject) -> None:
-    shapes = numpy_strategies.array_shapes(max_dims=3, max_side=3)
+    shapes = numpy_strategies.array_shapes(min_dims=0, max_dims=3, max_side=3)
     arrays = {name: data.draw(numpy_strategies.arrays(dtype, shapes)) for name, dtype in dtypes.items()}
     found = read(save(arrays, metadata={"format": "pt"}))
     assert found.keys() == arrays.keys()
@@ -94,7 +94,6 @@ HOSTILE = {
     "an overlap": file({"a": entry(), "b": entry("F32", [2], [4, 12])}, bytes(12)),
     "the same bytes twice": file({"a": entry(), "b": entry()}, EIGHT),
     "no numbers": file({"a": entry("F32", [0], [0, 0])}),
-    "no dimensions": file({"a": entry("F64", [])}, EIGHT),
     "a hundred dimensions": file({"a": entry("F64", [1] * 100)}, EIGHT),
 }
 

@@ -173,7 +173,7 @@ class ArrayData(UploadedSamples):
     @classmethod
     def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
         arrays = arrays_of(fields, info)
-        return fields if arrays is None else _filled_in(fields, arrays, "id")
+        return fields if arrays is None else _filled_in(fields, _with_samples(arrays, "id"), "id")
 
 
 class PartsData(UploadedSamples):
@@ -210,8 +210,15 @@ class PartsData(UploadedSamples):
             arrays = stored_arrays(each, info, "parts", index) if isinstance(each, str) else None
             if arrays is None:
                 return fields
-            parts.append(arrays)
+            parts.append(_with_samples(arrays, "parts", index))
         return _filled_in(fields, _joined(parts), "parts")
+
+
+def _with_samples(arrays: Mapping[str, StoredArray], *place: str | int) -> Mapping[str, StoredArray]:
+    for name, array in arrays.items():
+        if not array.shape:
+            raise misfit(*place, message=f"{name} is a single number; the first axis must be that of the samples")
+    return arrays
 
 
 def _joined(parts: Sequence[Mapping[str, StoredArray]]) -> Mapping[str, StoredArray]:

@@ -1,4 +1,4 @@
-"""Networks of users: programs of torch.export that were uploaded."""
+"""Networks of users: programs of torch.export or ONNX that were uploaded."""
 
 from math import prod
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from hessian_spectrum.planning.size import ProgramSort, Size, program_size
 
 
 class StoredProgram(RequestMessage):
-    """A program that was uploaded as a .pt2 file."""
+    """A program that was uploaded as a .pt2 or ONNX file."""
 
     kind: Literal["artifact"]
     id: ArtifactId
@@ -50,7 +50,7 @@ _RESOLVED = {
 
 
 class Exported(ModelMessage):
-    """A network of one's own: a program that torch.export.save wrote and that was uploaded as an artifact.
+    """A network of one's own: a program of torch.export or ONNX that was uploaded as an artifact.
 
     What follows from the program is filled in; where it is given, it must agree.
     """

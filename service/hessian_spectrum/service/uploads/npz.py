@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 1024
 MAX_TEXT_LENGTH = 64
 
 MAX_DIMENSIONS = 8
-NO_SHAPE = f"must have one to {MAX_DIMENSIONS} dimensions and must not be empty"
+NO_SHAPE = f"must have at most {MAX_DIMENSIONS} dimensions and must not be empty"
 
 _FINITE_BLOCK = 2**17  # numbers: a block and its mask stay in the cache
 
@@ -107,7 +107,7 @@ def read_numbers(content: memoryview) -> NDArray[np.generic]:
 
 def is_shape(shape: Sequence[Any]) -> bool:
     """Return whether an array of numbers may have this shape."""
-    return 1 <= len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 1 for length in shape)
+    return len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 1 for length in shape)
 
 
 def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
