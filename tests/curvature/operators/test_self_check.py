@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from hessian_spectrum.curvature.classification_losses import WeightedCrossEntropy
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
@@ -19,8 +20,10 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.self_check import (
     MAX_BATCHES,
     MAX_SAMPLES,
+    MixedSamplesError,
     SelfCheck,
     WrongProductsError,
+    check_independence,
     checked_samples,
     self_check,
 )
@@ -148,7 +151,7 @@ def risk_of(
     y = torch.randn(size, 2, generator=generator, dtype=F64)
     labels = torch.randint(0, 2, (size,), generator=generator)
     model = Function(network) if shapes is None else Function(network, shapes)
-    data = Dataset(x, labels if isinstance(loss, CrossEntropy) else y)
+    data = Dataset(x, labels if isinstance(loss, (CrossEntropy, WeightedCrossEntropy)) else y)
     return EmpiricalRisk(model, loss or Mse(), data.split(5))
 
 
@@ -161,7 +164,11 @@ def checked(risk: EmpiricalRisk, kind: type[RiskOperator] = HessianOperator, dty
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("kind", [HessianOperator, GgnOperator, FunctionalOperator], ids=lambda kind: kind.matrix)
-@pytest.mark.parametrize("loss", [Mse(), CrossEntropy()], ids=["mse", "cross-entropy"])
+@pytest.mark.parametrize(
+    "loss",
+    [Mse(), CrossEntropy(), WeightedCrossEntropy(class_weights=(0.5, 2.0), label_smoothing=0.1)],
+    ids=["mse", "cross-entropy", "class weights"],
+)
 @pytest.mark.parametrize("network", RIGHT)
 def test_right_products_pass(network: Network, loss: Loss, kind: type[RiskOperator], dtype: torch.dtype) -> None:
     verdict = checked(risk_of(network, loss=loss), kind, dtype)
@@ -218,6 +225,43 @@ def test_a_row_of_padding_is_found(dtype: torch.dtype) -> None:
 def test_products_that_are_wrong_in_both_modes_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(WrongProductsError, match="differences of gradients, nor is double backward right"):
         checked(risk_of(weight_norm), dtype=dtype)
+
+
+def centred(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    hidden = torch.tanh(x @ p["w"].T)
+    return (hidden - hidden.mean(dim=0)) @ p["v"].T
+
+
+def contrastive(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    hidden = torch.tanh(x @ p["w"].T)
+    return (hidden @ hidden.T).softmax(dim=-1) @ hidden @ p["v"].T
+
+
+def shifted(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return (torch.tanh(x @ p["w"].T).roll(1, 0)) @ p["v"].T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("network", [centred, contrastive, shifted])
+def test_networks_that_mix_samples_are_not_split(network: Network, dtype: torch.dtype) -> None:
+    device = torch.device("cpu")
+    risk = risk_of(network)
+    parameters = risk.model.initial_parameters(torch.Generator().manual_seed(2), dtype, device)
+    batches = [batch.to(dtype, device) for batch in risk.batches]
+    with pytest.raises(MixedSamplesError, match=r"the network mixes samples.* 12 samples .* only 5"):
+        check_independence(EmpiricalRisk(risk.model, risk.loss, batches), parameters)
+    whole = Dataset(*_joined(risk)).to(dtype, device)
+    check_independence(EmpiricalRisk(risk.model, risk.loss, [whole]), parameters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("network", RIGHT)
+def test_networks_of_independent_samples_are_split(network: Network, dtype: torch.dtype) -> None:
+    device = torch.device("cpu")
+    risk = risk_of(network, size=400)
+    parameters = risk.model.initial_parameters(torch.Generator().manual_seed(2), dtype, device)
+    batches = Dataset(*_joined(risk)).to(dtype, device).split(300)
+    check_independence(EmpiricalRisk(risk.model, risk.loss, batches), parameters)
 
 
 def test_a_few_samples_of_a_few_micro_batches_are_taken() -> None:

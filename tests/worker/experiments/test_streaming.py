@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.module_export import module_program
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.operators.self_check import MixedSamplesError
 from hessian_spectrum.jobs.plans import plan_job
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.service.uploads.npz import archive_members
@@ -21,6 +23,9 @@ from hessian_spectrum.service.uploads.pt2 import read_program
 from hessian_spectrum.storage.artifact_files import NamedArray
 from hessian_spectrum.storage.artifacts import ArtifactStore
 from hessian_spectrum.storage.stores import open_stores
+from hessian_spectrum.worker.builders import Inputs
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.hardware import Hardware
 
 MIB = 2**20
 LIMIT = 120 * MIB
@@ -60,9 +65,16 @@ print(json.dumps([memory("VmHWM") - before, found.provenance.micro_batch_size, f
 """
 
 
-def stored_program(store: ArtifactStore) -> str:
+class Centred(nn.Module):
+    """Takes the mean over samples away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=0)
+
+
+def stored_program(store: ArtifactStore, *last: nn.Module) -> str:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(256, 2)).eval()
+    module = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(256, 2), *last).eval()
     content = module_program(module, torch.zeros(2, 3, 32, 32))
     with MemoryBudget(2**28).reservation(None) as reservation:
         read = read_program(archive_members(memoryview(content), reservation, max_members=1000))
@@ -111,3 +123,12 @@ def test_images_are_never_all_in_memory(tmp_path: Path, num_images: int) -> None
     assert taken <= plan.whole.peak_bytes <= LIMIT
     assert taken < num_images * 3 * 32 * 32 * 4  # the images in float32
     assert largest > 0
+
+
+def test_a_network_that_mixes_samples_is_not_split(tmp_path: Path) -> None:
+    store = open_stores(tmp_path).artifacts
+    program, parts = stored_program(store, Centred()), stored_images(store, 6000)
+    request = SpectrumRequest.model_validate(request_of(program, parts), context={CONTEXT: store})
+    hardware = Hardware(torch.device("cpu"), 1, LIMIT)
+    with pytest.raises(MixedSamplesError, match="6000 samples do not fit in memory together"):
+        run_spectrum_job(request, hardware, ignore_progress, inputs=Inputs(artifacts=store))

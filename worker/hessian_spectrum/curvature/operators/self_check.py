@@ -26,6 +26,9 @@ Check = Literal["transpose", "double-backward", "differences"]
 MAX_BATCHES, MAX_SAMPLES = 4, 16
 """Micro-batches of which samples are checked, and samples of each, evenly spaced."""
 
+MIN_MIXED_SAMPLES = 3
+"""Samples of a micro-batch from which on the first and the last are not all of it."""
+
 TOLERANCE_OF_DIFFERENCES = 1e-4
 """Largest relative error of a product by central differences that are conclusive."""
 
@@ -55,6 +58,40 @@ class WrongProductsError(InvalidProblemError):
     """Raised if products are wrong however they are computed."""
 
 
+class MixedSamplesError(InvalidProblemError):
+    """Raised if the loss depends on how samples are split into micro-batches."""
+
+
+def check_independence(risk: EmpiricalRisk, parameters: Parameters) -> None:
+    """Check that the outputs of a sample do not depend on the samples beside it, if there are several micro-batches.
+
+    The outputs of the first and the last sample of a micro-batch are compared with those of the two alone. They differ
+    in a network with a mean over samples, for one, or with a contrastive loss between those of a batch.
+
+    Args:
+        risk: The risk.
+        parameters: Parameters by name.
+
+    Raises:
+        MixedSamplesError: If they do.
+    """
+    first = risk.batches[0].in_memory()
+    if len(risk.batches) == 1 or risk.model.fixed_size is not None or len(first) < MIN_MIXED_SAMPLES:
+        return
+    ends = torch.tensor([0, len(first) - 1])
+    with torch.no_grad():
+        together = risk.model(parameters, first.inputs)[ends.to(first.targets.device)].double()
+        alone = risk.model(parameters, first.take(ends).inputs).double()
+    eps = max(torch.finfo(each.dtype).eps for each in parameters.values())
+    if not float((together - alone).norm()) <= 100 * eps**0.5 * float(together.norm() + alone.norm()):
+        num_samples = sum(map(len, risk.batches))
+        raise MixedSamplesError(
+            f"the network mixes samples: the outputs of two samples depend on those beside them, and {num_samples} "
+            f"samples do not fit in memory together, only {len(first)}. Send fewer samples, use a worker with more "
+            "memory, or export the network for a fixed number of samples, which are then evaluated together"
+        )
+
+
 def checked_samples(risk: EmpiricalRisk, *, share: int = 1) -> EmpiricalRisk | None:
     """Return the risk of a few samples of a few micro-batches.
 
@@ -66,10 +103,10 @@ def checked_samples(risk: EmpiricalRisk, *, share: int = 1) -> EmpiricalRisk | N
         The risk; None if there are too few samples.
     """
     fixed = getattr(getattr(risk.model, "program", None), "fixed_size", None)
-    useful = [batch for batch in risk.batches if risk.loss.num_terms(batch.targets) > 0]
+    useful = [batch for batch in risk.batches if risk.loss.weight(batch.targets) > 0]
     chosen = [useful[index] for index in _spaced(len(useful), MAX_BATCHES)]
     batches = [batch if fixed is not None and share == 1 else _sampled(batch, share) for batch in chosen]
-    kept = [each for each in batches if each is not None and risk.loss.num_terms(each.targets) > 0]
+    kept = [each for each in batches if each is not None and risk.loss.weight(each.targets) > 0]
     if not kept or (fixed is not None and share > 1):
         return None
     return EmpiricalRisk(risk.model, risk.loss, kept)
@@ -232,7 +269,7 @@ class _References:
                 with torch.no_grad():
                     outputs, one, other = (risk.model(each, batch.inputs) for each in (point, ahead, behind))
                     change = risk.loss.hessian_product(outputs, batch.targets, (one - other) / (2 * step))
-                total += self._pulled(risk, index, point, cotangent=change / risk.num_terms)
+                total += self._pulled(risk, index, point, cotangent=change / risk.weight)
                 continue
             residual = None
             if self.kind.matrix == "functional":

@@ -28,6 +28,7 @@ from hessian_spectrum.curvature.models.program_sizes import check_sizes
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.self_check import check_independence
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
@@ -156,6 +157,8 @@ def prepare(
     parameters = build_parameters(request.model, model, dtype=dtype, device=hardware.device, sources=inputs)
     risk = EmpiricalRisk(model, loss, batches, weight_decay=weight_decay)
     initial_loss = finite_loss(risk, parameters)
+    if isinstance(network, Exported):
+        check_independence(risk, parameters)
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
     if stage.value is None:
