@@ -12,7 +12,7 @@ from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanc
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.job_plan import micro_batches, peak_bytes
 from hessian_spectrum.planning.memory_coefficients import Matrix, memory_coefficients
-from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
+from hessian_spectrum.planning.size import Size, causal_lm_size, gpt2_size, mlp_size
 from hessian_spectrum.planning.work import (
     EIGENVALUE_ORDER,
     OUTPUTS_BYTES,
@@ -141,7 +141,7 @@ def test_a_part_of_the_samples_has_a_part_of_the_activations() -> None:
     size = mlp_size((7, 5, 3), True, 100)
     assert size.part(25).activations == mlp_size((7, 5, 3), True, 25).activations
     assert size.part(25).num_parameters == size.num_parameters
-    assert size.with_logits().num_activations == size.num_activations == 100 * (7 + 5 + 3)
+    assert size.with_logits().num_activations == size.num_activations == 100 * (7 + 2 * 5 + 3)
 
 
 def test_products_are_counted() -> None:
@@ -305,9 +305,8 @@ def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
 @pytest.mark.slow
 def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
     pieces = gpt2_of(LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
-    *_, logits = pieces.activations
-    assert 4 * logits / LOGIT_COPIES > 2 * OUTPUTS_BYTES
-    assert pieces.at_once(OUTPUTS_BYTES // 4).activations[-1] == LOGIT_COPIES * OUTPUTS_BYTES // 4
+    assert 4 * pieces.number("logits") > 2 * OUTPUTS_BYTES
+    assert pieces.at_once(OUTPUTS_BYTES // 4).number("logits") == OUTPUTS_BYTES // 4
     whole = replace(pieces, has_output_layer=False)
     assert peaks["gpt2-pieces"] < 0.7 * lanczos_case(whole, 2, matrix="ggn")
 
@@ -315,7 +314,7 @@ def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
 def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
     peaks = [lanczos_case(gpt2_of((1, 1, 2, 4, 50000), n, 4), 2) for n in (1000, 2000, 3000)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-3)
-    held = memory_coefficients("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
+    held = memory_coefficients("hessian")["logits"].held * 4 * 50000 * 4 * 1000
     assert peaks[1] - peaks[0] == pytest.approx(held, rel=0.01)
     # a model of transformers computes all of its logits
     shape = {"num_parameters": 100308, "n_layer": 1, "n_head": 1, "n_embd": 2, "n_inner": 8, "vocab_size": 50000}

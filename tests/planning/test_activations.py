@@ -10,7 +10,7 @@ from hessian_spectrum.curvature.models.base import Model, activation_named
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
 from hessian_spectrum.planning.memory_coefficients import COEFFICIENTS, Matrix, memory_coefficients
-from hessian_spectrum.planning.size import SORTS
+from hessian_spectrum.planning.size import DEAREST, SORTS
 
 MATRICES: tuple[Matrix, ...] = ("hessian", "ggn", "functional")
 
@@ -32,26 +32,33 @@ def test_an_activation_has_the_derivatives_of_its_values(name: str) -> None:
     assert_close(curvature, difference(slope), atol=1e-9, rtol=0)
 
 
-def test_one_that_was_not_measured_costs_as_much_as_the_dearest() -> None:
-    new = Activation("nn.functional.softplus")
-    sorts = SORTS["mlp"]
-    for matrix in MATRICES:
-        copies = COEFFICIENTS["mlp"][matrix].recording
-        hidden = [copies[sorts.index(each.costs_like)] for each in ACTIVATIONS.values()]
-        assert copies[sorts.index(new.costs_like)] == max(hidden)
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_one_that_was_not_measured_costs_as_much_as_the_dearest(matrix: Matrix) -> None:
+    copies = memory_coefficients(matrix)
+
+    def cost(activation: Activation) -> float:
+        return sum(copies[sort].recording for sort in activation.operations)
+
+    assert cost(Activation("nn.functional.softplus")) == max(map(cost, ACTIVATIONS.values()))
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-def test_a_generic_model_takes_as_many_copies_as_any_that_was_measured(matrix: Matrix) -> None:
-    numbers, parameters = memory_coefficients("generic", matrix).running
-    families = [each for family, each in COEFFICIENTS.items() if family != "program"]  # whose sorts are operators
-    for measured in families:
-        assert numbers >= max(measured[matrix].running[:-1])
-        assert parameters >= measured[matrix].running[-1]
+def test_numbers_of_unknown_origin_take_as_much_as_any(matrix: Matrix) -> None:
+    assert set(COEFFICIENTS[matrix]) == {*SORTS, "parameters"}
+    copies = memory_coefficients(matrix)
+    for sort in SORTS:
+        assert copies[sort].recording <= copies[DEAREST].recording
+        assert copies[sort].running <= copies[DEAREST].running
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_nothing_that_is_held_is_free_while_products_run(matrix: Matrix) -> None:
+    for copies in memory_coefficients(matrix).values():
+        assert 0 <= copies.held <= min(copies.recording, copies.running)
 
 
 def test_a_model_without_a_size_of_its_own_is_counted() -> None:
     """Inputs, three pre-activations and two activations; nothing for views."""
     counted = Model.size_on(Mlp((3, 4, 5, 2), "tanh"), torch.randn(7, 3, dtype=torch.float64))
-    assert counted.activations == (7 * (3 + 2 * 4 + 2 * 5 + 2),)
+    assert counted.number(DEAREST) == counted.num_activations == 7 * (3 + 2 * 4 + 2 * 5 + 2)
     assert counted.num_parameters == 4 * 4 + 5 * 5 + 2 * 6

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, ValidationInfo
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.message import SHA256, Message, RequestMessage, misfit
-from hessian_spectrum.planning.size import ProgramSort
+from hessian_spectrum.planning.size import Sort
 
 ArtifactId = Annotated[str, Field(pattern=SHA256, description="Id that the upload returned.")]
 
@@ -130,7 +130,7 @@ class ProgramArtifact(Artifact):
     num_samples: int | None = Field(description="The number of samples that it accepts; null if it accepts any.")
     num_calls: int = Field(description="Number of operator calls in the program.")
     operators: list[str] = Field(description="The operators that it calls, in alphabetical order.")
-    numbers_per_sample: dict[ProgramSort, NonNegativeInt] = Field(
+    numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
         description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them."
     )
 

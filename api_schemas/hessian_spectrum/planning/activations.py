@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ActivationSort = Literal["linear", "piecewise", "tanh", "gelu", "silu", "sigmoid"]
-"""Activations whose memory was measured: `memory_coefficients` has the copies of each."""
+Operation = Literal["piecewise", "smooth", "products"]
+"""Sorts of the operations of which activations consist, as in `size.SORTS`."""
 
 DEFAULT_NEGATIVE_SLOPE = 0.01
 """PyTorch's slope of leaky-relu."""
@@ -23,22 +23,23 @@ class Activation:
             function(x, negative_slope=...) if it has a slope, with a tensor x of any shape, and returns phi(x) of the
             same shape; its derivative must support forward-mode differentiation. Where torch has no such function, a
             Python function of (torch, x).
-        costs_like: The measured activation that takes at least as much memory; by default the one that takes most.
+        operations: Sorts of the operations that take at least as much memory, each with one result for each number; by
+            default those of the activation that takes most.
         has_slope: Whether the field `negative_slope` of a request has an effect on it.
     """
 
     function: str | Callable[..., Any]
-    costs_like: ActivationSort = "silu"
+    operations: tuple[Operation, ...] = ("smooth", "products", "products")
     has_slope: bool = False
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda torch, x: x, costs_like="linear"),
-    "relu": Activation("relu", costs_like="piecewise"),
-    "leaky-relu": Activation("nn.functional.leaky_relu", costs_like="piecewise", has_slope=True),
-    "tanh": Activation("tanh", costs_like="tanh"),
-    "gelu": Activation("nn.functional.gelu", costs_like="gelu"),
+    "linear": Activation(lambda torch, x: x, operations=()),
+    "relu": Activation("relu", operations=("piecewise",)),
+    "leaky-relu": Activation("nn.functional.leaky_relu", operations=("piecewise",), has_slope=True),
+    "tanh": Activation("tanh", operations=("smooth",)),
+    "gelu": Activation("nn.functional.gelu", operations=("smooth",)),
     # torch.nn.functional.silu has a backward without a forward derivative (PyTorch 2.13)
-    "silu": Activation(lambda torch, x: x * torch.sigmoid(x), costs_like="silu"),
-    "sigmoid": Activation("sigmoid", costs_like="sigmoid"),
+    "silu": Activation(lambda torch, x: x * torch.sigmoid(x)),
+    "sigmoid": Activation("sigmoid", operations=("smooth",)),
 }

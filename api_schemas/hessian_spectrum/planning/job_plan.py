@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from hessian_spectrum.planning.memory_coefficients import (
     OVERHEAD_BYTES,
+    CoefficientTable,
     Matrix,
-    MemoryCoefficients,
+    Quantity,
     memory_coefficients,
 )
-from hessian_spectrum.planning.size import Size
+from hessian_spectrum.planning.size import SORTS, Size
 from hessian_spectrum.planning.work import (
     LAYERED_COPIES,
     LAYERED_UNIT_COPIES,
@@ -170,7 +171,7 @@ def peak_bytes(
         The peak in bytes.
     """
     part = size.part(min(batch or size.num_samples, size.num_samples))
-    coefficients = memory_coefficients(size.family, matrix)
+    coefficients = memory_coefficients(matrix)
     parts = _Parts(size, part, work, coefficients=coefficients, itemsize=itemsize)
     held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
     others = max(0, held - parts.held_by_one)
@@ -194,21 +195,21 @@ class _Parts:
     part: Size
     work: Work
     _: KW_ONLY
-    coefficients: MemoryCoefficients
+    coefficients: CoefficientTable
     itemsize: int
 
     @property
     def held_by_one(self) -> float:
-        return self._bytes(self.coefficients.held, self.part) if self.work.holds_recordings else 0
+        return self._bytes("held", self.part) if self.work.holds_recordings else 0
 
     @cached_property
     def held(self) -> float:
-        return self._bytes(self.coefficients.held, self.size) if self.work.holds_recordings else 0
+        return self._bytes("held", self.size) if self.work.holds_recordings else 0
 
     @cached_property
     def direct(self) -> float:
         """The bytes of one column through one micro-batch without a recording: as much as it takes to record it."""
-        return self._bytes(self.coefficients.held, self.part) + self._beside(self.coefficients.recording)
+        return self._bytes("held", self.part) + self._beside("recording")
 
     @property
     def recording(self) -> float:
@@ -224,10 +225,10 @@ class _Parts:
         """The bytes while a recording runs, beside what is held."""
         if self.work.layered:
             return self._layered
-        transient = self._beside(self.coefficients.running)
+        transient = self._beside("running")
         running = transient + self._further_columns * RUNNING_COLUMN_SHARE * transient
         if not self.work.holds_recordings:
-            return running + self._bytes(self.coefficients.held, self.part)
+            return running + self._bytes("held", self.part)
         return running + self._waiting
 
     @cached_property
@@ -247,22 +248,24 @@ class _Parts:
     def _layered(self) -> float:
         """Return the larger of the bytes of the gradient's activations and of each sample's terms with moved units."""
         part = self.part
-        _, *outputs = part.activations  # inputs are data
-        units = max(1, -(-sum(outputs) // part.num_samples))
+        outputs = part.number("linear", "outputs", "logits")
+        units = max(1, -(-outputs // part.num_samples))
         samples = min(part.num_samples, layered_samples(self.size.num_parameters, units, self.itemsize))
         width = min(units, layered_units(units, samples, self.itemsize))
         moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
-        gradient = GRADIENT_COPIES * sum(outputs)
+        gradient = GRADIENT_COPIES * outputs
         return self.itemsize * max(gradient, samples * self.size.num_parameters + moved)
 
-    def _beside(self, copies: tuple[float, ...]) -> float:
+    def _beside(self, quantity: Quantity) -> float:
         """Return the bytes of all copies beside those that are held; only a piece of the logits exists at once."""
         at_once = self.part.at_once(OUTPUTS_BYTES // self.itemsize)
-        return max(0, self._bytes(copies, at_once) - self._bytes(self.coefficients.held, at_once))
+        return max(0, self._bytes(quantity, at_once) - self._bytes("held", at_once))
 
-    def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
-        counts = (*size.activations, size.num_parameters)
-        return self.itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
+    def _bytes(self, quantity: Quantity, size: Size) -> float:
+        copies: float = getattr(self.coefficients["parameters"], quantity) * size.num_parameters
+        for sort, number in zip(SORTS, size.activations, strict=True):
+            copies += getattr(self.coefficients[sort], quantity) * number
+        return self.itemsize * copies
 
 
 def micro_batches(

@@ -7,32 +7,19 @@ from typing import Literal, get_args
 
 from hessian_spectrum.planning.activations import ACTIVATIONS
 
-Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "program", "generic"]
-
-ProgramSort = Literal[
-    "inputs", "linear", "convolutions", "products", "sums", "piecewise", "smooth", "batch-norms", "norms", "softmax",
-    "copies", "recurrent", "outputs", "logits", "streamed",
+Sort = Literal[
+    "inputs", "linear", "convolutions", "patches", "products", "sums", "piecewise", "smooth", "batch-norms", "norms",
+    "softmax", "copies", "recurrent", "outputs", "logits", "streamed",
 ]  # fmt: skip
-"""Sorts of the numbers of a program, by the operator that produces them; the last are inputs that are read from a file
-whenever a batch is recorded."""
+"""Sorts of the numbers that a forward pass produces, by the operation that produces them: numbers of one sort are kept,
+and copied, alike. Numbers that depend on no parameter are not counted, except inputs. Of the results of a model the
+loss decides: they are outputs, or logits if the loss keeps as much of them as cross-entropy does. The last sort are
+inputs that are read from a file whenever a batch is recorded."""
 
-PROGRAM_SORTS: tuple[ProgramSort, ...] = get_args(ProgramSort)
+SORTS: tuple[Sort, ...] = get_args(Sort)
 
-SORTS: dict[Family, tuple[str, ...]] = {
-    "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
-    "conv": ("patches", "piecewise", "smooth", "pooled"),
-    "attention": ("embeddings", "keys", "values", "pairs"),
-    "gpt2": ("stream", "pairs", "logits"),
-    "neurons": ("linear", "piecewise"),
-    "quadratic": ("matrix",),
-    "program": PROGRAM_SORTS,
-    "generic": ("numbers",),
-}
-"""Sorts of the numbers that a forward pass produces: numbers of one sort are kept, and copied, alike."""
-
-LOGIT_COPIES = 3  # of each logit that are counted
-
-_PIECEWISE = ("linear", "piecewise")
+DEAREST: Sort = "recurrent"
+"""Sort whose numbers take most memory, as which numbers of unknown origin are counted."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +27,13 @@ class Size:
     """Size of a model and its data, on which every cost depends.
 
     Attributes:
-        family: Family of models whose memory was measured together.
         num_parameters: Parameters P of the matrix.
         num_samples: Samples, or sequences.
         activations: Numbers of each sort in `SORTS` that one forward pass over all samples produces.
         num_other_parameters: Parameters of the model outside of the block, if the matrix is that of a block.
-        has_output_layer: Whether logits, the last sort, come from a layer of their own and are computed in pieces.
+        has_output_layer: Whether logits come from a layer of their own and are computed in pieces.
     """
 
-    family: Family
     num_parameters: int
     num_samples: int
     activations: tuple[int, ...]
@@ -60,37 +45,61 @@ class Size:
         """Number of activations of all sorts together."""
         return sum(self.activations)
 
+    def number(self, *sorts: Sort) -> int:
+        """Return the number of activations of these sorts together."""
+        return sum(self._numbers[sort] for sort in sorts)
+
     def with_logits(self) -> "Size":
         """Return the size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
-        if self.family not in ("mlp", "program"):
-            return self
-        numbers = dict(zip(SORTS[self.family], self.activations, strict=True))
-        numbers |= {"outputs": 0, "logits": numbers["outputs"] + numbers["logits"]}
-        return replace(self, activations=tuple(numbers.values()))
+        return self._with({"outputs": 0, "logits": self.number("outputs", "logits")})
 
     def with_streamed_inputs(self) -> "Size":
         """Return the size with inputs that stay on disk: each recording keeps its own."""
-        if self.family != "program":
-            return self
-        numbers = dict(zip(PROGRAM_SORTS, self.activations, strict=True))
-        numbers["streamed"] = numbers["inputs"]
-        return replace(self, activations=tuple(numbers.values()))
+        return self._with({"streamed": self.number("inputs")})
 
     def at_once(self, num_logits: int) -> "Size":
         """Return the size of what exists at once if the output layer computes at most `num_logits` logits together."""
         if not self.has_output_layer:
             return self
-        *others, logits = self.activations
-        return replace(self, activations=(*others, min(logits, LOGIT_COPIES * num_logits)))
+        return self._with({"logits": min(self.number("logits"), num_logits)})
 
     def part(self, num_samples: int) -> "Size":
         """Return the size of the same model on `num_samples` of the samples."""
         numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
         return replace(self, num_samples=num_samples, activations=numbers)
 
+    @property
+    def _numbers(self) -> dict[Sort, int]:
+        return dict(zip(SORTS, self.activations, strict=True))
+
+    def _with(self, numbers: dict[Sort, int]) -> "Size":
+        return replace(self, activations=tuple((self._numbers | numbers).values()))
+
+
+def counted_size(
+    num_parameters: int,
+    num_samples: int,
+    numbers_per_sample: Mapping[Sort, int],
+    *,
+    has_output_layer: bool = False,
+) -> Size:
+    """Size of a model whose numbers were counted by sort.
+
+    Args:
+        num_parameters: Parameters that are differentiated.
+        num_samples: Samples that are evaluated.
+        numbers_per_sample: Numbers of each sort that a forward pass produces for each sample.
+        has_output_layer: Whether logits come from a layer of their own and are computed in pieces.
+
+    Returns:
+        The size.
+    """
+    numbers = tuple(num_samples * numbers_per_sample.get(sort, 0) for sort in SORTS)
+    return Size(num_parameters, num_samples, numbers, has_output_layer=has_output_layer)
+
 
 def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int) -> Size:
-    """Size of a model whose memory was not measured: an upper estimate.
+    """Size of a model whose numbers are known only together: an upper estimate.
 
     Args:
         num_parameters: Parameters of the model.
@@ -100,28 +109,14 @@ def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int)
     Returns:
         The size.
     """
-    return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
-
-
-def program_size(num_parameters: int, num_samples: int, numbers_per_sample: Mapping[ProgramSort, int]) -> Size:
-    """Size of a network that is given as a program.
-
-    Args:
-        num_parameters: Parameters that are differentiated.
-        num_samples: Samples that are evaluated.
-        numbers_per_sample: Numbers of each sort that a forward pass produces for each sample.
-
-    Returns:
-        The size.
-    """
-    numbers = tuple(num_samples * numbers_per_sample.get(sort, 0) for sort in PROGRAM_SORTS)
-    return Size("program", num_parameters, num_samples, numbers)
+    return counted_size(num_parameters, num_samples, {DEAREST: numbers_per_sample})
 
 
 def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, *, activation: str = "tanh") -> Size:
     """Size of a fully connected network on `num_samples` inputs.
 
-    Each layer gives fan_out (fan_in + 1) parameters with bias, and each of its hidden units a number per sample.
+    Each layer gives fan_out (fan_in + 1) parameters with bias. Per sample, each hidden unit gives a number of the layer
+    and those of the activation.
 
     Args:
         widths: Widths of the input, the hidden layers and the output.
@@ -133,10 +128,24 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, *, activation:
         The size.
     """
     num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
-    counts = dict.fromkeys(SORTS["mlp"], 0)
-    counts["inputs"], counts["outputs"] = widths[0], widths[-1]
-    counts[ACTIVATIONS[activation].costs_like] += sum(widths[1:-1])
-    return Size("mlp", num_parameters, num_samples, tuple(num_samples * each for each in counts.values()))
+    units = sum(widths[1:-1])
+    numbers: dict[Sort, int] = {"inputs": widths[0], "linear": units, "outputs": widths[-1]}
+    return counted_size(num_parameters, num_samples, _added(numbers, _activated(activation, units)))
+
+
+def _activated(activation: str, units: int) -> dict[Sort, int]:
+    """Return the numbers of each sort that an activation of `units` numbers produces."""
+    operations = ACTIVATIONS[activation].operations
+    return {sort: units * operations.count(sort) for sort in operations}
+
+
+def _added(*counts: Mapping[Sort, int]) -> dict[Sort, int]:
+    """Return the sums of numbers by sort."""
+    return {sort: sum(each.get(sort, 0) for each in counts) for sort in SORTS}
+
+
+def _times(factor: int, numbers: Mapping[Sort, int]) -> dict[Sort, int]:
+    return {sort: factor * number for sort, number in numbers.items()}
 
 
 def gpt2_size(
@@ -154,10 +163,10 @@ def gpt2_size(
     """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
 
     P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd; without attention 3/2 n_layer
-    blocks of 8 d^2 + 7 d. Per token and block: two layer norms (3 d each), queries, keys and values (3 d), attention
-    (2 d), the hidden layer and its gelu (8 d), two residual sums and the output (3 d); without attention a layer norm,
-    the hidden layer and two sums. Per pair of tokens, head and block: score, masked score and weight. The logits count
-    three times.
+    blocks of 8 d^2 + 7 d. Per token and block: two layer norms, queries, keys and values (3 d), the output of attention
+    and its copy, its layer (d), the hidden layer and its gelu (4 d each), the output (d), all of their biases, and two
+    residual sums; without attention a layer norm, the hidden layer and a sum. Per pair of tokens, head and block:
+    score, scaled score, masked score and weight.
 
     Args:
         n_layer: Transformer blocks.
@@ -177,11 +186,33 @@ def gpt2_size(
     weights = 12 * d * d + 2 * d if attention else 8 * d * d + d
     biases = 11 * d if attention else 6 * d
     num_parameters = (vocab_size + n_positions + 1) * d + num_blocks * weights + (num_blocks * biases + d) * int(bias)
-    stream, pairs = (22 * d, 3 * n_head * sequence_length) if attention else (13 * d, 0)
-    per_token = (num_blocks * stream + 5 * d, num_blocks * pairs, LOGIT_COPIES * vocab_size)
-    num_tokens = num_sequences * sequence_length
-    numbers = tuple(num_tokens * each for each in per_token)
-    return Size("gpt2", num_parameters, num_sequences, numbers, has_output_layer=True)
+    mlp: dict[Sort, int] = {"norms": d, "linear": 5 * d, "smooth": 4 * d, "sums": 6 * d}
+    block = _added(mlp, _attended(d, 4 * d, n_head * sequence_length)) if attention else mlp
+    ends: dict[Sort, int] = {"copies": d, "sums": d, "norms": d, "logits": vocab_size}
+    per_token = _added(_times(num_blocks, block), ends)
+    return counted_size(num_parameters, num_sequences, _times(sequence_length, per_token), has_output_layer=True)
+
+
+def _attended(width: int, projected: int, pairs: int) -> dict[Sort, int]:
+    """Return the numbers of an attention layer with its norm and its residual sum.
+
+    Args:
+        width: Width of the residual stream.
+        projected: Numbers of queries, keys, values and outputs.
+        pairs: Numbers of keys times heads.
+
+    Returns:
+        The numbers for each token, by sort.
+    """
+    return {
+        "norms": width,
+        "linear": projected,
+        "sums": projected + width,
+        "products": 2 * pairs + width,
+        "piecewise": pairs,
+        "softmax": pairs,
+        "copies": width,
+    }
 
 
 def causal_lm_size(
@@ -197,10 +228,10 @@ def causal_lm_size(
 ) -> Size:
     """Size of a decoder of transformers, as a gpt2 whose blocks produce more: an upper estimate.
 
-    Per token and block, d = n_embd: two norms (4 d each, a cast to another precision included), queries, keys and
-    values (3 d), their rotation (8 d), keys and values once for each head (2 d), attention (2 d), gate, hidden layer,
-    activation and product (4 n_inner), two residual sums and the output (3 d). Per pair of tokens, head and block:
-    score, scaled and masked score, weight. The logits count three times.
+    Per token and block, d = n_embd: two norms and their casts to another precision, queries, keys and values (3 d) and
+    the rotation of queries and keys (4 d), keys and values once for each head (2 d), attention and its layer (2 d);
+    gate, hidden layer, activation and product (4 n_inner), the output (d), and two residual sums. Per pair of tokens,
+    head and block: score, scaled score, masked score, weight.
 
     Args:
         num_parameters: Parameters of the model.
@@ -215,13 +246,16 @@ def causal_lm_size(
     Returns:
         The size.
     """
-    per_token = (
-        n_layer * (26 * n_embd + 4 * n_inner) + 6 * n_embd,
-        n_layer * 4 * n_head * sequence_length,
-        LOGIT_COPIES * vocab_size,
-    )
-    num_tokens = num_sequences * sequence_length
-    return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
+    d = n_embd
+    mlp: dict[Sort, int] = {
+        **{"norms": d, "copies": d, "linear": 2 * n_inner + d},
+        **{"smooth": n_inner, "products": n_inner, "sums": d},
+    }
+    extra: dict[Sort, int] = {"products": 4 * d, "copies": 3 * d}
+    block = _added(mlp, _attended(d, 4 * d, n_head * sequence_length), extra)
+    ends: dict[Sort, int] = {"copies": d, "sums": d, "norms": d, "logits": vocab_size}
+    per_token = _added(_times(n_layer, block), ends)
+    return counted_size(num_parameters, num_sequences, _times(sequence_length, per_token))
 
 
 def conv_size(
@@ -239,8 +273,8 @@ def conv_size(
     """Size of a convolutional network with a linear head on `num_samples` square images of one channel.
 
     Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
-    kernel_size^2; its activations are the unfolded patches (fan_in per position), the channels, and with pooling their
-    means.
+    kernel_size^2. Per position there are the unfolded patches (fan_in), the channels without and with their biases and
+    after the activation, and with pooling their means.
 
     Args:
         image_size: Edge length of the images, in pixels.
@@ -257,7 +291,7 @@ def conv_size(
         The size.
     """
     num_parameters, edge, incoming = 0, image_size, 1
-    patches, units, pooled = image_size**2, 0, 0
+    patches, units, means = 0, 0, 0
     for outgoing in channels:
         fan_in = incoming * kernel_size**2
         edge = conv_edge(edge, stride)
@@ -266,12 +300,14 @@ def conv_size(
         units += edge**2 * outgoing
         if pooling:
             edge //= 2
-            pooled += edge**2 * outgoing
+            means += edge**2 * outgoing
         incoming = outgoing
     num_parameters += num_outputs * (incoming * edge**2 + int(bias))
-    by_kind = (units, 0) if ACTIVATIONS[activation].costs_like in _PIECEWISE else (0, units)
-    numbers = (patches, *by_kind, pooled + 2 * num_outputs)
-    return Size("conv", num_parameters, num_samples, tuple(num_samples * each for each in numbers))
+    numbers: dict[Sort, int] = {
+        **{"inputs": image_size**2, "patches": patches, "linear": units},
+        **{"sums": int(bias) * units + means, "outputs": num_outputs},
+    }
+    return counted_size(num_parameters, num_samples, _added(numbers, _activated(activation, units)))
 
 
 def conv_edge(edge: int, stride: int) -> int:
@@ -284,8 +320,8 @@ def attention_size(
 ) -> Size:
     """Size of one self-attention layer on `num_sequences` sequences.
 
-    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
-    per pair of positions the product, its scale, the sink's score and the weight.
+    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value and output (d_V each); per pair of
+    positions the score, the scaled score, the sink's score and the weight.
 
     Args:
         embedding_dim: Numbers at each position of the input, d.
@@ -298,15 +334,29 @@ def attention_size(
         The size.
     """
     num_parameters = embedding_dim * (2 * key_dim + value_dim)
-    per_position = (embedding_dim, 2 * key_dim, 4 * value_dim, 4 * sequence_length)
-    num_positions = num_sequences * sequence_length
-    return Size("attention", num_parameters, num_sequences, tuple(num_positions * each for each in per_position))
+    per_position: dict[Sort, int] = {
+        **{"inputs": embedding_dim, "linear": 2 * key_dim + value_dim, "outputs": value_dim},
+        **{"products": 2 * sequence_length, "sums": sequence_length, "softmax": sequence_length},
+    }
+    return counted_size(num_parameters, num_sequences, _times(sequence_length, per_position))
 
 
 def neuron_network_size(width: int, bias: bool, num_samples: int, *, activation: str = "linear") -> Size:
-    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron, a number per sample."""
-    numbers = (num_samples * width, 0) if activation == "linear" else (0, num_samples * width)
-    return Size("neurons", (2 + int(bias)) * width, num_samples, numbers)
+    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron.
+
+    Per sample and neuron there are v x and what the bias adds; what the activation produces counts beside it.
+
+    Args:
+        width: Neurons.
+        bias: Whether there is a bias.
+        num_samples: Numbers x that are evaluated.
+        activation: Name of the activation function.
+
+    Returns:
+        The size.
+    """
+    numbers: dict[Sort, int] = {"inputs": 1, "linear": width, "piecewise": width, "outputs": 1}
+    return counted_size((2 + int(bias)) * width, num_samples, _added(numbers, _activated(activation, width)))
 
 
 def coordinate_network_size(num_inputs: int, num_outputs: int, *, width: int, num_samples: int) -> Size:
@@ -328,5 +378,7 @@ def coordinate_network_size(num_inputs: int, num_outputs: int, *, width: int, nu
 
 
 def quadratic_size(num_parameters: int, num_samples: int = 1) -> Size:
-    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and their product."""
-    return Size("quadratic", num_parameters, num_samples, (num_samples * (2 * num_parameters**2 + 2),))
+    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and its share of each value."""
+    entries = num_parameters**2
+    numbers: dict[Sort, int] = {"inputs": entries, "linear": entries, "piecewise": entries, "outputs": 1}
+    return counted_size(num_parameters, num_samples, numbers)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hessian_spectrum.planning.size import PROGRAM_SORTS, ProgramSort
+from hessian_spectrum.planning.size import SORTS, Sort
 from hessian_spectrum.programs.operators import NO_GRAD, base_name
 from hessian_spectrum.programs.program import Call, Program, Value
 
@@ -27,6 +27,9 @@ matmul mm mv outer tensordot vdot
 _CONVOLUTIONS = _names("""
 conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
 """)
+
+_GATED = _names("glu mish mish_ silu silu_")
+"""Operators that multiply two functions of their argument; derivatives of both factors count as one more product."""
 
 _PRODUCTS = _names("mul mul_ multiply multiply_ div div_ divide divide_ true_divide addcmul addcmul_ addcdiv addcdiv_")
 
@@ -69,7 +72,7 @@ class _Counter:
     program: Program
 
     def __post_init__(self) -> None:
-        self.counts: dict[ProgramSort, int] = dict.fromkeys(PROGRAM_SORTS, 0)
+        self.counts: dict[Sort, int] = dict.fromkeys(SORTS, 0)
         self.of_samples = set(self.program.inputs)
         self.of_parameters = {alias for each in self.program.parameters for alias in each.aliases}
         self.values = {
@@ -78,8 +81,9 @@ class _Counter:
             **{alias: each.value for each in self.program.parameters for alias in each.aliases},
         }
         self.counts["inputs"] = sum(value.size for value in self.program.inputs.values())
+        self.results = _names_of_results(self.program)
 
-    def count(self) -> dict[ProgramSort, int]:
+    def count(self) -> dict[Sort, int]:
         """Return the numbers on the example inputs."""
         for call in self.program.calls():
             self._add(call)
@@ -99,7 +103,7 @@ class _Counter:
         for sort, number in self._numbers(call, read):
             self.counts[sort] += number
 
-    def _numbers(self, call: Call, read: list[str]) -> Iterator[tuple[ProgramSort, int]]:
+    def _numbers(self, call: Call, read: list[str]) -> Iterator[tuple[Sort, int]]:
         name = base_name(call.op)
         outputs = sum(self.values[each].size for each in call.outputs if each in self.values)
         arguments = [self.values[each] for each in read if each in self.values]
@@ -114,23 +118,25 @@ class _Counter:
             pairs = query.size // query.shape[-1] * key.shape[-2]
             yield "softmax", pairs
             yield "products", pairs + outputs
+        elif name in _GATED:
+            yield "smooth", outputs
+            yield "products", 2 * outputs
         else:
-            yield self._sort(name, read, arguments), outputs
+            is_result = not self.results.isdisjoint(call.outputs)
+            yield self._sort(name, read), outputs - (self.program.output_value.size if is_result else 0)
 
-    def _sort(self, name: str, read: list[str], arguments: list[Value]) -> ProgramSort:
-        num_varying = sum(each in self.of_parameters for each in read)
+    def _sort(self, name: str, read: list[str]) -> Sort:
         if name in _MATRIX_PRODUCTS:
             num_of_samples = sum(each in self.of_samples for each in read)
             return "products" if num_of_samples > 1 else "linear"
-        if name in _PRODUCTS:
-            return "products" if num_varying > 1 and len(arguments) > 1 else "sums"
         for names, sort in _BY_NAME:
             if name in names:
                 return sort
         return "smooth"
 
 
-_BY_NAME: tuple[tuple[frozenset[str], ProgramSort], ...] = (
+_BY_NAME: tuple[tuple[frozenset[str], Sort], ...] = (
+    (_PRODUCTS, "products"),
     (_PIECEWISE, "piecewise"),
     (_SUMS, "sums"),
     (_CONVOLUTIONS, "convolutions"),
@@ -141,6 +147,18 @@ _BY_NAME: tuple[tuple[frozenset[str], ProgramSort], ...] = (
 )
 
 
+def _names_of_results(program: Program) -> set[str | None]:
+    """Return the name of the output, and of each value of which it is a view."""
+    makers = {name: call for call in program.body for name in call.outputs}
+    names: set[str | None] = {program.output}
+    call = makers.get(program.output)
+    while call is not None and base_name(call.op) in _VIEWS:
+        viewed = next(iter(call.names_read()), None)
+        names.add(viewed)
+        call = makers.get(viewed)
+    return names
+
+
 def _recurrent_numbers(arguments: list[Value], num_gates: int) -> int:
     """Gates of all steps, layers and directions: from the weights (num_gates * hidden, ...) of each."""
     sequence, weights = arguments[0], [each for each in arguments if len(each.shape) == 2]
@@ -149,11 +167,11 @@ def _recurrent_numbers(arguments: list[Value], num_gates: int) -> int:
     return num_steps * sum(each.shape[0] for each in weights if each.shape[0] % num_gates == 0) // 2
 
 
-def numbers_per_sample(program: Program) -> dict[ProgramSort, int]:
+def numbers_per_sample(program: Program) -> dict[Sort, int]:
     """Numbers that a forward pass produces for each sample, by the sort of the operator, rounded up.
 
     Values that do not depend on the number of samples are counted once for each batch of the example's size. Views,
-    and what depends on no parameter, are not counted.
+    and what depends on no parameter, are not counted; results of the whole network are counted as outputs alone.
 
     Args:
         program: The graph.

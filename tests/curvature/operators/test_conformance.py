@@ -204,7 +204,9 @@ def test_a_model_without_forward_mode_is_differentiated_twice_backwards(
 ) -> None:
     expected, scale = dense("tanh-mse")[matrix], dense("tanh-mse")["hessian"]
     sensitivity = build(matrix, "tanh-mse", 6).sensitivity
-    monkeypatch.setitem(ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutForwardMode.apply(x), costs_like="tanh"))
+    monkeypatch.setitem(
+        ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutForwardMode.apply(x), operations=("smooth",))
+    )
     operator = build(matrix, "tanh-mse", 6)
     assert 0.3 < operator.sensitivity / sensitivity < 3  # asked before the first product
     assert close(operator.matmat(torch.eye(operator.dim, dtype=F64)), expected, scale)
@@ -214,7 +216,7 @@ def test_a_model_without_forward_mode_is_differentiated_twice_backwards(
 
 def test_a_model_without_second_derivatives_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutSecondDerivative.apply(x), costs_like="tanh")
+        ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutSecondDerivative.apply(x), operations=("smooth",))
     )
     operator = build("hessian", "tanh-mse", 6)
     with pytest.raises(InvalidProblemError, match="cannot be differentiated twice: RuntimeError"):

@@ -18,7 +18,7 @@ from hessian_spectrum.api_schemas.artifacts import (
 )
 from hessian_spectrum.api_schemas.message import RequestMessage, misfit
 from hessian_spectrum.api_schemas.models.kind import ModelKind, ModelMessage, Shapes, matching_names
-from hessian_spectrum.planning.size import ProgramSort, Size, program_size
+from hessian_spectrum.planning.size import Size, Sort, counted_size
 
 
 class StoredProgram(RequestMessage):
@@ -78,7 +78,7 @@ class Exported(ModelMessage):
         default=None,
         description="The number of samples that the program accepts, which the server fills in; null if it is any.",
     )
-    numbers_per_sample: dict[ProgramSort, NonNegativeInt] = Field(
+    numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
         description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them, "
         "which the server fills in."
     )
@@ -128,7 +128,7 @@ def _check_parameters(reference: Any, program: ProgramArtifact, info: Validation
 
 def _size(model: Exported, num_samples: int, _length: int) -> Size:
     num_parameters = sum(map(prod, model.shapes.values()))
-    return program_size(num_parameters, num_samples, model.numbers_per_sample)
+    return counted_size(num_parameters, num_samples, model.numbers_per_sample)
 
 
 def _check(model: Exported) -> None:
