@@ -133,6 +133,16 @@ class ProgramArtifact(Artifact):
     numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
         description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them."
     )
+    numbers_per_pair: dict[Sort, NonNegativeInt] = Field(
+        default_factory=dict,
+        description="Numbers that it produces for each pair of samples, such as those of a similarity between all of a "
+        "batch.",
+    )
+    mixes_samples: bool = Field(
+        default=False,
+        description="Whether outputs of a sample depend on the others, as far as shapes show, so that all samples are "
+        "evaluated together.",
+    )
 
 
 AnyArtifact = TypeAliasType(

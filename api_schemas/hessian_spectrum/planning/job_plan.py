@@ -294,6 +294,8 @@ def micro_batches(
         The micro-batches with their peak memory.
     """
     peak_of = partial(peak_bytes, size, work, matrix, itemsize=itemsize)
+    if size.mixes_samples:
+        samples_at_once = size.num_samples
     sizes = _batch_sizes(size.num_samples) if samples_at_once is None else [samples_at_once]
     for batch in sizes:
         peak = peak_of(batch=batch)

@@ -32,6 +32,7 @@ class Size:
         activations: Numbers of each sort in `SORTS` that one forward pass over all samples produces.
         num_other_parameters: Parameters of the model outside of the block, if the matrix is that of a block.
         has_output_layer: Whether logits come from a layer of their own and are computed in pieces.
+        mixes_samples: Whether all samples must be evaluated together.
     """
 
     num_parameters: int
@@ -39,6 +40,7 @@ class Size:
     activations: tuple[int, ...]
     num_other_parameters: int = 0
     has_output_layer: bool = False
+    mixes_samples: bool = False
 
     @property
     def num_activations(self) -> int:
@@ -81,7 +83,9 @@ def counted_size(
     num_samples: int,
     numbers_per_sample: Mapping[Sort, int],
     *,
+    numbers_per_pair: Mapping[Sort, int] | None = None,
     has_output_layer: bool = False,
+    mixes_samples: bool = False,
 ) -> Size:
     """Size of a model whose numbers were counted by sort.
 
@@ -89,13 +93,18 @@ def counted_size(
         num_parameters: Parameters that are differentiated.
         num_samples: Samples that are evaluated.
         numbers_per_sample: Numbers of each sort that a forward pass produces for each sample.
+        numbers_per_pair: Numbers of each sort for each pair of samples.
         has_output_layer: Whether logits come from a layer of their own and are computed in pieces.
+        mixes_samples: Whether all samples must be evaluated together.
 
     Returns:
         The size.
     """
-    numbers = tuple(num_samples * numbers_per_sample.get(sort, 0) for sort in SORTS)
-    return Size(num_parameters, num_samples, numbers, has_output_layer=has_output_layer)
+    pairs = numbers_per_pair or {}
+    numbers = tuple(
+        num_samples * (numbers_per_sample.get(sort, 0) + num_samples * pairs.get(sort, 0)) for sort in SORTS
+    )
+    return Size(num_parameters, num_samples, numbers, has_output_layer=has_output_layer, mixes_samples=mixes_samples)
 
 
 def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int) -> Size:

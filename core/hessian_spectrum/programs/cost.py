@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hessian_spectrum.planning.size import SORTS, Sort
 from hessian_spectrum.programs.operators import NO_GRAD, base_name
-from hessian_spectrum.programs.program import Call, Program, Value
+from hessian_spectrum.programs.program import FLOATING_DTYPES, Call, Program, Value
 
 
 def _names(text: str) -> frozenset[str]:
@@ -14,8 +14,11 @@ def _names(text: str) -> frozenset[str]:
 
 
 _VIEWS = _names("""
-alias as_strided chunk detach diagonal dropout expand expand_as flatten movedim narrow permute reshape select slice
-split split_with_sizes squeeze t to transpose unbind unflatten unsqueeze view view_as
+_reshape_alias _unsafe_view adjoint alias as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to
+chunk conj detach diagonal dropout dsplit expand expand_as flatten hsplit imag lift_fresh linalg_diagonal mH mT moveaxis
+movedim narrow numpy_T permute positive ravel real reshape reshape_as resolve_conj resolve_neg select slice split
+split_with_sizes squeeze swapaxes swapdims t tensor_split to transpose type_as unbind unflatten unsafe_chunk
+unsafe_split unsafe_split_with_sizes unsqueeze view view_as view_as_complex view_as_real vsplit
 """)
 """Operators whose results mostly share the memory of their arguments."""
 
@@ -28,19 +31,20 @@ _CONVOLUTIONS = _names("""
 conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
 """)
 
-_GATED = _names("glu mish mish_ silu silu_")
+_GATED = _names("glu mish silu")
 """Operators that multiply two functions of their argument; derivatives of both factors count as one more product."""
 
-_PRODUCTS = _names("mul mul_ multiply multiply_ div div_ divide divide_ true_divide addcmul addcmul_ addcdiv addcdiv_")
+_PRODUCTS = _names("mul multiply div divide true_divide addcmul addcdiv")
 
 _PIECEWISE = _names("""
-abs clamp clamp_ clamp_max clamp_min clip hardshrink hardsigmoid hardswish hardtanh leaky_relu leaky_relu_ maximum
-minimum prelu relu relu6 relu6_ relu_ rrelu softshrink threshold where masked_fill masked_fill_
+_prelu_kernel abs absolute amax amin ceil clamp clamp_max clamp_min clip floor fmax fmin hardshrink hardsigmoid
+hardswish hardtanh leaky_relu max maximum min minimum nan_to_num prelu relu relu6 round rrelu sign softshrink threshold
+trunc where masked_fill
 """)
 
 _SUMS = _names("""
-add add_ sub sub_ subtract rsub neg lerp mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-adaptive_avg_pool2d adaptive_avg_pool3d cumsum
+_adaptive_avg_pool2d _adaptive_avg_pool3d add sub subtract rsub neg negative lerp mean nanmean sum nansum sum_to_size
+diff trace avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d cumsum
 """)
 
 _NORMS = _names("""
@@ -53,14 +57,24 @@ _BATCH_NORMS = _names("batch_norm _native_batch_norm_legit_no_training native_ba
 _SOFTMAX = _names("softmax _softmax log_softmax _log_softmax _safe_softmax logsumexp")
 
 _COPIES = _names("""
-cat clone contiguous constant_pad_nd copy_ embedding gather im2col col2im index index_add index_put index_select pad
-pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d roll
-scatter_add stack tril triu unfold upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-upsample_nearest2d max_pool1d max_pool2d max_pool2d_with_indices max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+_to_copy _unsafe_index _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d block_diag cat channel_shuffle clone column_stack concat
+concatenate constant_pad_nd contiguous copy diag diag_embed diagonal_scatter dstack embedding flip fliplr flipud gather
+hstack im2col col2im index index_add index_copy index_fill index_put index_select kthvalue lift_fresh_copy
+masked_scatter masked_select max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
+max_pool3d_with_indices max_unpool2d median msort native_channel_shuffle pad pixel_shuffle pixel_unshuffle
+reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
+replication_pad3d roll rot90 scatter scatter_add select_scatter slice_scatter sort stack take take_along_dim tile topk
+tril triu unfold unfold_copy upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+upsample_nearest2d upsample_nearest3d upsample_trilinear3d vstack
 """)
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 _CELLS = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
+
+_PAIR_COPIES = 2
+"""As how many numbers one of a pair of samples counts: a similarity and its softmax took 1.7 times as much memory as
+the same sorts of independent samples, to which the coefficients were fitted."""
 
 _ATTENTION = "aten.scaled_dot_product_attention"
 
@@ -73,6 +87,7 @@ class _Counter:
 
     def __post_init__(self) -> None:
         self.counts: dict[Sort, int] = dict.fromkeys(SORTS, 0)
+        self.pair_counts: dict[Sort, int] = dict.fromkeys(SORTS, 0)
         self.of_samples = set(self.program.inputs)
         self.of_parameters = {alias for each in self.program.parameters for alias in each.aliases}
         self.values = {
@@ -83,13 +98,11 @@ class _Counter:
         self.counts["inputs"] = sum(value.size for value in self.program.inputs.values())
         self.results = _names_of_results(self.program)
 
-    def count(self) -> dict[Sort, int]:
-        """Return the numbers on the example inputs."""
+    def count(self) -> None:
+        """Count the numbers on the example inputs."""
         for call in self.program.calls():
             self._add(call)
-        outputs = self.program.output_value.size
-        self.counts["outputs"] = outputs
-        return self.counts
+        self.counts["outputs"] = self.program.output_value.size
 
     def _add(self, call: Call) -> None:
         read = list(call.names_read())
@@ -100,12 +113,14 @@ class _Counter:
         if not any(name in self.of_parameters for name in read):
             return
         self.of_parameters.update(name for name in call.outputs if name)
+        is_of_pairs = any(len(self.values[name].dynamic) > 1 for name in call.outputs if name in self.values)
+        counts = self.pair_counts if is_of_pairs else self.counts
         for sort, number in self._numbers(call, read):
-            self.counts[sort] += number
+            counts[sort] += number
 
     def _numbers(self, call: Call, read: list[str]) -> Iterator[tuple[Sort, int]]:
-        name = base_name(call.op)
-        outputs = sum(self.values[each].size for each in call.outputs if each in self.values)
+        name = base_name(call.op).removesuffix("_")  # of what writes into its argument
+        outputs = sum(_real_numbers(self.values[each]) for each in call.outputs if each in self.values)
         arguments = [self.values[each] for each in read if each in self.values]
         if name in _VIEWS:
             return
@@ -147,6 +162,13 @@ _BY_NAME: tuple[tuple[frozenset[str], Sort], ...] = (
 )
 
 
+def _real_numbers(value: Value) -> int:
+    """Return how many numbers there are with derivatives: two for each complex one."""
+    if value.dtype.startswith("complex"):
+        return 2 * value.size
+    return value.size if value.dtype in FLOATING_DTYPES else 0
+
+
 def _names_of_results(program: Program) -> set[str | None]:
     """Return the name of the output, and of each value of which it is a view."""
     makers = {name: call for call in program.body for name in call.outputs}
@@ -167,8 +189,24 @@ def _recurrent_numbers(arguments: list[Value], num_gates: int) -> int:
     return num_steps * sum(each.shape[0] for each in weights if each.shape[0] % num_gates == 0) // 2
 
 
-def numbers_per_sample(program: Program) -> dict[Sort, int]:
-    """Numbers that a forward pass produces for each sample, by the sort of the operator, rounded up.
+@dataclass(frozen=True)
+class ProgramCost:
+    """Numbers that a forward pass of a program produces.
+
+    Attributes:
+        numbers_per_sample: For each sample, by the sort of the operator, rounded up.
+        numbers_per_pair: For each pair of samples, of values with two axes as long as their number, an upper estimate.
+        mixes_samples: Whether outputs depend on the other samples, as far as the shapes of values show: some value has
+            two such axes, or none although samples were read.
+    """
+
+    numbers_per_sample: dict[Sort, int]
+    numbers_per_pair: dict[Sort, int]
+    mixes_samples: bool
+
+
+def program_cost(program: Program) -> ProgramCost:
+    """Count the numbers of a forward pass.
 
     Values that do not depend on the number of samples are counted once for each batch of the example's size. Views,
     and what depends on no parameter, are not counted; results of the whole network are counted as outputs alone.
@@ -177,7 +215,27 @@ def numbers_per_sample(program: Program) -> dict[Sort, int]:
         program: The graph.
 
     Returns:
-        The number of each sort.
+        The numbers of each sort.
     """
-    counts = _Counter(program).count()
-    return {sort: -(-number // program.example_size) for sort, number in counts.items()}
+    counter, size = _Counter(program), program.example_size
+    counter.count()
+    return ProgramCost(
+        {sort: -(-number // size) for sort, number in counter.counts.items()},
+        {sort: -(-_PAIR_COPIES * number // size**2) for sort, number in counter.pair_counts.items() if number},
+        program.fixed_size is None and _mixes_samples(program),
+    )
+
+
+def _mixes_samples(program: Program) -> bool:
+    """Return whether the output depends on a value of the samples without one axis, or with several axes, of them."""
+    of_samples, mixed = set(program.inputs), set[str]()
+    for call in program.body:
+        read = set(call.names_read())
+        if read.isdisjoint(of_samples):
+            continue
+        for name in filter(None, call.outputs):
+            of_samples.add(name)
+            value = program.values.get(name)
+            if not read.isdisjoint(mixed) or (value is not None and len(value.dynamic) != 1):
+                mixed.add(name)
+    return program.output in mixed

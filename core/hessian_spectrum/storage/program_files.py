@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.programs.cost import program_cost
 from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.operators import base_name
 from hessian_spectrum.programs.program import Program, Value
@@ -52,7 +53,7 @@ def _description(program: Program) -> dict[str, Any]:
         "num_samples": program.fixed_size,
         "num_calls": sum(1 for _ in program.calls()),
         "operators": sorted({base_name(call.op) for call in program.calls()}),
-        "numbers_per_sample": numbers_per_sample(program),
+        **asdict(program_cost(program)),
     }
 
 

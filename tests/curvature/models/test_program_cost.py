@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hessian_spectrum.planning.job_plan import micro_batches
 from hessian_spectrum.planning.size import SORTS, attention_size, counted_size, mlp_size
-from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.planning.work import lanczos_work
+from hessian_spectrum.programs.cost import program_cost
 from tests.fixtures.exported import exported
 from tests.fixtures.networks import build
 
@@ -18,7 +20,7 @@ NETWORKS = ("resnet18-width-16", "vit", "lstm", "u-net")
 
 
 def counted(module: nn.Module, inputs: Tensor) -> dict[str, int]:
-    numbers = numbers_per_sample(exported(module.eval(), inputs).program)
+    numbers = program_cost(exported(module.eval(), inputs).program).numbers_per_sample
     return {sort: number for sort, number in numbers.items() if number}
 
 
@@ -29,6 +31,60 @@ def test_counts_by_hand() -> None:
     assert counted(images, torch.randn(4, 2, 6, 6)) == {
         **{"inputs": 72, "convolutions": 48, "batch-norms": 48, "smooth": 48, "outputs": 12}
     }
+
+
+class Contrastive(nn.Module):
+    """Each sample's loss is that of its similarity to all samples of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.layer(x))
+        return -torch.log_softmax(hidden @ hidden.T, dim=-1).diagonal()
+
+
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.layer(x)
+        return hidden - hidden.mean(dim=0)
+
+
+def test_numbers_of_pairs_of_samples_are_counted_and_such_networks_are_not_split() -> None:
+    model = exported(Contrastive(), torch.randn(4, 5))
+    cost = program_cost(model.program)
+    assert cost.numbers_per_pair == {"products": 2, "softmax": 2}
+    assert {sort: number for sort, number in cost.numbers_per_sample.items() if number} == {
+        **{"inputs": 5, "linear": 7, "smooth": 7, "outputs": 1}
+    }
+    assert cost.mixes_samples
+    size = model.size_on(torch.randn(1000, 5))
+    assert (size.number("products"), size.number("softmax"), size.number("smooth")) == (2 * 10**6, 2 * 10**6, 7000)
+    split = micro_batches(size, lanczos_work(size.num_parameters, 5, 1), "hessian", itemsize=4, memory_bytes=2**25)
+    assert (split.num_samples, split.num_batches) == (1000, 1)
+    assert split.peak_bytes > 2**25
+
+
+@pytest.mark.parametrize(
+    ("module", "mixes"),
+    [(Centred(), True), (nn.Sequential(nn.Linear(5, 3), nn.Softmax(dim=-1)), False), (nn.Linear(5, 1), False)],
+)
+def test_only_shapes_without_an_axis_of_samples_show_that_they_are_mixed(module: nn.Module, mixes: bool) -> None:
+    assert program_cost(exported(module, torch.randn(4, 5)).program).mixes_samples is mixes
+
+
+@pytest.mark.parametrize("name", ["swin", "lstm_steps_first", "bert", "deep_sets", "contrastive", "gaussian_process"])
+@pytest.mark.filterwarnings("ignore")  # of torch.export
+def test_networks_of_independent_samples_are_not_taken_for_others(name: str) -> None:
+    network = build(name)
+    cost = program_cost(exported(network.module, network.inputs).program)
+    assert not cost.mixes_samples
+    assert cost.numbers_per_pair == {}
 
 
 @pytest.mark.parametrize(

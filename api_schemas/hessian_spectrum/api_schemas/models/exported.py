@@ -45,6 +45,8 @@ _RESOLVED = {
     "output": "output",
     "num_samples": "num_samples",
     "numbers_per_sample": "numbers_per_sample",
+    "numbers_per_pair": "numbers_per_pair",
+    "mixes_samples": "mixes_samples",
 }
 """Fields that are filled in, with the names that the description of the artifact has for them."""
 
@@ -81,6 +83,14 @@ class Exported(ModelMessage):
     numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
         description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them, "
         "which the server fills in."
+    )
+    numbers_per_pair: dict[Sort, NonNegativeInt] = Field(
+        default_factory=dict, description="Numbers for each pair of samples, which the server fills in."
+    )
+    mixes_samples: bool = Field(
+        default=False,
+        description="Whether outputs of a sample depend on the others, which the server fills in: all samples are then "
+        "evaluated together.",
     )
 
     @model_validator(mode="before")
@@ -128,7 +138,13 @@ def _check_parameters(reference: Any, program: ProgramArtifact, info: Validation
 
 def _size(model: Exported, num_samples: int, _length: int) -> Size:
     num_parameters = sum(map(prod, model.shapes.values()))
-    return counted_size(num_parameters, num_samples, model.numbers_per_sample)
+    return counted_size(
+        num_parameters,
+        num_samples,
+        model.numbers_per_sample,
+        numbers_per_pair=model.numbers_per_pair,
+        mixes_samples=model.mixes_samples,
+    )
 
 
 def _check(model: Exported) -> None:

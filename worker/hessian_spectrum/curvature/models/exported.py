@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.models.program_inputs import check_program_input
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.products import is_memory_error
 from hessian_spectrum.planning.size import Size, counted_size
-from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.programs.cost import program_cost
 from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.mutations import changed_inputs, changes_in_place
 from hessian_spectrum.programs.operators import ARITHMETIC, INLINE, NO_GRAD, OPERATORS, base_name
@@ -137,7 +137,7 @@ class Exported(Model):
     def size_on(self, inputs: SampleInputs) -> Size:
         """Return the number of parameters, and the numbers that a forward pass produces as the graph counts them."""
         num_parameters = sum(math.prod(shape) for shape in self.parameter_shapes.values())
-        return counted_size(num_parameters, len(input_tensors(inputs)[0]), numbers_per_sample(self.program))
+        return counted_size(num_parameters, len(input_tensors(inputs)[0]), **vars(program_cost(self.program)))
 
     def sample_shape(self, inputs: SampleInputs) -> tuple[int, ...]:
         """Return the axes of the outputs, without the last one."""
