@@ -8,7 +8,7 @@ from hessian_spectrum.planning.size import Size
 # How many vectors go through a recording at once: as many as fit, up to a number that keeps the processor busy.
 BLOCK_BYTES = 64 * 2**20
 BLOCK_COLUMNS = 128
-TANGENT_COPIES = 2.5  # of the activations, for each of them
+TANGENT_COPIES = 4  # of the activations, for each of them
 OUTPUTS_BYTES = 2**27
 """Bytes of the outputs that an output layer computes together; with a large vocabulary it has far more in all."""
 
@@ -232,7 +232,7 @@ def training_passes(num_steps: int, batch_size: int | None, num_samples: int) ->
 def columns_at_once(size: Size, itemsize: int) -> int:
     """Return how many vectors go through a recording of these samples together."""
     column_bytes = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
-    return max(1, min(BLOCK_COLUMNS, int(BLOCK_BYTES / column_bytes)))
+    return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
 
 
 def layered_samples(num_parameters: int, num_units: int, itemsize: int) -> int:

@@ -246,7 +246,7 @@ class GramAssembly(GramForm):
         batch, num_rows = self.risk.batches[index], self._rows_of_sample(index)
         numbers = self.risk.model.size_on(batch.in_memory().inputs).part(1).num_activations
         row_bytes = 2 * self._row_bytes + TANGENT_COPIES * self._like.itemsize * numbers
-        at_once = max(1, int(BLOCK_BYTES / row_bytes))
+        at_once = max(1, BLOCK_BYTES // row_bytes)
         width = max(1, at_once // num_rows)
         for first in range(0, len(batch), width):
             samples = range(first, min(first + width, len(batch)))
