@@ -44,7 +44,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: bench-closed-form bench-exact bench-density bench-peers bench-products bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
+bench: bench-closed-form bench-exact bench-density bench-peers bench-products bench-exported bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
 
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
@@ -73,8 +73,12 @@ bench-peers: bench-setup  ## the same matrices by other libraries, with the erro
 	$(BIN)/python -m benchmarks.peers --save
 
 bench-products: bench-setup
-	set -e; for problem in mlp gpt-small gpt2; do \
+	set -e; for problem in mlp gpt-small gpt2 resnet18 vit; do \
 		$(BIN)/python -m benchmarks.products --save --problem $$problem $(BENCH); done
+
+bench-exported: bench-setup  ## built-in networks beside the same as programs of one's own
+	set -e; for problem in mlp conv gpt-small; do \
+		$(BIN)/python -m benchmarks.exported --save --problem $$problem $(BENCH); done
 
 bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, each number beside its target
 	$(BIN)/python -m benchmarks.gpt2 --save $(BENCH_GPT2)
@@ -136,4 +140,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

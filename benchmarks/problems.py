@@ -12,6 +12,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, ParameterLayout, Parameters
+from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
 
@@ -98,6 +99,17 @@ def _digits(widths: tuple[int, ...], activation: str, num_samples: int) -> Recip
     )
 
 
+def _conv(channels: tuple[int, ...], num_samples: int) -> Recipe:
+    """A convolutional network with pooling on normal images of random classes."""
+
+    def content(generator: torch.Generator, device_type: str) -> Content:
+        images = torch.randn(num_samples, 32 * 32, generator=generator, dtype=torch.float64)
+        labels = torch.randint(10, (num_samples,), generator=generator)
+        return Conv(channels, image_size=32, pooling=True), Dataset(images, labels), None
+
+    return Recipe(content, "tiny")
+
+
 def _images(module: Callable[[], nn.Module], num_samples: int, *, warm_up: str) -> Recipe:
     """A module of PyTorch on normal images 3 x 32 x 32 of random classes, exported and read as a server does."""
 
@@ -118,6 +130,7 @@ RECIPES = {
     "gpt2": _gpt2((12, 12, 768, 1024, 50257), {"cpu": (2, 128), "cuda": (8, 1024)}),
     "digits": _digits((64, 32, 10), "relu", 512),
     "digits-deep": _digits((64, 32, 32, 10), "tanh", 512),
+    "conv": _conv((16, 32, 64), 64),
     "resnet18": _images(partial(resnet18, 16), 32, warm_up="tiny-resnet18"),
     "vit": _images(partial(VisionTransformer, 96, 6, 4), 16, warm_up="tiny-vit"),
     "tiny-resnet18": _images(partial(resnet18, 1), 2, warm_up="tiny-resnet18"),

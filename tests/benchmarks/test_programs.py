@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import density, exact, products, reports
+from benchmarks import density, exact, exported, products, reports
 from benchmarks.baselines import HAS_CURVLINOPS
 from benchmarks.measurements import flat, measurements
 from benchmarks.memory import measure
@@ -99,6 +99,13 @@ def test_exact(run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert report.keys() >= MACHINE | {"num_samples", "ratios", "deviation"}
     assert report["seconds"].keys() == {"exact_spectrum", "eigvalsh", "func_hessian"}
     assert report["deviation"] < 1e-12
+
+
+def test_exported(run: Runner) -> None:
+    report = json.loads(run(exported, "--rounds", "2", "--json"))
+    assert report.keys() >= MACHINE
+    assert report["seconds"].keys() == {"built_in_hessian", "built_in_ggn", "program_hessian", "program_ggn"}
+    assert report["ratios"].keys() == {"program_hessian / built_in_hessian", "program_ggn / built_in_ggn"}
 
 
 def test_ratios_stand_beside_their_goals() -> None:
