@@ -85,8 +85,13 @@ class _Unfused(nn.Module):
         self.module = module
 
     def forward(self, inputs: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
-            outputs: Tensor = self.module(inputs)
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # of whole layers in eval mode, without a forward derivative
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                outputs: Tensor = self.module(inputs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
         return outputs
 
 
