@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation("relu", operations=("piecewise",)),
     "leaky-relu": Activation("nn.functional.leaky_relu", operations=("piecewise",), has_slope=True),
     "tanh": Activation("tanh", operations=("smooth",)),
-    "gelu": Activation("nn.functional.gelu", operations=("smooth",)),
+    "gelu": Activation("nn.functional.gelu", operations=("smooth", "piecewise")),
     # torch.nn.functional.silu has a backward without a forward derivative (PyTorch 2.13)
     "silu": Activation(lambda torch, x: x * torch.sigmoid(x)),
     "sigmoid": Activation("sigmoid", operations=("smooth",)),

@@ -31,6 +31,9 @@ _CONVOLUTIONS = _names("""
 conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
 """)
 
+_GELU = "aten.gelu"
+"""Its derivatives have terms that those of other smooth functions lack; they count as one more operation."""
+
 _GATED = _names("glu mish silu")
 """Operators that multiply two functions of their argument; derivatives of both factors count as one more product."""
 
@@ -136,6 +139,9 @@ class _Counter:
         elif name in _GATED:
             yield "smooth", outputs
             yield "products", 2 * outputs
+        elif name == _GELU:
+            yield "smooth", outputs
+            yield "piecewise", outputs
         else:
             is_result = not self.results.isdisjoint(call.outputs)
             yield self._sort(name, read), outputs - (self.program.output_value.size if is_result else 0)
