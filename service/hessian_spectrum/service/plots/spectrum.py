@@ -29,13 +29,13 @@ from hessian_spectrum.service.plots.figure import (
 from hessian_spectrum.service.plots.trace import DiagonalSample
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
-MATRIX_NAMES = {
+_MATRIX_NAMES = {
     "hessian": "Hessian",
     "ggn": "Gauss-Newton matrix",
-    "functional": "Functional Hessian",
+    "functional": "functional Hessian",
     "fisher": "Fisher matrix",
-    "empirical-fisher": "Empirical Fisher matrix",
-    "gradient-covariance": "Covariance of gradients",
+    "empirical-fisher": "empirical Fisher matrix",
+    "gradient-covariance": "covariance of gradients",
 }
 
 LINEAR_RANGE = 100
@@ -278,7 +278,15 @@ def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
 
 def _subject(result: AnySpectrumResult) -> str:
     block = "" if result.block is None else f" of {shortened(result.block)}"
-    return f"{MATRIX_NAMES[result.matrix]}{block}: {result.num_parameters:,} parameters"
+    return f"{matrix_title(result)}{block}: {result.num_parameters:,} parameters"
+
+
+def matrix_title(result: AnySpectrumResult) -> str:
+    """Return the name of a result's matrix with its options, such as `Preconditioned Hessian + 0.25 I`."""
+    name = _MATRIX_NAMES[result.matrix]
+    name = name if result.preconditioner is None else f"preconditioned {name}"
+    shift = f" {'+' if result.shift > 0 else '-'} {abs(result.shift):.4g} I" if result.shift else ""
+    return f"{name[0].upper()}{name[1:]}{shift}"
 
 
 def shortened(block: str) -> str:

@@ -20,7 +20,7 @@ from hessian_spectrum.service.plots.figure import (
     render_figure,
     unit_suffix,
 )
-from hessian_spectrum.service.plots.spectrum import MATRIX_NAMES, method_plots, shortened
+from hessian_spectrum.service.plots.spectrum import matrix_title, method_plots, shortened
 
 _LABEL_INCHES = 3.2
 _MANY = 10  # most curves with distinct colours
@@ -86,4 +86,4 @@ def _title(spectra: Sequence[AnySpectrumResult], plot: MethodPlot) -> str:
     products = each if len(set(counts)) == 1 else f"{sum(counts):,} {first.provenance.precision} products"
     rows = "" if first.block is not None else f", {first.num_parameters:,} parameters"
     errors = "" if plot.headline is None else f" (±: {meaning_of_error(plot.headline(first)[1])})"
-    return f"{MATRIX_NAMES[first.matrix]}{rows}, {products}{errors}"
+    return f"{matrix_title(first)}{rows}, {products}{errors}"
