@@ -57,9 +57,7 @@ def test_a_network_is_described(server: Any) -> None:
     assert artifact["num_samples"] is None
 
 
-def test_a_file_is_uploaded_from_python_and_from_a_shell(
-    server: Any, client: SpectrumClient, tmp_path: Path
-) -> None:
+def test_a_file_is_uploaded_from_python_and_from_a_shell(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
     path.write_bytes(saved_as_onnx(network(), torch.randn(2, 1, 4, 4)))
 
