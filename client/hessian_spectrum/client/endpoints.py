@@ -193,7 +193,7 @@ def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> A
     Args:
         module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode, or with `parameters` a function of JAX; it
             returns one array (n, ...).
-        example_inputs: Its input, or a tuple of its inputs, for at least two samples.
+        example_inputs: Its input, or a tuple of its inputs, for at least two samples: tensors or arrays.
         parameters: A tree of arrays: `module` is called as module(parameters, *inputs), and jobs differentiate all of
             them; None for a module.
 
