@@ -113,9 +113,12 @@ def test_a_title_names_the_matrix_with_its_options(
 ) -> None:
     change = {"matrix": matrix, "preconditioner": preconditioner, "shift": shift}
     found = exact([1.0, 2.0]).model_copy(update=change)
+    unit = {"ggn": " (loss per squared parameter)", "gradient-covariance": " (squared loss per squared parameter)"}
+    assert f"eigenvalue{unit.get(matrix, '')}" in texts(svg(found))
     assert any(text.startswith(f"{title} of ") for text in texts(svg(found)))
     both = SpectrumSetResult(spectra=[found.model_copy(update={"block": None})] * 2)
     assert any(text.startswith(f"{title}, 2 parameters") for text in texts(svg(both)))
+    assert f"eigenvalue{unit.get(matrix, '')}" in texts(svg(both))
 
 
 def test_a_picture_is_the_same_every_time() -> None:

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
+from hessian_spectrum.api_schemas.matrices import OF_GRADIENTS
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.service import plots
@@ -47,7 +48,8 @@ _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
 """Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
 
-_EIGENVALUE = "eigenvalue (loss per squared parameter)"
+_UNIT = " (loss per squared parameter)"
+_EIGENVALUE = f"eigenvalue{_UNIT}"
 
 Numbers = NDArray[np.float64]
 
@@ -63,6 +65,7 @@ def plot_result(
         for axes in figure.axes:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
+        label_units(figure, result)
         return f"{_subject(result)}, {title}"
 
     return render_figure(draw, size=(9, plot.height(diagonal is not None)), name=name, style=style)
@@ -287,6 +290,18 @@ def matrix_title(result: AnySpectrumResult) -> str:
     name = name if result.preconditioner is None else f"preconditioned {name}"
     shift = f" {'+' if result.shift > 0 else '-'} {abs(result.shift):.4g} I" if result.shift else ""
     return f"{name[0].upper()}{name[1:]}{shift}"
+
+
+def label_units(figure: Figure, result: AnySpectrumResult) -> None:
+    """Replace the unit of eigenvalues on the axes where a matrix does not have that of the Hessian.
+
+    Matrices of gradients have its square in the loss; with a preconditioner it depends on the unit of the diagonal.
+    """
+    if result.preconditioner is None and result.matrix not in OF_GRADIENTS:
+        return
+    unit = " (squared loss per squared parameter)" if result.preconditioner is None else ""
+    for axes in figure.axes:
+        axes.set_xlabel(axes.get_xlabel().replace(_UNIT, unit))
 
 
 def shortened(block: str) -> str:
