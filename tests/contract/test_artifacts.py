@@ -213,6 +213,10 @@ def test_from_a_shell(server: Any, token_file: Path) -> None:
     assert artifact_id not in spectrum("artifacts").stdout
     assert spectrum("delete-artifact", artifact_id).exit_code == 1
     assert spectrum("upload", str(token_file.with_name("none.bin"))).exit_code == 2
+    unclear = token_file.rename(token_file.with_suffix(".dat"))
+    called = spectrum("upload", str(unclear))
+    assert called.exit_code == 2
+    assert "train.dat must end in .bin, .npy" in " ".join(called.output.replace("│", " ").split())
 
 
 def test_objects_are_never_unpickled(server: Any) -> None:

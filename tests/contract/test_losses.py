@@ -146,6 +146,9 @@ def test_each_matrix_with_its_options(client: SpectrumClient, server: Any) -> No
     check(found[3], roots[:, None] * (fisher + 0.125 * eye) * roots + 0.25 * eye)
     assert found[3].preconditioner == identifier
     assert (found[2].shift, found[3].shift) == (0.5, 0.25)
+    for each in found:
+        stated = {name: getattr(each, name) for name in ("matrix", "preconditioner", "shift", "block")}
+        assert {name: getattr(each.provenance, name) for name in stated} == stated
 
     def risk(flat: Tensor) -> Tensor:
         value = F.cross_entropy(network.outputs(flat), targets, torch.tensor(WEIGHTS, dtype=F64))

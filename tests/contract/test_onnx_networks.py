@@ -1,14 +1,20 @@
 """ONNX files over HTTP: what is uploaded is described, and a job's spectrum is that of the original module."""
 
+import asyncio
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.main import app
 from tests.fixtures.exported import saved_as_onnx
 from tests.security.onnx_files import graph, model, node
 
@@ -49,6 +55,24 @@ def test_a_network_is_described(server: Any) -> None:
     assert trainable == {name: tuple(value.shape) for name, value in module.named_parameters()}
     assert artifact["inputs"][0]["shape"] == [None, 1, 4, 4]
     assert artifact["num_samples"] is None
+
+
+def test_a_file_is_uploaded_from_python_and_from_a_shell(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
+    path = tmp_path / "network.onnx"
+    path.write_bytes(saved_as_onnx(network(), torch.randn(2, 1, 4, 4)))
+
+    async def send() -> Any:
+        async with AsyncSpectrumClient(server.url) as own:
+            return await own.upload_program(path)
+
+    artifact = client.upload_program(path)
+    assert artifact.source == "onnx"
+    assert asyncio.run(send()) == artifact
+    for name in ("network.onnx", "NETWORK.ONNX"):
+        called = CliRunner().invoke(app, ["upload", str(path.rename(path.with_name(name))), "--url", server.url])
+        assert called.exit_code == 0, called.output
+        assert json.loads(called.stdout)["id"] == artifact.id
+        path = path.with_name(name)
 
 
 def test_the_spectrum_is_that_of_the_module(server: Any, client: SpectrumClient) -> None:

@@ -81,14 +81,25 @@ def test_images_in_uint8_are_scaled_as_stated(
     assert "uint8" in message
     assert "0.00392" in message
     for scaling, where, what in (
-        ({"z": {}}, "body.data.artifact.scaling.z", "no such array"),
-        ({"x": {"mean": [1.0]}}, "body.data.artifact.scaling.x", "1 entries along axis 1"),
-        ({"x": {"std": 0}}, "body.data.artifact.scaling.x", "greater than 0"),
+        ({"z": {}}, "body.data.scaling.z", "no such array"),
+        ({"x": {"mean": [1.0]}}, "body.data.scaling.x", "1 entries along axis 1"),
+        ({"x": {"std": 0}}, "body.data.scaling.x.std", "greater than 0"),
         ({"x": {}, "y": {"scale": 2}}, "body.data.scaling.y", "no scaling"),
     ):
         field, message = refusal(server, spectrum(network, data | {"scaling": scaling}))
-        assert field.startswith(where.replace(".artifact", "")) or field.startswith(where), field
+        assert field == where
         assert what in message
+
+
+def test_what_labels_are_is_said_where_they_have_another_shape(
+    own: SpectrumClient, network: dict[str, Any], server: Any
+) -> None:
+    one_hot = np.eye(3)[np.abs(LABELS.astype(np.int64)) % 3]
+    for y, shape, advice in ((LABELS[:, None], "(n, 1)", "of shape (n,)"), (one_hot, "(n, 3)", "use the loss kl")):
+        field, message = refusal(server, spectrum(network, own.upload_data(IMAGES.astype(np.float32), y)))
+        assert field == "body.data.y"
+        assert f"y has shape {shape}, and the model returns 3 numbers per sample, for 3 classes" in message
+        assert message.endswith(advice)
 
 
 def test_a_data_set_in_parts_is_the_whole_one(

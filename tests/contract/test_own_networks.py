@@ -192,7 +192,7 @@ def test_inputs_of_whole_numbers(client: SpectrumClient) -> None:
         (X[:, :, :3], LABELS, "cross-entropy", "data.x", "1 x 3 x 4"),
         (X, NUMBERS[:, :2], "mse", "data.y", "has 3"),
         (X, LABELS + 3, "cross-entropy", "data.y", "0 to 2"),
-        (X, NUMBERS, "cross-entropy", "data.y", "one number"),
+        (X, NUMBERS, "cross-entropy", "data.y", "of shape (n,)"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_at_their_field(
@@ -226,7 +226,7 @@ def test_a_file_of_another_version_or_kind_is_refused(server: Any) -> None:
     headers = {"Content-Type": "application/vnd.pytorch.pt2"}
     buffer = io.BytesIO()
     np.savez(buffer, x=np.zeros(3))
-    for body, status in ((buffer.getvalue(), 422), (b"not an archive", 400), (b"", 400)):
+    for body, status in ((buffer.getvalue(), 400), (b"not an archive", 400), (b"", 400)):
         response = httpx.post(f"{server.url}/v1/artifacts", content=body, headers=headers)
         assert response.status_code == status, response.text
 
@@ -284,6 +284,79 @@ def test_dropout_and_one_sample_are_refused() -> None:
         module_program(nn.Linear(3, 3), torch.randn(1, 3))
     with pytest.warns(UserWarning, match="fixes the number of samples to 3"):
         module_program(Calls(lambda module, x: module.layer(x) + torch.zeros(len(x), 4)), torch.randn(3, 3))
+
+
+class Weighted(nn.Module):
+    """A loss of its own, whose arguments have the names that a test gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+
+class NamedAsTargets(Weighted):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.layer(x) - y).square()
+
+
+class NamedOtherwise(Weighted):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return (self.layer(x) - target).square()
+
+
+class OneNamedAsTargets(Weighted):
+    def forward(self, y: Tensor) -> Tensor:
+        return self.layer(y).tanh()
+
+
+def test_an_argument_named_as_the_targets_is_refused() -> None:
+    inputs = torch.randn(3, 3), torch.randn(3, 1)
+    with pytest.raises(ModuleExportError, match=r"named y, .* rename the argument"):
+        module_program(NamedAsTargets(), inputs)
+    assert module_program(NamedOtherwise(), inputs)
+    assert module_program(OneNamedAsTargets(), inputs[0])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"x": torch.zeros(3, 3)}, "dictionary: give a tuple of tensors"),
+        ([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], "entry 0 of example_inputs is of type list"),
+        (3.0, "example_inputs is of type float"),
+        (None, "example_inputs is of type NoneType"),
+        (np.array([["a"], ["b"]]), "example_inputs is of type ndarray"),
+    ],
+)
+def test_inputs_that_are_no_tensors_are_refused(inputs: Any, words: str) -> None:
+    with pytest.raises(ModuleExportError, match=words):
+        module_program(nn.Linear(3, 1), inputs)
+
+
+def test_arrays_of_numpy_and_code_without_gradients_give_the_same_program(client: SpectrumClient) -> None:
+    torch.manual_seed(0)
+    module, table = nn.Sequential(nn.Linear(3, 2), nn.Tanh()), nn.Embedding(4, 2)
+    expected = client.upload_module(module, torch.randn(4, 3))
+    assert client.upload_module(module, np.random.default_rng(0).normal(size=(4, 3))) == expected
+    assert client.upload_module(table, np.array([0, 1, 2])) == client.upload_module(table, torch.tensor([0, 1, 2]))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert client.upload_module(module, torch.randn(4, 3)) == expected
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(number: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        module[1].weight[0, 1] = number
+    with pytest.raises(ModuleExportError, match=r"the parameter 1\.weight holds NaN or infinity"):
+        module_program(module, torch.randn(3, 3))
+
+
+def test_results_that_are_not_finite_are_said_to_be() -> None:
+    with pytest.raises(ModuleExportError, match="returns NaN or infinity on the example"):
+        module_program(Calls(lambda module, x: module.layer(x) / 0), torch.randn(3, 3))
+    with pytest.raises(ModuleExportError, match="gradient of the module's output in layer"):
+        module_program(Calls(lambda module, x: (module.layer(x) * 0).sqrt()), torch.randn(3, 3))
 
 
 def physics(module: Calls, x: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
         ({"x": X, "y": LABELS * 0 + 4}, "data.y", "4 is no whole number from 0 to 3"),
         ({"x": X, "y": LABELS * 0 - 100}, "data.y", "every target is ignored"),
         ({"x": X, "y": LABELS + 0.5}, "data.y", "no whole ones from 0 to 3"),
-        ({"x": X, "y": NUMBERS}, "data.y", "one class label per sample"),
+        ({"x": X, "y": NUMBERS}, "data.y", "labels are whole numbers from 0 of shape (n,)"),
     ):
         found, said = refused(server, job(model, named(upload(**arrays))))
         assert found == f"body.{field}"

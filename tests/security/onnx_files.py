@@ -226,6 +226,10 @@ _FILES: dict[str, Callable[[], bytes]] = {
     "name-of-control-characters": lambda: model(
         graph(node("MatMul", "x v\0\x1b", "y"), initializers=(array("v\0\x1b", np.ones((3, 2))),))
     ).SerializeToString(),
+    "name-of-a-node-not-unicode": lambda: good().replace(b"node_y", b"node_\xff"),
+    "name-of-half-a-surrogate-pair": lambda: (
+        model(graph(node("MatMul", "x abc", "y"))).SerializeToString().replace(b"abc", b"\xed\xa0\x80")
+    ),
     "cycle": lambda: model(
         graph(node("Add", "x b", "a"), node("Relu", "a", "b"), node("MatMul", "b w", "y"))
     ).SerializeToString(),

@@ -74,6 +74,8 @@ _ENTRIES: dict[str, Any] = {
     "name-with-parents": {"../../../etc/passwd": entry()},
     "name-with-null": {"x\0": entry()},
     "name-with-line-ends": {"x\r\nSet-Cookie: a=b": entry()},
+    "name-with-half-a-surrogate-pair": {"x\ud800": entry()},
+    "type-of-half-a-surrogate-pair": {"x": entry(dtype="\udfff")},
     "name-with-format": {"{0.__class__}%n": entry()},
     "name-of-100-kb": {"x" * 100_000: entry()},
     "10000-entries": {f"x{i}": entry(shape=[0], data_offsets=[0, 0]) for i in range(10_000)},

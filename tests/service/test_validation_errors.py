@@ -30,6 +30,9 @@ JOB: dict[str, Any] = {
 STREAM = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_length": 8}
 
 
+X = {"dtype": "F64", "shape": [3, 2]}
+
+
 def refusals(message: type[BaseModel], document: Any) -> dict[str, str]:
     with pytest.raises(ProblemError) as caught:
         validate_document(message, document)
@@ -171,3 +174,34 @@ def test_no_route_ignores_a_parameter(server: Any) -> None:
         answer = httpx.request(method, f"{server.url}{address}?no_such_parameter=1")
         assert answer.status_code == 422, (method, path)
         assert answer.json()["errors"][0]["loc"] == ["query", "no_such_parameter"]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "place", "words"),
+    [
+        ({"std": 0}, "std", "greater than 0"),
+        ({"std": [1, 0]}, "std.1", "greater than 0"),
+        ({"std": []}, "std", "at least 1 item"),
+        ({"mean": "0"}, "mean", "valid number"),
+        ({"mean": [0, None]}, "mean.1", "valid number"),
+    ],
+)
+def test_a_number_or_several_have_one_error_at_the_field(scaling: Any, place: str, words: str) -> None:
+    data = {"kind": "artifact", "id": 64 * "0", "x": X, "y": X, "scaling": {"x": scaling}}
+    ((where, message),) = refusals(JobRequest, JOB | {"data": data}).items()
+    assert where == f"body.data.scaling.x.{place}"
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("y", "num_outputs", "words"),
+    [
+        ([[0.0], [1.0]], 3, "whole numbers from 0 of shape (n,)"),
+        ([[1.0, 0.0], [0.0, 1.0]], 2, "use the loss kl"),
+        ([[0.0], [1.0]], 1, "use the loss binary-cross-entropy"),
+    ],
+)
+def test_labels_of_another_shape_are_explained(y: Any, num_outputs: int, words: str) -> None:
+    model = MLP | {"widths": [1, 2, num_outputs]}
+    request = JOB | {"model": model, "data": JOB["data"] | {"y": y}, "loss": "cross-entropy"}
+    assert refusals(JobRequest, request)["body.data.y"].endswith(words)

@@ -137,7 +137,7 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     async def upload_program(self, path: Path) -> ProgramArtifact:
         """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""
         with path.open("rb") as file:
-            return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size))
+            return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size, path.suffix))
 
     async def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress

@@ -174,13 +174,14 @@ def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
 
 def upload_arrays(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ArrayArtifact]:
     """Upload a file of arrays of the given size; its suffix distinguishes npz from safetensors."""
-    sent_as = _NPZ if suffix == ".npz" else _SAFETENSORS
+    sent_as = _NPZ if suffix.lower() == ".npz" else _SAFETENSORS
     return _upload(chunks, num_bytes, sent_as=sent_as, read=ArrayArtifact.model_validate_json)
 
 
-def upload_program(chunks: Chunks, num_bytes: int) -> ApiRequest[ProgramArtifact]:
-    """Upload a program of the given size, as torch.export.save wrote it."""
-    return _upload(chunks, num_bytes, sent_as=_PT2, read=ProgramArtifact.model_validate_json)
+def upload_program(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ProgramArtifact]:
+    """Upload a program of the given size; its suffix distinguishes ONNX from what torch.export.save writes."""
+    sent_as = _ONNX if suffix.lower() == ".onnx" else _PT2
+    return _upload(chunks, num_bytes, sent_as=sent_as, read=ProgramArtifact.model_validate_json)
 
 
 def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> ApiRequest[dict[str, Any]]:
@@ -192,7 +193,7 @@ def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> A
     Args:
         module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode, or with `parameters` a function of JAX; it
             returns one array (n, ...).
-        example_inputs: Its input, or a tuple of its inputs, for at least two samples.
+        example_inputs: Its input, or a tuple of its inputs, for at least two samples: tensors or arrays.
         parameters: A tree of arrays: `module` is called as module(parameters, *inputs), and jobs differentiate all of
             them; None for a module.
 

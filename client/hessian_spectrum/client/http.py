@@ -200,7 +200,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """Upload a program chunk by chunk.
 
         Args:
-            path: A .pt2 file as torch.export.save writes it.
+            path: A .pt2 file as torch.export.save writes it, or an .onnx file.
 
         Returns:
             The uploaded file, which jobs refer to by its id.
@@ -209,7 +209,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
             OSError: If the file cannot be read.
         """
         with path.open("rb") as file:
-            return self._run(endpoints.upload_program(chunks(file), path.stat().st_size))
+            return self._run(endpoints.upload_program(chunks(file), path.stat().st_size, path.suffix))
 
     def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress

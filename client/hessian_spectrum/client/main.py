@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,8 +51,16 @@ Format = Annotated[
     ResultFormat | None, typer.Option("--format", help="Format of the output, unless the file's name tells.")
 ]
 
-_ARRAYS = (".safetensors", ".npz")
-_PROGRAM = ".pt2"
+_UPLOADS: dict[str, Callable[[SpectrumClient, Path], AnyArtifact]] = {
+    ".bin": SpectrumClient.upload_tokens,
+    ".npy": SpectrumClient.upload_tokens,
+    ".safetensors": SpectrumClient.upload_arrays,
+    ".npz": SpectrumClient.upload_arrays,
+    ".pt2": SpectrumClient.upload_program,
+    ".onnx": SpectrumClient.upload_program,
+}
+"""How a file is uploaded, by the ending of its name."""
+
 _INTERRUPTED = 130
 """Exit code that shells use for a program ended by Ctrl-C."""
 
@@ -225,19 +233,22 @@ def upload(
         Path,
         typer.Argument(
             help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz; "
-            "programs of torch.export as .pt2.",
+            "programs of torch.export as .pt2, or networks as .onnx.",
             dir_okay=False,
         ),
     ],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a file of tokens or arrays, or a program, and print its description; jobs refer to it by its id."""
+    """Upload a file of tokens or arrays, or a network, and print its description; jobs refer to it by its id.
+
+    The ending of the file's name says what it holds.
+    """  # noqa: DOC501 - the docstring is the help of the command
+    send = _UPLOADS.get(file.suffix.lower())
+    if send is None:
+        raise typer.BadParameter(f"{file.name} must end in {', '.join(_UPLOADS)}, which says what the file holds")
     with _client(url) as client:
         try:
-            if file.suffix == _PROGRAM:
-                _print(client.upload_program(file))
-            else:
-                _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
+            _print(send(client, file))
         except OSError as error:
             raise typer.BadParameter(str(error)) from None
 

@@ -21,6 +21,10 @@ class ModuleExportError(SpectrumClientError):
     """A module cannot be sent to the server; the message says why, and what to change."""
 
 
+TARGETS = "y"
+"""Name of the array of targets in data, which hold several inputs under the names that the forward pass has."""
+
+
 def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
     """Export a module as a .pt2 file, whose outputs and gradients have been compared with the module's.
 
@@ -29,7 +33,7 @@ def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tenso
 
     Args:
         module: The module, in eval mode if it has dropout or batch norm. It returns one array (n, ...).
-        example_inputs: Its arguments for at least two samples, which are the first axis.
+        example_inputs: Its arguments for at least two samples, which are the first axis: tensors, or arrays of numpy.
 
     Returns:
         The content of the file.
@@ -39,15 +43,19 @@ def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tenso
     """
     import torch  # noqa: PLC0415 - the client without it is for everyone else
 
-    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    _check_inputs(inputs)
-    _check_mode(module)
-    _check_buffers(module, inputs)
-    program = _exported(module, inputs)
-    _check_equal(module, program, inputs)
-    _warn_if_fixed(program, inputs)
-    file = io.BytesIO()
-    torch.export.save(program, file)
+    # the caller may have switched gradients off, which the comparison needs
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = _as_tensors(example_inputs, module)
+        _check_inputs(inputs)
+        _check_finite(module)
+        _check_mode(module)
+        _check_buffers(module, inputs)
+        program = _exported(module, inputs)
+        _check_names(program)
+        _check_equal(module, program, inputs)
+        _warn_if_fixed(program, inputs)
+        file = io.BytesIO()
+        torch.export.save(program, file)
     return file.getvalue()
 
 
@@ -64,6 +72,50 @@ def module_parameters(module: "nn.Module | Mapping[str, Tensor]") -> bytes:
 
     named = module.items() if isinstance(module, Mapping) else module.named_parameters()
     return save({name: parameter.detach().cpu().contiguous() for name, parameter in named})
+
+
+def _as_tensors(example_inputs: Any, module: "nn.Module") -> "tuple[Tensor, ...]":
+    """Return the inputs as a tuple of tensors; real numbers of numpy get the type of the module's parameters."""
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    if isinstance(example_inputs, Mapping):
+        raise ModuleExportError(
+            "example_inputs is a dictionary: give a tuple of tensors, in the order of the arguments of forward"
+        )
+    is_one = isinstance(example_inputs, (torch.Tensor, np.ndarray)) or not isinstance(example_inputs, Sequence)
+    real = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
+    inputs = []
+    for index, each in enumerate((example_inputs,) if is_one else example_inputs):
+        if isinstance(each, np.ndarray) and each.dtype.kind in "biuf":
+            tensor = torch.from_numpy(np.array(each))
+            inputs.append(tensor.to(real) if tensor.is_floating_point() else tensor)
+        elif isinstance(each, torch.Tensor):
+            inputs.append(each.clone() if each.is_inference() else each)
+        else:
+            where = "example_inputs" if is_one else f"entry {index} of example_inputs"
+            raise ModuleExportError(
+                f"{where} is of type {type(each).__name__}: give a tensor, or a tuple of tensors for several arguments"
+            )
+    return tuple(inputs)
+
+
+def _check_finite(module: "nn.Module") -> None:
+    for name, parameter in module.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ModuleExportError(f"the parameter {name} holds NaN or infinity: the weights must be finite")
+    for name, buffer in module.named_buffers():
+        if bool(buffer.isnan().any()):
+            raise ModuleExportError(f"the buffer {name} holds NaN")
+
+
+def _check_names(program: "ExportedProgram") -> None:
+    names = program.graph_signature.user_inputs
+    if len(names) > 1 and TARGETS in names:
+        raise ModuleExportError(
+            f"forward has several arguments, one of them named {TARGETS}, which is the name of the targets in data: "
+            "rename the argument"
+        )
 
 
 def _check_inputs(inputs: "tuple[Tensor, ...]") -> None:
@@ -229,6 +281,8 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
 
     expected, expected_gradient = _value_and_gradient(module, inputs)
     value, gradient = _value_and_gradient(program.module(), inputs)
+    if not bool(expected.isfinite().all()):
+        raise ModuleExportError("the module returns NaN or infinity on the example: give other example inputs")
     tolerance = GRADIENT_TOLERANCES.get(str(expected.dtype).removeprefix("torch."), 1e-2)
     if value.shape != expected.shape or not _is_close(value, expected, tolerance):
         raise ModuleExportError(
@@ -237,6 +291,11 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
         )
     scale = max((float(each.abs().max()) for each in expected_gradient.values() if each.numel()), default=0.0)
     for name, one in expected_gradient.items():
+        if not bool(one.isfinite().all()):
+            raise ModuleExportError(
+                f"the gradient of the module's output in {name} is NaN or infinite on the example: give other example "
+                "inputs"
+            )
         other = gradient.get(name, torch.zeros_like(one))
         if not bool((one - other).abs().max() <= tolerance * scale):
             raise ModuleExportError(

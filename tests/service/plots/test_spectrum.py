@@ -99,6 +99,28 @@ def test_text_in_svg_is_text(make: Callable[[list[float]], Any]) -> None:
     assert any(text.startswith("Gauss-Newton matrix") for text in texts(svg(make([2.0, -1.0, 0.5]))))
 
 
+@pytest.mark.parametrize(
+    ("matrix", "preconditioner", "shift", "title"),
+    [
+        ("ggn", None, 0.0, "Gauss-Newton matrix"),
+        ("hessian", "0" * 64, 0.25, "Preconditioned Hessian + 0.25 I"),
+        ("empirical-fisher", "0" * 64, 0.0, "Preconditioned empirical Fisher matrix"),
+        ("gradient-covariance", None, -1e-3, "Covariance of gradients - 0.001 I"),
+    ],
+)
+def test_a_title_names_the_matrix_with_its_options(
+    matrix: str, preconditioner: str | None, shift: float, title: str
+) -> None:
+    change = {"matrix": matrix, "preconditioner": preconditioner, "shift": shift}
+    found = exact([1.0, 2.0]).model_copy(update=change)
+    unit = {"ggn": " (loss per squared parameter)", "gradient-covariance": " (squared loss per squared parameter)"}
+    assert f"eigenvalue{unit.get(matrix, '')}" in texts(svg(found))
+    assert any(text.startswith(f"{title} of ") for text in texts(svg(found)))
+    both = SpectrumSetResult(spectra=[found.model_copy(update={"block": None})] * 2)
+    assert any(text.startswith(f"{title}, 2 parameters") for text in texts(svg(both)))
+    assert f"eigenvalue{unit.get(matrix, '')}" in texts(svg(both))
+
+
 def test_a_picture_is_the_same_every_time() -> None:
     found = lanczos([2.0, -1.0, 0.5])
     for name, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):

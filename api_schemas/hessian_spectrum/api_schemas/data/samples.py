@@ -13,6 +13,7 @@ from hessian_spectrum.api_schemas.data.kind import Check, DataKind, DataMessage
 from hessian_spectrum.api_schemas.data.targets import (
     IGNORED,
     check_class_axis,
+    check_label_axes,
     check_target_values,
     num_classes,
     target_axes,
@@ -143,8 +144,7 @@ def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
         check_target_values(y, loss)
         return
     check_unscaled(data, "y")
-    if sample_shape(y) != ():
-        raise misfit("data", "y", message=f"{loss_name(loss)} takes one class label per sample")
+    check_label_axes([num_outputs], sample_shape(y), loss)
     check_labels("y", y, num_outputs, ignorable=True)
 
 
@@ -287,7 +287,7 @@ def _check_program_targets(
     if kind_of_loss(loss).needs_labels:
         check_unscaled(data, "y")
         check_class_axis(outputs, targets, loss)
-        _check_axes("y", targets, needed)
+        check_label_axes(outputs, targets, loss)
         if isinstance(y, StoredArray) or not targets:
             check_labels("y", y, num_classes(outputs, loss) or MAX_NUMBERS, ignorable=True)
     elif targets or needed != [1]:

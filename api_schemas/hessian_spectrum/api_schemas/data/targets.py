@@ -77,6 +77,34 @@ def check_class_axis(outputs: Axes, targets: tuple[int, ...], loss: AnyLoss) -> 
     raise misfit("loss", "class_axis", message=message)
 
 
+def check_label_axes(outputs: Axes, targets: tuple[int, ...], loss: AnyLoss) -> None:
+    """Check that there is one label for all outputs along the axis of the classes.
+
+    Args:
+        outputs: Axes of the outputs of one sample.
+        targets: Axes of the targets of one sample.
+        loss: Loss of the request.
+
+    Raises:
+        ValidationError: At `y` if there are more or fewer labels.
+    """
+    needed = target_axes(outputs, loss)
+    if fits(targets, needed):
+        return
+    count = num_classes(outputs, loss)
+    numbers = "1 number" if list(outputs) == [1] else f"{_spelled(outputs)} numbers"
+    classes = "classes" if count is None else f"{count} class" if count == 1 else f"{count} classes"
+    message = (
+        f"y has shape {_with_samples(targets)}, and the model returns {numbers} per sample, for {classes}: labels are "
+        f"whole numbers from 0 of shape {_with_samples(needed)}"
+    )
+    if count == 1:
+        message += "; for two classes with one output, use the loss binary-cross-entropy"
+    elif fits(targets, outputs):
+        message += "; for probabilities of the classes, such as one-hot rows, use the loss kl"
+    raise misfit("data", "y", message=message)
+
+
 def check_class_weights(loss: AnyLoss, number: int | None) -> None:
     """Check that there is one class weight for each class.
 
@@ -157,6 +185,11 @@ def _rows(values: list[Any]) -> Iterator[list[float]]:
             yield from _rows(value)
         else:
             yield value
+
+
+def _with_samples(axes: Axes) -> str:
+    """Return the shape of an array with n samples, such as (n,) or (n, 3)."""
+    return f"(n, {', '.join('any' if each is None else str(each) for each in axes)})" if axes else "(n,)"
 
 
 def _spelled(axes: Axes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactId, StoredArray, arrays_of, joined, listed, stored_arrays
 from hessian_spectrum.api_schemas.data.kind import DataMessage
@@ -17,9 +17,21 @@ MAX_PARTS = 512
 TARGETS = "y"
 """Name of the array of targets; the other arrays are inputs."""
 
+
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
 _Positive = Annotated[float, Field(gt=0)]
-_PerChannel = Annotated[list[float], Field(min_length=1, max_length=65_536)]
-_PositivePerChannel = Annotated[list[_Positive], Field(min_length=1, max_length=65_536)]
+_Centre = Annotated[
+    Annotated[float, Tag("one")] | Annotated[list[float], Field(min_length=1, max_length=65_536), Tag("several")],
+    Discriminator(_one_or_several),
+]
+_Spread = Annotated[
+    Annotated[_Positive, Tag("one")]
+    | Annotated[list[_Positive], Field(min_length=1, max_length=65_536), Tag("several")],
+    Discriminator(_one_or_several),
+]
 
 
 class Scaling(RequestMessage):
@@ -29,10 +41,10 @@ class Scaling(RequestMessage):
     """
 
     scale: float = Field(default=1.0, description="Factor on the stored numbers.")
-    mean: float | _PerChannel = Field(
+    mean: _Centre = Field(
         default=0.0, description="Number that is subtracted from scale * stored, or one for each index along `axis`."
     )
-    std: _Positive | _PositivePerChannel = Field(
+    std: _Spread = Field(
         default=1.0, description="Number by which the difference is divided, or one for each index along `axis`."
     )
     axis: int = Field(

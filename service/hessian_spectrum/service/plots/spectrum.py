@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
+from hessian_spectrum.api_schemas.matrices import OF_GRADIENTS
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.service import plots
@@ -29,13 +30,13 @@ from hessian_spectrum.service.plots.figure import (
 from hessian_spectrum.service.plots.trace import DiagonalSample
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
-MATRIX_NAMES = {
+_MATRIX_NAMES = {
     "hessian": "Hessian",
     "ggn": "Gauss-Newton matrix",
-    "functional": "Functional Hessian",
+    "functional": "functional Hessian",
     "fisher": "Fisher matrix",
-    "empirical-fisher": "Empirical Fisher matrix",
-    "gradient-covariance": "Covariance of gradients",
+    "empirical-fisher": "empirical Fisher matrix",
+    "gradient-covariance": "covariance of gradients",
 }
 
 LINEAR_RANGE = 100
@@ -47,7 +48,8 @@ _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
 """Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
 
-_EIGENVALUE = "eigenvalue (loss per squared parameter)"
+_UNIT = " (loss per squared parameter)"
+_EIGENVALUE = f"eigenvalue{_UNIT}"
 
 Numbers = NDArray[np.float64]
 
@@ -63,6 +65,7 @@ def plot_result(
         for axes in figure.axes:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
+        label_units(figure, result)
         return f"{_subject(result)}, {title}"
 
     return render_figure(draw, size=(9, plot.height(diagonal is not None)), name=name, style=style)
@@ -278,7 +281,27 @@ def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
 
 def _subject(result: AnySpectrumResult) -> str:
     block = "" if result.block is None else f" of {shortened(result.block)}"
-    return f"{MATRIX_NAMES[result.matrix]}{block}: {result.num_parameters:,} parameters"
+    return f"{matrix_title(result)}{block}: {result.num_parameters:,} parameters"
+
+
+def matrix_title(result: AnySpectrumResult) -> str:
+    """Return the name of a result's matrix with its options, such as `Preconditioned Hessian + 0.25 I`."""
+    name = _MATRIX_NAMES[result.matrix]
+    name = name if result.preconditioner is None else f"preconditioned {name}"
+    shift = f" {'+' if result.shift > 0 else '-'} {abs(result.shift):.4g} I" if result.shift else ""
+    return f"{name[0].upper()}{name[1:]}{shift}"
+
+
+def label_units(figure: Figure, result: AnySpectrumResult) -> None:
+    """Replace the unit of eigenvalues on the axes where a matrix does not have that of the Hessian.
+
+    Matrices of gradients have its square in the loss; with a preconditioner it depends on the unit of the diagonal.
+    """
+    if result.preconditioner is None and result.matrix not in OF_GRADIENTS:
+        return
+    unit = " (squared loss per squared parameter)" if result.preconditioner is None else ""
+    for axes in figure.axes:
+        axes.set_xlabel(axes.get_xlabel().replace(_UNIT, unit))
 
 
 def shortened(block: str) -> str:

@@ -20,7 +20,7 @@ from hessian_spectrum.service.plots.figure import (
     render_figure,
     unit_suffix,
 )
-from hessian_spectrum.service.plots.spectrum import MATRIX_NAMES, method_plots, shortened
+from hessian_spectrum.service.plots.spectrum import label_units, matrix_title, method_plots, shortened
 
 _LABEL_INCHES = 3.2
 _MANY = 10  # most curves with distinct colours
@@ -37,6 +37,7 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
             label = _name(spectrum, plot)
             plot.draw_in_set(axes, spectrum, unit=unit, colour=colour, label=label, index=number)
         _label(axes, result.spectra, unit=unit, plot=plot)
+        label_units(figure, result.spectra[0])
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         columns = columns_that_fit(figure, 2 if len(result.spectra) <= _MANY else 4, _LABEL_INCHES)
@@ -86,4 +87,4 @@ def _title(spectra: Sequence[AnySpectrumResult], plot: MethodPlot) -> str:
     products = each if len(set(counts)) == 1 else f"{sum(counts):,} {first.provenance.precision} products"
     rows = "" if first.block is not None else f", {first.num_parameters:,} parameters"
     errors = "" if plot.headline is None else f" (±: {meaning_of_error(plot.headline(first)[1])})"
-    return f"{MATRIX_NAMES[first.matrix]}{rows}, {products}{errors}"
+    return f"{matrix_title(first)}{rows}, {products}{errors}"

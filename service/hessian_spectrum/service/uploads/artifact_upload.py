@@ -9,7 +9,7 @@ import mmap
 import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -18,13 +18,13 @@ from starlette.requests import Request
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
 from hessian_spectrum.programs.program import ProgramError
-from hessian_spectrum.service.problems import invalid_field, malformed_upload
+from hessian_spectrum.service.problems import ProblemError, invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
+from hessian_spectrum.service.uploads.file_kinds import NPY_FILE, NPZ, ONNX, PT2, SAFETENSORS, check_kind, recognised
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 from hessian_spectrum.service.uploads.npz import (
     MAX_HEADER_BYTES,
     NPY_MAGIC,
-    ZIP_MAGIC,
     UnreadableArrayError,
     archive_members,
     npz_contents,
@@ -32,9 +32,9 @@ from hessian_spectrum.service.uploads.npz import (
     read_numbers,
 )
 from hessian_spectrum.service.uploads.onnx_program import read_onnx
-from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_too_slow
-from hessian_spectrum.service.uploads.pt2 import read_program
-from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
+from hessian_spectrum.service.uploads.parser import UPLOAD_SECONDS, upload_too_slow
+from hessian_spectrum.service.uploads.pt2 import ReadProgram, read_program
+from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
 from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
 from hessian_spectrum.storage.local_directory import require_room
 
@@ -43,11 +43,8 @@ TOKEN_MEDIA_TYPES = (BINARY, NPY)
 
 _PIECE_BYTES = 2**20
 
-SAFETENSORS = "application/x-safetensors"
 ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)
 
-PT2 = "application/vnd.pytorch.pt2"
-ONNX = "application/onnx"
 PROGRAM_MEDIA_TYPES = (PT2, ONNX)
 
 MAX_PROGRAM_MEMBERS = 20_000
@@ -133,15 +130,19 @@ def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(MAX_HEADER_BYTES)
+    kind = recognised(_mapped(file)) if size else None
+    if kind is not None and kind is not NPY_FILE:
+        raise UnreadableArrayError(f"looks like {kind.name}: {kind.advice}")
     if media_type == BINARY and not head.startswith(NPY_MAGIC):
-        if head.startswith(ZIP_MAGIC) or may_be_safetensors(head, size):
-            raise UnreadableArrayError("looks like an npz or safetensors file: send it with that Content-Type")
         if size % 2:
             raise UnreadableArrayError(f"has {size} bytes, but each token of a .bin file takes two")
         return 0, np.dtype("<u2")
     shape, _, dtype, start = read_header(head)
     if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
-        raise UnreadableArrayError("must be an array of integers in one dimension")
+        raise UnreadableArrayError(
+            "must be an array of integers in one dimension, as tokens are: send data as npz or safetensors with arrays "
+            "x and y"
+        )
     if shape[0] * dtype.itemsize != size - start:
         raise UnreadableArrayError("differs in size from what its header says")
     return start, dtype
@@ -172,7 +173,8 @@ def store_arrays(
     """
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
-        arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
+        with _explained(body, media_type):
+            arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
         try:
             return artifacts.write_arrays(arrays)
         except UnfitArrayError as error:
@@ -198,15 +200,29 @@ def store_program(
     """
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
-        try:
-            if media_type == ONNX:
-                read = read_onnx(body, reservation.grow)
-            else:
-                members = archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS)
-                read = read_program(members, reservation.grow)
-        except ProgramError as error:
-            raise invalid_field((), f"the program cannot be used: {_printable(str(error))}") from None
+        with _explained(body, media_type):
+            read = _read_program(body, media_type, reservation)
         return artifacts.write_program(read.program, read.arrays)
+
+
+def _read_program(body: memoryview, media_type: str, reservation: Reservation) -> ReadProgram:
+    try:
+        if media_type == ONNX:
+            return read_onnx(body, reservation.grow)
+        return read_program(archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS), reservation.grow)
+    except ProgramError as error:
+        raise invalid_field((), f"the program cannot be used: {_printable(str(error))}") from None
+
+
+@contextmanager
+def _explained(body: memoryview, media_type: str) -> Iterator[None]:
+    """Where a file is refused, say instead what it is if it looks like a file of another kind."""
+    try:
+        yield
+    except ProblemError as error:
+        if error.problem.status in (400, 422):
+            check_kind(body, media_type)
+        raise
 
 
 def _printable(text: str) -> str:

@@ -196,7 +196,7 @@ def npz_contents(
     Raises:
         ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.
     """
-    members = _members(body)
+    members = archive_directory(body)
     if len(members) > max_members:
         raise malformed_upload(f"The archive has more than {max_members} members.")
     if sum(member.compress_size for member in members if member.compress_size <= len(body)) > len(body):
@@ -233,7 +233,10 @@ def archive_members(body: memoryview, reservation: Reservation, *, max_members: 
         ProgramError: If its members do not lie in one folder, each with its own name.
     """
     members: dict[str, zipfile.ZipInfo] = {}
-    listed = _members(body, max(MAX_DIRECTORY_BYTES, DIRECTORY_ENTRY_BYTES * max_members))
+    largest = max(MAX_DIRECTORY_BYTES, DIRECTORY_ENTRY_BYTES * max_members)
+    listed = archive_directory(body, largest, kind=".pt2 file")
+    if is_inner(listed):
+        raise malformed_upload("The body is not a valid .pt2 file: it is damaged, or was cut off.")
     if len(listed) > max_members:
         raise malformed_upload(f"The archive has more than {max_members} members.")
     if sum(member.compress_size for member in listed if member.compress_size <= len(body)) > len(body):
@@ -306,12 +309,32 @@ class _Window:
         return bytes(part)
 
 
-def _members(body: memoryview, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> list[zipfile.ZipInfo]:
+def archive_directory(
+    body: memoryview, max_directory_bytes: int = MAX_DIRECTORY_BYTES, *, kind: str = "npz archive"
+) -> list[zipfile.ZipInfo]:
+    """Return the members of a zip archive as its directory lists them; nothing of them is checked.
+
+    Args:
+        body: The archive.
+        max_directory_bytes: Largest size of the directory in bytes.
+        kind: What the archive must be, for the message.
+
+    Returns:
+        The members, in order.
+
+    Raises:
+        ProblemError: 400 if there is no such directory.
+    """
     try:
         with zipfile.ZipFile(_Window(body, max_directory_bytes)) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, OverflowError):
-        raise malformed_upload("The body is not a valid npz archive.") from None
+        raise malformed_upload(f"The body is not a valid {kind}: it is damaged, or was cut off.") from None
+
+
+def is_inner(members: Sequence[zipfile.ZipInfo]) -> bool:
+    """Return whether members begin late in a file, as in one that was cut off after an archive that it contains."""
+    return bool(members) and min(member.header_offset for member in members) > 0
 
 
 def _content(body: memoryview, member: zipfile.ZipInfo) -> memoryview:

@@ -109,6 +109,7 @@ class _Reader:
 
     def read(self) -> ReadProgram:
         self._check_sizes()
+        _check_names(self.graph)
         initializers = self._initializers()
         inputs = self._inputs(initializers)
         program = Lowering(f"input:{next(iter(inputs))}")
@@ -272,6 +273,26 @@ class _Reader:
         new, old = f"output:{names[0]:.{MAX_NAME_LENGTH}}", operand.name
         program.values[new] = program.values.pop(old)
         return new, tuple(_renamed(call, old, new) for call in program.calls)
+
+
+def _check_names(graph: GraphProto) -> None:
+    """Refuse names that are not UTF-8, which protobuf returns as bytes.
+
+    Raises:
+        ProgramError: If there is one.
+    """
+    for values in (graph.initializer, graph.input, graph.output, graph.value_info):
+        for value in values:
+            _check_texts(value.name)
+    for node in graph.node:
+        _check_texts(node.name, node.op_type, node.domain, *node.input[:MAX_OPERANDS], *node.output[:MAX_OPERANDS])
+        _check_texts(*(attribute.name for attribute in node.attribute))
+
+
+def _check_texts(*names: object) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ProgramError(f"it has a name that is not UTF-8: {name!a:.64}")
 
 
 def _renamed(call: Call, old: str, new: str) -> Call:

@@ -17,6 +17,7 @@ from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.problems import ProblemError, invalid_field, malformed_upload
 from hessian_spectrum.service.request_parsing import check_json
+from hessian_spectrum.service.uploads.file_kinds import NPZ
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 from hessian_spectrum.service.uploads.npz import NPY_MAGIC, UnreadableArrayError, Value, npz_contents, read_npy
 from hessian_spectrum.service.validation_errors import unknown_name
@@ -27,7 +28,7 @@ UPLOAD_SECONDS = 300
 MAX_TEXT_BYTES = 2**20
 """Largest size in bytes of a part that holds text or JSON instead of an array file."""
 
-NPZ, FORM = "application/x-npz", "multipart/form-data"
+FORM = "multipart/form-data"
 UPLOAD_MEDIA_TYPES = (NPZ, FORM)
 
 MAX_FIELDS = 32

@@ -186,6 +186,8 @@ def provenance(
     return Provenance(
         **common.model_dump(),
         matrix=request.matrix_kind,
+        preconditioner=None if request.preconditioner is None else request.preconditioner.id,
+        shift=request.shift,
         block=request.block,
         precision_deviation=precision_deviation,
         seed=request.seed,
