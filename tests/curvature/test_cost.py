@@ -286,12 +286,12 @@ CASES = {
 def peaks() -> dict[str, int]:
     """Bytes that each case really takes, in one process for the imports and a child for each case.
 
-    The mean of two such processes: they lay out their heaps differently, which changes a peak by up to 15 %.
+    The mean of four such processes: they lay out their heaps differently, which changes a peak by up to 15 %.
     """
     program = [sys.executable, "-c", PROGRAM, *(call for call, _ in CASES.values())]
-    runs = [subprocess.run(program, capture_output=True, text=True, check=True, timeout=140) for _ in range(2)]
+    runs = [subprocess.run(program, capture_output=True, text=True, check=True, timeout=140) for _ in range(4)]
     lines = zip(*(run.stdout.splitlines() for run in runs), strict=True)
-    return {case: sum(int(each.split()[0]) for each in pair) // 2 for case, pair in zip(CASES, lines, strict=True)}
+    return {case: sum(int(each.split()[0]) for each in found) // 4 for case, found in zip(CASES, lines, strict=True)}
 
 
 @pytest.mark.slow

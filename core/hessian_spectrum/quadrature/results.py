@@ -148,7 +148,7 @@ class TopEigenpairs:
 
 @dataclass(frozen=True, eq=False)
 class NearestEigenpairs(TopEigenpairs):
-    """The eigenvalues nearest to a value, by their distance from it; intervals are on the side of the values."""
+    """The eigenvalues nearest to a value, by distance; their intervals have both sides of it unless one is excluded."""
 
     absolute_tolerance: float  # tolerance of residuals and distances that was applied, in units of A
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFinit
 from hessian_spectrum.quadrature.results import NearestEigenpairs
 
 F64 = torch.float64
+Array = npt.NDArray[np.float64]
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -55,11 +57,13 @@ def check(matrix: Tensor, found: NearestEigenpairs, target: float, *, converged:
     distances = np.abs(found.eigenvalues - target)
     assert (np.diff(distances) >= 0).all()
     wanted = np.sort(np.abs(every - target))[:k]
-    for interval, distance in zip(found.intervals, wanted, strict=True):
+    for interval, value, distance in zip(found.intervals, found.eigenvalues, wanted, strict=True):
         assert interval.lower is not None
         assert interval.upper is not None
-        low, high = sorted(abs(end - target) for end in (interval.lower, interval.upper))
-        assert low - eps * scale <= distance <= high + eps * scale
+        assert interval.lower <= value <= interval.upper
+        # where eigenvalues are equally far but for rounding, each of them is the requested one
+        requested = every[np.abs(np.abs(every - target) - distance) <= eps * scale]
+        assert ((interval.lower - eps * scale <= requested) & (requested <= interval.upper + eps * scale)).any()
     assert [each.why is None for each in found.intervals] == found.converged.tolist()
     assert (np.abs(distances - wanted)[found.converged] <= found.absolute_tolerance + eps * scale).all()
     if converged:
@@ -119,6 +123,49 @@ def test_few_distinct_values(values: list[float], target: float, seed: int, data
     k, matrix = data.draw(st.integers(1, len(values))), symmetric(values, seed)
     # where all values are the target, nothing but rounding is left of the matrix: an absolute tolerance says so
     check(matrix, search(matrix, k, target, absolute_tolerance=1e-9), target)
+
+
+def some_spectrum(rng: np.random.Generator) -> Array:
+    values = rng.normal(size=rng.integers(20, 80))
+    match rng.integers(6):
+        case 0:
+            return values
+        case 1:
+            return np.concatenate([values, 0.6 - values])
+        case 2:
+            return np.concatenate([values, 0.6 - values + 1e-4 * rng.normal(size=len(values))])
+        case 3:
+            return values.round(1)
+        case 4:
+            return np.concatenate([OUTLIERS, 0.1 * values])
+        case _:
+            return np.logspace(-6, 1, len(values)) * rng.choice([1, -1], len(values))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_every_interval_has_the_requested_eigenvalue_whatever_side_it_is_on(seed: int, dtype: torch.dtype) -> None:
+    """Spectra with pairs of s + d and s - d, exact and nearly so, repeated values, outliers, and dense parts."""
+    rng = np.random.default_rng(seed)
+    for _ in range(8):
+        values = some_spectrum(rng)
+        targets = [0.3, rng.normal(), rng.choice(values), 3 * rng.normal(), 1.5 * values.max()]
+        tolerance, k = 10.0 ** rng.integers(-6, 0), int(rng.integers(1, 6))
+        matrix, target = symmetric(values.tolist(), seed).to(dtype), float(rng.choice(targets))
+        check(matrix, search(matrix, k, target, tolerance), target, converged=False)
+
+
+def test_an_interval_has_both_sides_only_where_neither_is_excluded() -> None:
+    """Of 1 and -1.001, seen from 0 with a tolerance of 0.02, either may be the nearest; 1 alone is far from others."""
+    rest = np.linspace(5, 20, 40).tolist()
+    for values, is_excluded in (([1.0, -1.001], False), ([1.0], True), ([-1.0], True)):
+        found = search(symmetric([*values, *rest]), 1, 0.0, 1e-3)
+        (interval,) = found.intervals
+        assert found.converged.all()
+        assert (interval.upper - interval.lower < 0.1) == is_excluded  # type: ignore[operator]
+    both = search(symmetric([1.0, -1.001, *rest]), 2, 0.0, 1e-5)
+    assert both.converged.all()
+    assert all(each.upper - each.lower < 1e-9 for each in both.intervals)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])

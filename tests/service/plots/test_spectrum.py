@@ -209,6 +209,48 @@ def test_of_a_long_diagonal_blocks_are_looked_at(monkeypatch: pytest.MonkeyPatch
     assert abs(found.values.mean() - entries.mean()) < 1
 
 
+# eigenpairs nearest to a value
+
+
+def nearest(target: float, *pairs: tuple[float, float, float]) -> Any:
+    """Pairs with a value and the ends of its interval each; residuals are smaller than the intervals."""
+    found = [
+        {"value": value, "residual": 1e-3, "converged": True, "lower": low, "upper": high} for value, low, high in pairs
+    ]
+    settings = {"which": "nearest", "target": target, "tolerance": 1e-2, "absolute_tolerance": 0.02}
+    return result("top-k", 1000, eigenpairs=found, **settings)
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_eigenpairs_nearest_to_a_value_have_intervals_and_a_line_there(
+    monkeypatch: pytest.MonkeyPatch, is_set: bool
+) -> None:
+    drawn: dict[str, list[Any]] = {"errorbar": [], "axhline": []}
+    for name, calls in drawn.items():
+        original = getattr(Axes, name)
+
+        def record(axes: Axes, *arguments: Any, _original: Any = original, _calls: Any = calls, **options: Any) -> Any:
+            _calls.append(arguments)
+            return _original(axes, *arguments, **options)
+
+        monkeypatch.setattr(Axes, name, record)
+    found = nearest(0.5, (0.6, 0.55, 0.65), (0.3, 0.2, 0.8))
+    words = texts(svg(SpectrumSetResult.model_validate({"spectra": [found.model_dump()] * 2}) if is_set else found))
+    np.testing.assert_allclose(drawn["errorbar"][0][2], [[0.05, 0.1], [0.05, 0.5]])
+    assert [arguments[0] for arguments in drawn["axhline"]] == [0.5]
+    if not is_set:
+        assert any("2 eigenvalues nearest to 0.5" in word for word in words)
+        assert {"target: 0.5", "95 % interval"} <= set(words)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
+def test_targets_of_any_size_are_drawn(scale: float) -> None:
+    for target in (0.0, scale, -scale):
+        found = nearest(target, (target + scale, target - 1.1 * scale, target + 1.1 * scale), (target, target, target))
+        assert bytes(render(found, "png")).startswith(b"\x89PNG")
+
+
 # densities
 
 

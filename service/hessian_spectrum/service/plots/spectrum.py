@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
+from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error
 from hessian_spectrum.api_schemas.matrices import OF_GRADIENTS
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.planning.registry import merged
@@ -230,6 +230,8 @@ def _bump(result: LanczosResult, grid: Numbers) -> float:
 
 def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
     """Return the tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
+    if result.target is not None:
+        return np.full(len(values), (result.absolute_tolerance or 0.0) / unit)
     tolerances = np.full(len(values), result.tolerance * abs(values).max())
     if result.which == "both-ends" and len(values) > 1:
         upper = (len(values) + 1) // 2
@@ -241,20 +243,26 @@ def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
 
 def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) -> str:
     pairs = result.eigenpairs
-    unit = axis_unit(max(abs(pair.value) for pair in pairs))
+    unit = axis_unit(_top_k_extent(result))
     values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
     converged = np.asarray([pair.converged for pair in pairs])
     ranks, few = np.arange(1, len(pairs) + 1), len(pairs) <= _FEW
     stems, bars = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-    stems.axhline(0, color="black", linewidth=0.8, alpha=0.4)
-    stems.vlines(ranks, 0, values, color=_GREY, linewidth=1 if few else 0.4)
-    stems.errorbar(ranks, values, residuals, fmt="none", ecolor=_RED, elinewidth=1, capsize=2, zorder=2)
+    foot = (result.target or 0.0) / unit
+    name = None if result.target is None else f"target: {result.target:.6g}"
+    stems.axhline(foot, color="black", linewidth=0.8, alpha=0.4 if name is None else 0.8, label=name)
+    stems.vlines(ranks, foot, values, color=_GREY, linewidth=1 if few else 0.4)
+    bar_style = {"fmt": "none", "ecolor": _RED, "elinewidth": 1, "capsize": 2, "zorder": 2}
+    stems.errorbar(
+        ranks, values, _error_bars(result, unit), label=None if name is None else "95 % interval", **bar_style
+    )
     for axes, heights in ((stems, values), (bars, np.maximum(residuals, np.finfo(np.float64).tiny))):
         for chosen, fill, label in ((converged, _BLUE, "converged"), (~converged, "white", "not converged")):
             if chosen.any():
                 style = {"mfc": fill, "mec": _BLUE, "markersize": 5 if few else 2, "zorder": 3}
                 axes.plot(ranks[chosen], heights[chosen], "o", label=f"{label}: {chosen.sum():,}", **style)
-    _scale_stems(stems, abs(values[values != 0]))
+    if foot == 0:
+        _scale_stems(stems, abs(values[values != 0]))
     stems.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
     stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
     tolerances = _tolerances(result, values, unit)
@@ -266,7 +274,18 @@ def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) ->
     bars.set_ylabel(f"residual{unit_suffix(unit)}\n(dashed: tolerance)")
     bars.set_xlabel("rank")
     bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}, {products_of(result)}"
+    kind = f", {result.which.replace('-', ' ')}" if result.target is None else f" nearest to {result.target:.6g}"
+    return f"{len(pairs):,} eigenvalues{kind}, {products_of(result)}"
+
+
+def _error_bars(result: TopKResult, unit: float) -> Numbers:
+    """Return lengths below and above each value (2, k): its residual, or to the ends of its interval if `nearest`."""
+    lengths = [(pair.residual,) * 2 if result.target is None else error_bar(pair) for pair in result.eigenpairs]
+    return np.asarray(lengths, dtype=np.float64).T / unit
+
+
+def _top_k_extent(result: TopKResult) -> float:
+    return max(abs(result.target or 0.0), *(abs(pair.value) for pair in result.eigenpairs))
 
 
 def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
@@ -338,8 +357,11 @@ def _scale_densities(axes: Any, spectra: Sequence[LanczosResult], unit: float) -
 
 def _add_top_k(axes: Any, spectrum: TopKResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     pairs = spectrum.eigenpairs
-    values, residuals = (np.asarray([getattr(p, n) for p in pairs]) / unit for n in ("value", "residual"))
-    axes.errorbar(np.arange(1, len(pairs) + 1), values, residuals, fmt="o-", ms=3, lw=1, color=colour, label=label)
+    values, ranks = np.asarray([pair.value for pair in pairs]) / unit, np.arange(1, len(pairs) + 1)
+    errors = _error_bars(spectrum, unit)
+    axes.errorbar(ranks, values, errors, fmt="o-", ms=3, lw=1, color=colour, label=label)
+    if spectrum.target is not None and index == 0:
+        axes.axhline(spectrum.target / unit, color="black", linewidth=0.8, linestyle="--", zorder=0)
 
 
 def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
@@ -366,7 +388,7 @@ METHOD_PLOTS = {
     ),
     "top-k": MethodPlot(
         _draw_top_k,
-        extent=lambda result: max(abs(pair.value) for pair in result.eigenpairs),
+        extent=_top_k_extent,
         draw_in_set=_add_top_k,
         set_labels=lambda unit: ("rank", f"eigenvalue{unit}"),
         scale_set=_scale_top_k,

@@ -82,6 +82,11 @@ class FoldedState(SubspaceState):
     unit: float  # c of the folded matrix; tolerances and values below are in this unit
 
     @property
+    def needs_locking(self) -> bool:
+        """Whether one run is not sufficient: it shows one eigenvector of s + d and s - d, and no others."""
+        return True
+
+    @property
     def distance_tolerance(self) -> float:
         """Tolerance t of distances: relative to the root of the largest product so far, or absolute."""
         return max(self.tolerance * math.sqrt(self.scale), self.absolute_tolerance)

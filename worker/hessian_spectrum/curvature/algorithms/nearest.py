@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.folded import FoldedOperator, FoldedState, unfold
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
-from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
+from hessian_spectrum.curvature.algorithms.top_pairs import best_of_others, summarise_search
 from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gaussian_vector, norm
 from hessian_spectrum.planning.work import Work, top_k_work
@@ -115,14 +115,16 @@ class NearestLanczos(Method[FoldedState, NearestEigenpairs]):
         unit, is_exhausted = state.unit, state.num_products >= state.budget
         tolerance = state.distance_tolerance * unit
         reach = math.sqrt(state.norm(state.pairs().values))  # ||A - s||, in the unit
-        found = summarise_search(FoldedOperator(problem, self.target, unit=unit), state)
+        folded = FoldedOperator(problem, self.target, unit=unit)
+        beyond = -best_of_others(folded, state)
+        found = summarise_search(folded, state)
         state.basis = state.basis[:0].clone()  # its memory goes to the vectors that follow
         exact = problem.unreduced
         pairs = unfold(exact, found.eigenvectors, self.target, goal=0.9 * tolerance)
         error = exact.product_error * (reach * unit + abs(self.target))
         # of the folded products, beyond what their own bound contains
         folding = 2 * problem.product_error * abs(self.target) / unit * reach
-        squares = [max((each.lower or 0.0) - folding, 0.0) for each in found.intervals]
+        squares = [max((each or 0.0) - folding, 0.0) for each in (*(each.lower for each in found.intervals), beyond)]
         report = _Report(self.target, tolerance=tolerance, error=error, is_exhausted=is_exhausted)
         nearest = torch.tensor(squares, dtype=torch.float64).sqrt() * unit
         return replace(
@@ -148,26 +150,27 @@ class _Report:
         Args:
             values: Eigenvalues (k,), by their distance from the target.
             residuals: Their residuals (k,), with the error of the products.
-            nearest: Lower bounds (k,) of the distances of the k nearest eigenvalues.
+            nearest: Lower bounds (k + 1,) of the distances of the k + 1 nearest eigenvalues; infinite where there is
+                none.
         """
         distances = (values - self.target).abs()
-        lower = (nearest - self.error).clamp(min=0).minimum(distances)
-        # (T - s)^2 + R^T R bounds the smallest eigenvalues of the folded matrix from above, by the minimax principle
-        upper = torch.hypot(distances, torch.full_like(distances, math.hypot(*residuals.tolist()))) + self.error
+        nearest = (nearest - self.error).clamp(min=0)
+        lower = nearest[:-1].minimum(distances)
+        # of the first i residuals: (T - s)^2 + R^T R bounds the i smallest eigenvalues of the folded matrix from above,
+        # by the minimax principle
+        norms = residuals.square().cumsum(dim=0).sqrt()
+        shells = _Shells(self.target, inner=lower, outer=torch.hypot(distances, norms) + self.error)
         converged = (residuals <= self.tolerance) & (distances - lower <= self.tolerance)
-        intervals = []
-        for value, residual, low, high, is_converged in zip(
-            values.tolist(), residuals.tolist(), lower.tolist(), upper.tolist(), converged.tolist(), strict=True
-        ):
-            ends = (self.target + low, self.target + high)
-            if value < self.target:
-                ends = (self.target - high, self.target - low)
-            intervals.append(Interval(*ends, None if is_converged else self._why(residual)))
+        whys = [
+            None if is_converged else self._why(residual)
+            for residual, is_converged in zip(residuals.tolist(), converged.tolist(), strict=True)
+        ]
+        ends = shells.intervals(values, norms, beyond=nearest[1:])
         return NearestEigenpairs(
             eigenvalues=values.numpy(),
             residuals=residuals.numpy(),
             converged=converged.numpy(),
-            intervals=tuple(intervals),
+            intervals=tuple(Interval(*pair, why) for pair, why in zip(ends, whys, strict=True)),
             eigenvectors=values.numpy()[:, None],
             num_products=0,
             absolute_tolerance=self.tolerance,
@@ -181,6 +184,58 @@ class _Report:
         if residual > self.tolerance:
             return f"The residual, {residual:.2g}, is above the tolerance, {self.tolerance:.2g}{limit}."
         return f"A nearer eigenvalue cannot be excluded{' with max_products' if self.is_exhausted else ''}."
+
+
+@dataclass(frozen=True)
+class _Shells:
+    """Bounds on the distances |lambda_i - s| of the k nearest eigenvalues lambda_i, which say nothing of the side."""
+
+    target: float
+    _: KW_ONLY
+    inner: Tensor  # (k,)
+    outer: Tensor  # (k,)
+
+    def intervals(self, values: Tensor, norms: Tensor, *, beyond: Tensor) -> list[tuple[float, float]]:
+        """Return an interval of each lambda_i, on one side of the target where the other one is excluded.
+
+        Near m Ritz values there are m eigenvalues, each at most ||R|| away from its own. If all of these are nearer
+        than the eigenvalue m + 1 can be, they are lambda_1 .. lambda_m. Then lambda_i lies near one of the m values
+        and within its shell.
+
+        Args:
+            values: Ritz values (k,), by their distance from the target.
+            norms: Norms ||R|| (k,) of the residuals of the first m values together.
+            beyond: Lower bounds (k,) of the distance of the eigenvalue m + 1.
+
+        Returns:
+            The ends of the intervals.
+
+        References:
+            Parlett, The Symmetric Eigenvalue Problem (1998), theorem 11.5.1.
+        """
+        offsets = values - self.target
+        is_closed = (offsets.abs() + norms < beyond).tolist()
+        found: list[tuple[float, float]] = []
+        for index, (inner, outer) in enumerate(zip(self.inner.tolist(), self.outer.tolist(), strict=True)):
+            last = next((m for m in range(index, len(values)) if is_closed[m]), None)
+            ends = [-outer, outer]
+            if last is not None:
+                distance, change = abs(float(offsets[index])), float(norms[last])
+                shell = (max(inner, distance - change), min(outer, distance + change))
+                ends = _ends_within(shell, offsets[: last + 1], change)
+            found.append((self.target + min(ends), self.target + max(ends)))
+        return found
+
+
+def _ends_within(shell: tuple[float, float], offsets: Tensor, change: float) -> list[float]:
+    """Return the ends of all parts of offsets +- change (m,), signed distances, that are in a shell of distances."""
+    inner, outer = shell
+    ends: list[float] = []
+    for low, high in ((-outer, -inner), (inner, outer)):
+        starts, stops = (offsets - change).clamp(min=low), (offsets + change).clamp(max=high)
+        meet = starts <= stops
+        ends += [*starts[meet].tolist(), *stops[meet].tolist()]
+    return ends
 
 
 def top_k_search(*, which: str, target: float | None = None, **settings: Any) -> Method[Any, Any]:

@@ -1,7 +1,7 @@
 """Eigenpairs from the subspace of a finished search, each with an interval of the requested eigenvalue."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -75,6 +75,26 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
         eigenvectors=state.basis[: state.num_requested][display.to(state.basis.device)].cpu().numpy(),
         num_products=state.num_products,
     )
+
+
+def best_of_others(operator: SymmetricOperator, state: SubspaceState) -> float:
+    """Return a bound on the score of the eigenvalue that follows the k requested ones, at one end of the spectrum.
+
+    Args:
+        operator: The matrix A.
+        state: State of a finished search, before its summary.
+
+    Returns:
+        The bound, minus infinity if there is no such eigenvalue, infinity if nothing is known.
+    """
+    every, count = state.pairs(), state.num_requested
+    error = operator.product_error * state.norm(every.values)
+    if state.complete:
+        others = every.values[order(every.values, state.which)[count:]]
+        return float(state.scores(others)[0]) + error if len(others) else -inf
+    norms = spread(state.defects[: state.num_locked])
+    (rest,), scores = _ends_of_rest(state, error), state.scores(state.locked_values())
+    return float(bounds_from_above(scores, norms, rest=rest, count=count + 1)[-1]) + error
 
 
 def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:

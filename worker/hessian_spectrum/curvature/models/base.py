@@ -187,6 +187,11 @@ class Model(ABC):
         """The one number of samples on which the model is defined; None if it is any."""
         return None
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the operators of the model are known, and with them the rounding of their derivatives."""
+        return True
+
     @abstractmethod
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
         """Return random parameters, which are drawn in float64 on the CPU and then cast.

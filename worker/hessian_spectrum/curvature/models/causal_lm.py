@@ -50,6 +50,11 @@ class CausalLm(Model):
     tables: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def is_built_in(self) -> bool:
+        """False: a network of a user may call any operator of PyTorch."""
+        return False
+
+    @property
     def num_outputs(self) -> int:
         """Size of the vocabulary."""
         return self.vocab_size

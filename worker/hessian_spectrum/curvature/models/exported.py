@@ -115,6 +115,11 @@ class Exported(Model):
         check_calls(self.program)
 
     @property
+    def is_built_in(self) -> bool:
+        """False: a network of a user may call any operator of PyTorch."""
+        return False
+
+    @property
     def num_outputs(self) -> int:
         """Length of the last axis of the output; 1 where the output is one number for each sample."""
         shape = self.program.output_value.shape

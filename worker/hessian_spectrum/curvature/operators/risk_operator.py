@@ -59,6 +59,9 @@ DEVIATION_MARGIN = 2
 SENSITIVITY_MARGIN = 4
 """Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
 
+ASYMMETRY_MARGIN, ASYMMETRY_VECTORS = 4, 4
+"""Factor by which errors of products may be larger than their asymmetry, and number of products that measure it."""
+
 POWER_STEPS = 4
 """Products for a lower bound of the norm of a matrix to whose products something is added or taken away."""
 
@@ -190,7 +193,9 @@ class RiskOperator(SymmetricOperator):
     @property
     def term_error(self) -> float:
         """Bound on the error of the sum over micro-batches, relative to its norm, for products that are not reduced."""
-        return super().term_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+        eps = torch.finfo(self.dtype).eps
+        error = super().term_error + SENSITIVITY_MARGIN * self.sensitivity * eps
+        return max(error, ASYMMETRY_MARGIN * self.asymmetry * eps)
 
     @cached_property
     def gram_form(self) -> GramForm | None:
@@ -267,19 +272,14 @@ class RiskOperator(SymmetricOperator):
         Returns:
             The sensitivity, dimensionless.
         """
-        first = self._risk.batches[0]
-        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
-        count = self._risk.model.fixed_size or count
-        if count == 0:
-            return 0.0
-        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
-        if self._risk.loss.weight(sample.targets) == 0:
+        sample = self._sample
+        if sample is None:
             return 0.0
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
         vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
         sampled, perturbed = copy(self), copy(self)
-        sampled._risk = perturbed._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        sampled._risk = perturbed._risk = sample
         perturbed._point = {
             name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
         }
@@ -287,6 +287,47 @@ class RiskOperator(SymmetricOperator):
             value, moved = (each._unrecorded(0, self.layout, self.layout)(vector) for each in (sampled, perturbed))
         ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
+
+    @cached_property
+    def asymmetry(self) -> float:
+        """||B - B^T||_F / ||B|| / eps, estimated from random vectors, of the samples that give the sensitivity.
+
+        Errors inside operators of PyTorch do not follow the parameters: the sensitivity does not show them. Those of a
+        derivative's derivative are not symmetric, which does. It is measured for networks of users alone.
+
+        Returns:
+            The asymmetry, dimensionless.
+        """
+        sample = self._sample if not self._risk.model.is_built_in else None
+        if sample is None:
+            return 0.0
+        generator = torch.Generator().manual_seed(1)
+        rows = torch.randn(ASYMMETRY_VECTORS, self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        sampled = copy(self)
+        sampled._risk = sample
+        with torch.no_grad():
+            multiply = sampled._unrecorded(0, self.layout, self.layout)
+            products = multiply(rows).double()
+            norm, vector = 0.0, products[:1]
+            for _ in range(POWER_STEPS):
+                vector = multiply((vector / vector.norm()).to(self.dtype)).double()
+                norm = max(norm, float(vector.norm()))
+            forms = rows.double() @ products.T
+        pairs = ASYMMETRY_VECTORS * (ASYMMETRY_VECTORS - 1)
+        ratio = float((forms - forms.T).norm()) / math.sqrt(pairs) / norm if norm > 0 else 0.0
+        return ratio / torch.finfo(self.dtype).eps if math.isfinite(ratio) else 0.0
+
+    @cached_property
+    def _sample(self) -> EmpiricalRisk | None:
+        """The risk of the samples at which rounding is measured; None where there is nothing to measure."""
+        first = self._risk.batches[0]
+        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        count = self._risk.model.fixed_size or count
+        if count == 0:
+            return None
+        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
+        is_empty = self._risk.loss.weight(sample.targets) == 0
+        return None if is_empty else EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
 
     @property
     def unreduced(self) -> SymmetricOperator:

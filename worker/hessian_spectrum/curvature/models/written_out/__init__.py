@@ -2,9 +2,9 @@
 
 Each function takes the arguments of the operator. What is wrong with PyTorch's own ones (version 2.13 on the CPU):
 fused attention and `embedding_bag` have no second derivative; `grid_sampler`, fused recurrent layers and several losses
-have no forward mode; `weight_norm` and `triangular_solve` have a wrong second derivative; others have no rule for
-several vectors at once, or one that differs from the derivative of the values, as `embedding` does at its padding; a
-few read memory that is not theirs if a hostile graph tells them to.
+have no forward mode; `weight_norm` and `triangular_solve` have a wrong second derivative, and that of `logcumsumexp` is
+inaccurate; others have no rule for several vectors at once, or one that differs from the derivative of the values, as
+`embedding` does at its padding; a few read memory that is not theirs if a hostile graph tells them to.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from hessian_spectrum.curvature.models.written_out import (
     activations,
     attention,
     complex_numbers,
+    cumulative,
     embeddings,
     indexing,
     linear_algebra,
@@ -28,6 +29,7 @@ _MODULES = (
     activations,
     attention,
     complex_numbers,
+    cumulative,
     embeddings,
     indexing,
     linear_algebra,
