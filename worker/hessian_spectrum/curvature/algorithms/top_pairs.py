@@ -244,7 +244,7 @@ def _ends(state: SubspaceState, index: int, *, pairs: _Pairs, gap: float, sides:
     """Return the ends of an interval of an eigenvalue: no worse than the value (minimax), and at most `gap` better.
 
     The magnitude says nothing of the sign. But number i by magnitude is one of the first i of its sign, and these have
-    bounds of their own: a sign is excluded if no eigenvalue with it can be as large as number i, or as small.
+    bounds of their own: a sign is excluded if none of them can have that magnitude.
 
     Args:
         state: State of the search.
