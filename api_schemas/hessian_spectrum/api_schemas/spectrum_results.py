@@ -82,8 +82,8 @@ class Eigenpair(RitzValue):
     converged: bool = Field(
         description="Whether both the residual and the error of the value are within the tolerance; the probability "
         "that a more extreme or, for `nearest`, a nearer eigenvalue was missed is at most 1/1000. For `nearest` the "
-        "error is that of the distance from `target`: the interval extends to the other side of it unless no "
-        "eigenvalue there can be as near."
+        "error is that of the distance from `target`, for `magnitude` that of |eigenvalue|: the interval extends to "
+        "the other side of `target` or of 0 unless the requested eigenvalue cannot be there."
     )
 
 

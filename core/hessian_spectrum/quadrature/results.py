@@ -139,8 +139,8 @@ class TopEigenpairs:
     residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, the error of the products included
     # (k,) the residual is within the tolerance, and the value, too, of the requested eigenvalue
     converged: npt.NDArray[np.bool_]
-    # (k,) of the requested eigenvalues, with the reason if one has not converged; of "magnitude" that of
-    # |eigenvalue|, with the sign of the value
+    # (k,) of the requested eigenvalues, with the reason if one has not converged; of "magnitude" with both signs unless
+    # one is excluded
     intervals: tuple[Interval, ...]
     eigenvectors: npt.NDArray[np.floating]  # (k, P) unit vectors in rows, in the precision of the products
     num_products: int

@@ -238,14 +238,20 @@ def wide_spectrum() -> Tensor:
     return torch.cat([torch.tensor([1e4, 1e3], dtype=F64), bulk, torch.tensor([-0.01, -0.02], dtype=F64)])
 
 
-def check_intervals(found: TopEigenpairs, exact: FloatArray, which: Which, *, error: float) -> None:
-    """Every wanted eigenvalue lies in its interval, up to the error of `exact`; reasons stand where they belong."""
-    for interval, value, converged in zip(found.intervals, exact, found.converged, strict=True):
+def check_intervals(found: TopEigenpairs, exact: FloatArray, *, error: float, every: FloatArray | None = None) -> None:
+    """Every wanted eigenvalue lies in its interval, up to the error of `exact`; reasons stand where they belong.
+
+    Of `every` eigenvalue the wanted ones are those of the largest magnitude: all that are equally large but for the
+    error may be the wanted one.
+    """
+    for interval, value, right, converged in zip(
+        found.intervals, found.eigenvalues, exact, found.converged, strict=True
+    ):
         lower = -math.inf if interval.lower is None else interval.lower
         upper = math.inf if interval.upper is None else interval.upper
-        if which == "magnitude":
-            lower, upper = sorted((abs(lower), abs(upper)))
-        assert lower - error <= (abs(value) if which == "magnitude" else value) <= upper + error
+        assert lower <= value <= upper
+        equal = np.asarray([right]) if every is None else every[np.abs(np.abs(every) - np.abs(right)) <= error]
+        assert ((lower - error <= equal) & (equal <= upper + error)).any()
         assert (interval.why is None) == bool(converged)
 
 
@@ -261,7 +267,7 @@ def test_what_lies_far_below_the_norm_is_found(seed: int, rotated: bool) -> None
     assert highest.converged.all()
     np.testing.assert_allclose(highest.eigenvalues, [0.02, 0.01], atol=2e-7)
     for found, exact in ((lowest, [-0.02, -0.01]), (highest, [0.02, 0.01])):
-        check_intervals(found, np.asarray(exact), "largest", error=1e-11)
+        check_intervals(found, np.asarray(exact), error=1e-11)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -303,7 +309,7 @@ def test_what_has_converged_is_known_to_be_right_where_the_rest_has_not() -> Non
     )
     assert found.converged.tolist() == [True, True, False, False]
     assert all("max_products" in (interval.why or "") for interval in found.intervals[2:])
-    check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), "largest", error=1e-7)
+    check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), error=1e-7)
 
 
 def nasty_spectrum(kind: str, rng: np.random.Generator, dim: int = 90) -> FloatArray:
@@ -342,7 +348,7 @@ def check_nasty(kind: str, seed: int, counts: Sequence[int]) -> None:
                 scale[:upper], scale[upper:] = np.abs(right[:upper]).max(), np.abs(right[upper:]).max()
             off = np.abs(one - other) > 1e-5 * scale + error
             assert not (off & found.converged).any(), (kind, seed, which, k)
-            check_intervals(found, right, which, error=error)
+            check_intervals(found, right, error=error, every=exact if which == "magnitude" else None)
 
 
 @pytest.mark.parametrize("kind", NASTY)
@@ -355,3 +361,50 @@ def test_what_is_called_converged_is_what_was_asked_for(kind: str) -> None:
 def test_what_is_called_converged_is_what_was_asked_for_over_many_seeds(kind: str) -> None:
     for seed in range(1, 9):
         check_nasty(kind, seed, (1, 2, 5))
+
+
+def nearly_opposite(rng: np.random.Generator, tolerance: float) -> FloatArray:
+    """Pairs of d and -d (1 - delta) with delta about the tolerance, in a bulk that is smaller or as large."""
+    count = int(rng.integers(1, 6))
+    tops = (1 + rng.exponential(size=count)) * rng.choice([1, -1], count)
+    deltas = tolerance * 10 ** rng.uniform(-2, 1, count) * rng.choice([1, -1], count)
+    bulk = rng.uniform(-1, 1, int(rng.integers(10, 60))) * rng.choice([0.8, 1.5])
+    return np.concatenate([tops, -tops * (1 - deltas), bulk])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_by_magnitude_every_interval_has_the_wanted_eigenvalue_whatever_its_sign(seed: int, dtype: torch.dtype) -> None:
+    """Nearly equal magnitudes of both signs, with and without enough products."""
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        tolerance = 10.0 ** rng.integers(-5, 0)
+        spectrum = nearly_opposite(rng, tolerance)
+        k = int(rng.integers(1, 11))
+        limit = None if rng.random() < 0.5 else int(rng.integers(2 * k + 1, 80))
+        matrix = symmetric(spectrum.tolist(), seed).to(dtype)
+        method = ThickRestartLanczos(k, "magnitude", tolerance, max_products=limit)
+        found = run(method, DenseOperator(matrix), generator=seeded(seed))
+        every = np.linalg.eigvalsh(matrix.double().numpy())
+        error = 30 * float(torch.finfo(dtype).eps) * np.abs(every).max()
+        check_intervals(found, wanted(every, k, "magnitude"), error=error, every=every)
+
+
+def test_by_magnitude_an_interval_has_both_signs_only_where_neither_is_excluded() -> None:
+    """Of 1 and -0.999 either may be the largest with a tolerance of 0.02; a dense part beyond the last is no reason."""
+    bulk = np.linspace(-0.3, 0.3, 200)
+    for spectrum, k, tolerance, is_excluded in (
+        ([1.0, -0.999], 1, 0.02, False),
+        ([1.0, -0.999], 2, 1e-5, True),
+        ([1.0], 1, 0.02, True),
+        ([-1.0], 1, 0.02, True),
+        ([1.0, -0.9, 0.8, *(0.8 - 1e-4 * np.arange(1, 40))], 3, 1e-2, True),
+    ):
+        matrix = symmetric([*spectrum, *bulk])
+        found = run(ThickRestartLanczos(k, "magnitude", tolerance), DenseOperator(matrix), generator=seeded(0))
+        assert found.converged.all()
+        for interval in found.intervals:
+            assert interval.lower is not None
+            assert interval.upper is not None
+            assert (interval.lower * interval.upper > 0) == is_excluded
+            assert not is_excluded or interval.upper - interval.lower <= 2 * tolerance

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.folded import FoldedOperator, FoldedState, unfold
 from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.curvature.algorithms.shells import ends_within
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.top_pairs import best_of_others, summarise_search
 from hessian_spectrum.curvature.iteration import Count
@@ -218,24 +219,14 @@ class _Shells:
         found: list[tuple[float, float]] = []
         for index, (inner, outer) in enumerate(zip(self.inner.tolist(), self.outer.tolist(), strict=True)):
             last = next((m for m in range(index, len(values)) if is_closed[m]), None)
-            ends = [-outer, outer]
+            low, high = -outer, outer
             if last is not None:
                 distance, change = abs(float(offsets[index])), float(norms[last])
                 shell = (max(inner, distance - change), min(outer, distance + change))
-                ends = _ends_within(shell, offsets[: last + 1], change)
-            found.append((self.target + min(ends), self.target + max(ends)))
+                near = offsets[: last + 1]
+                low, high = ends_within(shell, starts=near - change, stops=near + change)
+            found.append((self.target + low, self.target + high))
         return found
-
-
-def _ends_within(shell: tuple[float, float], offsets: Tensor, change: float) -> list[float]:
-    """Return the ends of all parts of offsets +- change (m,), signed distances, that are in a shell of distances."""
-    inner, outer = shell
-    ends: list[float] = []
-    for low, high in ((-outer, -inner), (inner, outer)):
-        starts, stops = (offsets - change).clamp(min=low), (offsets + change).clamp(max=high)
-        meet = starts <= stops
-        ends += [*starts[meet].tolist(), *stops[meet].tolist()]
-    return ends
 
 
 def top_k_search(*, which: str, target: float | None = None, **settings: Any) -> Method[Any, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, bounds_from_above, order, spread
+from hessian_spectrum.curvature.algorithms.shells import ends_within
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gram, norm, rotate, subtract
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
@@ -51,8 +52,8 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     pairs = _final_pairs(operator, state, every)
     tolerances = state.tolerances(pairs.values)
     scores = state.scores(pairs.values)
-    better = scores if rest is None else _bounds(state, pairs, rest=rest, error=coarse).maximum(scores)
-    gaps = better - scores + pairs.error
+    sides = _sides(state, pairs, rest=rest, error=coarse)
+    gaps = _best_scores(state, sides).maximum(scores) - scores + pairs.error
     converged = (pairs.residuals <= tolerances) & (gaps <= tolerances)
     display = torch.arange(len(scores))
     if state.which == "both-ends":
@@ -64,11 +65,8 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
         converged=converged[display].numpy(),
         intervals=tuple(
             _interval(
-                state,
-                index,
-                pairs=pairs,
-                gap=float(gaps[index]),
-                why=None if converged[index] else whys.of(pairs, index, float(tolerances[index])),
+                _ends(state, index, pairs=pairs, gap=float(gaps[index]), sides=sides),
+                None if converged[index] else whys.of(pairs, index, float(tolerances[index])),
             )
             for index in display.tolist()
         ),
@@ -105,8 +103,7 @@ def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
 def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> list[float] | None:
     """Return such points for the complement of the requested vectors, by end, if all others are known.
 
-    The vectors are those of reduced products, so that their complement is not an invariant subspace of the exact
-    matrix.
+    The vectors of reduced products span no invariant subspace of the exact matrix: their error is added.
 
     Args:
         state: State of the search.
@@ -114,12 +111,12 @@ def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> lis
         error: Error of the products, in units of A.
 
     Returns:
-        One point for each end; None if the complement is exact.
+        One point for each end; None if there are no others.
     """
     others = every.values[order(every.values, state.which)[state.num_requested :]]
-    if not state.is_reduced or len(others) == 0:
+    if len(others) == 0:
         return None
-    return [float((end.side * others).max()) + error for end in state.ends]
+    return [float((end.side * others).max()) + (error if state.is_reduced else 0.0) for end in state.ends]
 
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
@@ -192,8 +189,16 @@ def _rotated(state: SubspaceState, *, vectors: Tensor, products: Tensor, unit: f
     return values[ranking] * unit, residuals * unit
 
 
-def _bounds(state: SubspaceState, pairs: _Pairs, *, rest: list[float], error: float) -> Tensor:
-    """Bound the scores of the requested eigenvalues (k,) from above, by the locked pairs and the ends of the rest.
+@dataclass(frozen=True)
+class _Side:
+    """Bounds on the first n eigenvalues at an end, as numbers that are larger farther out; up to the pairs' error."""
+
+    lower: Tensor  # (n,) descending
+    upper: Tensor  # (n,) descending
+
+
+def _sides(state: SubspaceState, pairs: _Pairs, *, rest: list[float] | None, error: float) -> list[_Side]:
+    """Bound the eigenvalues at each end, by the locked pairs and the ends of the rest.
 
     If the subspace is the whole space, the bounds follow from the pairs themselves and the ends of the others. They are
     for the matrix whose products were used; the error of these products is added once for the exact matrix.
@@ -201,11 +206,11 @@ def _bounds(state: SubspaceState, pairs: _Pairs, *, rest: list[float], error: fl
     Args:
         state: State of the search.
         pairs: The requested pairs.
-        rest: Ends of the rest.
+        rest: Ends of the rest; None if the requested pairs are all.
         error: Error of the products, in units of A.
 
     Returns:
-        The bounds, of shape (k,).
+        The bounds for each end, as many as eigenvalues are requested there.
     """
     count = state.num_requested
     values, residuals = state.locked_values(), state.defects[: state.num_locked]
@@ -214,26 +219,60 @@ def _bounds(state: SubspaceState, pairs: _Pairs, *, rest: list[float], error: fl
         measured = pairs.residuals - pairs.error
         values, residuals = torch.cat([pairs.values, values[kept]]), torch.cat([measured, residuals[kept]])
         error = 0.0  # the caller adds the error of the measured products
-    norms = spread(residuals)
+    norms, sides = spread(residuals), []
+    for index, end in enumerate(state.ends):
+        lower = (end.side * pairs.values).sort(descending=True).values[: end.num_requested]
+        upper = lower
+        if rest is not None:
+            bounds = bounds_from_above(end.side * values, norms, rest=rest[index], count=end.num_requested)
+            upper = lower.maximum(bounds + error)
+        sides.append(_Side(lower, upper))
+    return sides
+
+
+def _best_scores(state: SubspaceState, sides: list[_Side]) -> Tensor:
+    """Bound the scores of the requested eigenvalues (k,) from above."""
     if state.which == "magnitude":
-        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), rest=max(rest), count=count) + error
-    bounds = torch.empty(count, dtype=torch.float64)
-    for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        bounds[members] = bounds_from_above(end.side * values, norms, rest=limit, count=end.num_requested) + error
+        return torch.cat([side.upper for side in sides]).sort(descending=True).values[: state.num_requested]
+    bounds = torch.empty(state.num_requested, dtype=torch.float64)
+    for members, side in zip(state.groups(), sides, strict=True):
+        bounds[members] = side.upper
     return bounds
 
 
-def _interval(state: SubspaceState, index: int, *, pairs: _Pairs, gap: float, why: str | None) -> Interval:
-    """Return an interval of an eigenvalue: no worse than the value (minimax principle), and at most `gap` better."""
-    value = float(pairs.values[index])
-    is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0
-    far = value + gap if is_upper else value - gap
-    near = value - pairs.error if is_upper else value + pairs.error
-    if state.which == "magnitude" and abs(value) < pairs.error:
-        near = 0.0
-    if not isfinite(far):
-        return Interval(near, None, why) if is_upper else Interval(None, near, why)
-    return Interval(min(near, far), max(near, far), why)
+def _ends(state: SubspaceState, index: int, *, pairs: _Pairs, gap: float, sides: list[_Side]) -> tuple[float, float]:
+    """Return the ends of an interval of an eigenvalue: no worse than the value (minimax), and at most `gap` better.
+
+    The magnitude says nothing of the sign. But number i by magnitude is one of the first i of its sign, and these have
+    bounds of their own: a sign is excluded if none of them can have that magnitude.
+
+    Args:
+        state: State of the search.
+        index: Rank of the pair.
+        pairs: The requested pairs.
+        gap: What the eigenvalue may be better by, in units of A.
+        sides: Bounds at each end.
+
+    Returns:
+        The lower and the upper end, infinite where nothing is known.
+    """
+    value, error = float(pairs.values[index]), pairs.error
+    if state.which != "magnitude":
+        near, far = value - state.side_of(index) * error, value + state.side_of(index) * gap
+        return min(near, far), max(near, far)
+    smallest = [(side.lower[: index + 1] - error).clamp(min=0) for side in sides]
+    largest = [side.upper[: index + 1] + error for side in sides]
+    return ends_within(
+        (max(abs(value) - error, 0.0), abs(value) + gap),
+        starts=torch.cat([smallest[0], -largest[1]]),
+        stops=torch.cat([largest[0], -smallest[1]]),
+    )
+
+
+def _interval(ends: tuple[float, float], why: str | None) -> Interval:
+    """Return an interval, without the ends that are infinite."""
+    lower, upper = (end if isfinite(end) else None for end in ends)
+    return Interval(lower, upper, why)
 
 
 @dataclass(frozen=True)
