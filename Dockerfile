@@ -19,7 +19,8 @@ ENV VIRTUAL_ENV=/opt/venv \
 
 FROM builder AS service-environment
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps --require-hashes --requirements requirements/service.txt
+    uv pip install --no-deps --require-hashes --requirements requirements/service.txt \
+    && rm -r /opt/venv/lib/python*/site-packages/onnx/backend/test
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements/build.txt \
