@@ -14,6 +14,7 @@ from spectrum_api.api.jobs import (
 )
 from spectrum_api.models import (
     ClosedFormRequest,
+    CrossEntropyLoss,
     DigitsData,
     ExactMethod,
     LanczosMethod,
@@ -21,7 +22,6 @@ from spectrum_api.models import (
     Mlp,
     QuadraticForm,
     SpectrumRequest,
-    SpectrumRequestLossType0,
 )
 
 client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
@@ -32,7 +32,7 @@ def job(method: ExactMethod | LanczosMethod) -> SpectrumRequest:
         kind="spectrum",
         model=Mlp(kind="mlp", widths=[64, 4, 10]),
         data=DigitsData(kind="digits", num_samples=32),
-        loss=SpectrumRequestLossType0.CROSS_ENTROPY,
+        loss=CrossEntropyLoss(kind="cross-entropy"),
         method=method,
     )
 
