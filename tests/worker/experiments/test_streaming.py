@@ -66,10 +66,17 @@ print(json.dumps([memory("VmHWM") - before, found.provenance.micro_batch_size, f
 
 
 class Centred(nn.Module):
-    """Takes the mean over samples away."""
+    """Takes the mean over samples away: a value of the samples without their axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - x.mean(dim=0)
+
+
+class Shifted(nn.Module):
+    """Gives each sample the outputs of the one before: no shape shows it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, 0)
 
 
 def stored_program(store: ArtifactStore, *last: nn.Module) -> str:
@@ -127,8 +134,13 @@ def test_images_are_never_all_in_memory(tmp_path: Path, num_images: int) -> None
 
 def test_a_network_that_mixes_samples_is_not_split(tmp_path: Path) -> None:
     store = open_stores(tmp_path).artifacts
-    program, parts = stored_program(store, Centred()), stored_images(store, 6000)
-    request = SpectrumRequest.model_validate(request_of(program, parts), context={CONTEXT: store})
+    parts = stored_images(store, 6000)
+    visible, hidden = (
+        SpectrumRequest.model_validate(request_of(stored_program(store, last), parts), context={CONTEXT: store})
+        for last in (Centred(), Shifted())
+    )
+    plan = plan_job(visible, LIMIT)
+    assert (plan.whole.num_batches, plan.fits) == (1, False)  # the service refuses it
     hardware = Hardware(torch.device("cpu"), 1, LIMIT)
     with pytest.raises(MixedSamplesError, match="6000 samples do not fit in memory together"):
-        run_spectrum_job(request, hardware, ignore_progress, inputs=Inputs(artifacts=store))
+        run_spectrum_job(hidden, hardware, ignore_progress, inputs=Inputs(artifacts=store))
