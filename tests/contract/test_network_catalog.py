@@ -1,6 +1,7 @@
 """Every network of the catalog over HTTP: its eigenvalues are those of the original module's Hessian.
 
-Networks that take long and resemble others are marked `long`; tests/curvature has all of them without a server.
+Networks that take seconds are marked `slow`, those that take long and resemble others `long`; tests/curvature has all
+of them without a server.
 """
 
 import copy
@@ -23,6 +24,22 @@ from tests.fixtures.products import ModuleRisk, default_dtype
 
 SCALE = 1e-9
 """Largest deviation of an eigenvalue in float64, relative to the largest one."""
+
+SLOW = {
+    *(
+        "bert",
+        "gpt2",
+        "gru",
+        "llama",
+        "lstm",
+        "lstm_with_projection",
+        "rnn_tanh",
+        "runge_kutta",
+        "spectral_norm",
+        "vit",
+    ),
+}
+"""Networks that take seconds each."""
 
 LONG = {
     *("bert_with_eager_attention", "contrastive", "convnext_of_transformers", "densenet", "encoder_decoder"),
@@ -91,9 +108,11 @@ def eigenvalues(client: SpectrumClient, network: Network, targets: Tensor) -> li
     return list(result.eigenvalues)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in NETWORKS]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.long] if name in LONG else [pytest.mark.slow] if name in SLOW else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NETWORKS])
 def test_eigenvalues_are_those_of_the_module(client: SpectrumClient, name: str) -> None:
     network = build(name)
     with warnings.catch_warnings():
@@ -140,6 +159,7 @@ def test_a_physics_informed_network_that_returns_its_loss(client: SpectrumClient
     assert deviation(result.eigenvalues, torch.stack(rows)) < SCALE
 
 
+@pytest.mark.slow
 def test_the_largest_eigenvalues_of_a_resnet_18(client: SpectrumClient) -> None:
     """175,000 parameters: against ARPACK on products by double backward."""
     with torch.random.fork_rng():
