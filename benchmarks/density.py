@@ -124,7 +124,7 @@ def measure(problem: Problem, arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "num_products": {name: curve.num_products for name, curve in curves.items()},
         "seconds_per_product": {name: seconds[name] / curve.num_products for name, curve in curves.items()},
-        "ratios": ratios([Goal(CURVLINOPS, OURS)], seconds),
+        "ratios": ratios([Goal(CURVLINOPS, OURS)], rounds),
         "smallest": {name: curve.smallest for name, curve in curves.items()},
         "largest": {name: curve.largest for name, curve in curves.items()},
         "l1_distance": distance(curves[OURS], curves[CURVLINOPS]) if CURVLINOPS in curves else None,

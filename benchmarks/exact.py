@@ -69,7 +69,7 @@ def measure(problem: Problem, num_rounds: int, clock: str) -> dict[str, Any]:
     expected = found[FUNC_HESSIAN]
     return {
         "seconds": seconds,
-        "ratios": ratios([Goal(OURS, LAPACK, 2.0), Goal(FUNC_HESSIAN, OURS)], seconds),
+        "ratios": ratios([Goal(OURS, LAPACK, 2.0), Goal(FUNC_HESSIAN, OURS)], rounds),
         "deviation": float(np.abs(found[OURS] - expected).max() / np.abs(expected).max()),
         "rounds": rounds,
     }

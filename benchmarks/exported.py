@@ -61,7 +61,7 @@ def measure(problem: Problem, num_rounds: int, clock: str) -> dict[str, Any]:
     rounds = Stopwatch(problem.device, clock).interleaved(calls, num_rounds)
     seconds = {name: median(values) for name, values in rounds.items()}
     wanted = [Goal(f"program_{matrix}", f"built_in_{matrix}", 1.05) for matrix in ("hessian", "ggn")]
-    return {"seconds": seconds, "ratios": ratios(wanted, seconds), "rounds": rounds}
+    return {"seconds": seconds, "ratios": ratios(wanted, rounds), "rounds": rounds}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def measure(
     peaks = {name: peak_bytes(problem, name) for name in chosen} if with_memory else {}
     return {
         **{name: seconds.get(name) for name in measurements(problem)},
-        "ratios": ratios(goals(problem), seconds),
+        "ratios": ratios(goals(problem), rounds),
         "setup_seconds": setup_seconds,
         "peak_bytes": {name: each["peak"] for name, each in peaks.items()},
         "steady_peak_bytes": {name: each["steady"] for name, each in peaks.items()},

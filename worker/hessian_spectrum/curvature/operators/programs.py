@@ -22,7 +22,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hessian_spectrum.curvature.operators.graph_passes import graph_module, in_place, simplify
+from hessian_spectrum.curvature.operators.graphs.nodes import graph_module
+from hessian_spectrum.curvature.operators.graphs.placement import in_place
+from hessian_spectrum.curvature.operators.graphs.simplification import simplify
 from hessian_spectrum.curvature.process_memory import release_freed_memory
 
 Map = Callable[[Tensor], Tensor]

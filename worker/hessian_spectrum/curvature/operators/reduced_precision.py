@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
-from hessian_spectrum.curvature.operators.graph_passes import graph_module, remove_dead_code
+from hessian_spectrum.curvature.operators.graphs.nodes import graph_module, remove_dead_code
 from hessian_spectrum.curvature.operators.programs import MatmulPrecision, Program
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Graphs of recorded linear maps, and how they are rewritten before they run."""

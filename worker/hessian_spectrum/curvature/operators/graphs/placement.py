@@ -1,0 +1,111 @@
+"""Graphs that are interpreted with fewer tensors: sums overwrite operands, parts are written into the result."""
+
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from hessian_spectrum.curvature.operators.graphs.nodes import (
+    graph_module,
+    is_mutation,
+    layout_of,
+    may_be_view,
+    remove_dead_code,
+    shape_of,
+)
+from hessian_spectrum.curvature.operators.graphs.sums import ACCUMULATING
+
+aten = torch.ops.aten
+
+_OVERWRITING: dict[Any, Any] = {
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.sub.Tensor: aten.sub_.Tensor,
+    aten.mul.Tensor: aten.mul_.Tensor,
+}
+
+
+def in_place(module: fx.GraphModule) -> fx.GraphModule:
+    """Return the same map with fewer tensors: sums overwrite operands, and parts are written directly into the result.
+
+    Meant for graphs that are interpreted; compilers do this themselves. Only operands that are not read again are
+    overwritten.
+
+    Args:
+        module: Graph to rewrite.
+
+    Returns:
+        The rewritten graph.
+    """
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    if any(is_mutation(node) and node.target not in ACCUMULATING.values() for node in graph.nodes):
+        return module
+    _overwrite_operands(graph)
+    _assemble_in_place(graph)
+    return graph_module(graph)
+
+
+def _overwrite_operands(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.target not in _OVERWRITING or node.kwargs or not isinstance(node.args[0], fx.Node):
+            continue
+        left, right = node.args
+        if _may_be_overwritten(left, node):
+            node.target = _OVERWRITING[node.target]
+        elif node.target != aten.sub.Tensor and isinstance(right, fx.Node) and _may_be_overwritten(right, node):
+            node.target, node.args = _OVERWRITING[node.target], (right, left)
+
+
+def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
+    """Return whether the operand is a result that only this node reads, with the same layout."""
+    return (
+        operand.op == "call_function"
+        and not may_be_view(operand)
+        and set(operand.users) == {node}
+        and node.args.count(operand) == 1
+        and layout_of(operand) is not None
+        and layout_of(operand) == layout_of(node)
+    )
+
+
+def _assemble_in_place(graph: fx.Graph) -> None:
+    """Write each part of an assembled result into it as soon as it is available.
+
+    Otherwise all parts are in memory besides the result, which is half of the memory of the products of a large model.
+
+    Args:
+        graph: Graph to rewrite in place.
+    """
+    (joined,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    while isinstance(joined, fx.Node) and joined.target in (aten.unsqueeze.default, aten.reshape.default):
+        joined = joined.args[0]
+    if not isinstance(joined, fx.Node) or joined.target != aten.cat.default or layout_of(joined) is None:
+        return
+    parts, axis = cast(tuple[list[Any], int], (*joined.args, 0)[:2])
+    if len(set(parts)) < len(parts) or any(part.op == "placeholder" for part in parts):
+        return
+    shape, _, dtype = joined.meta["layout"]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]):
+        whole = graph.call_function(aten.new_empty.default, (inputs[0], list(shape)), {"dtype": dtype})
+    start = 0
+    for part in parts:
+        stop = start + shape_of(part)[axis]
+        _write(graph, part, (whole, axis, start, stop))
+        start = stop
+    joined.replace_all_uses_with(whole)
+    graph.erase_node(joined)
+    remove_dead_code(graph)
+
+
+def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
+    """Copy the part into a slice, before it is reshaped at the end of the graph for the result alone."""
+    source: Any = part
+    while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
+        source = source.args[0]
+    with graph.inserting_after(source):
+        target = graph.call_function(aten.slice.Tensor, span)
+    with graph.inserting_after(target):
+        shaped = graph.call_function(aten.reshape.default, (source, list(shape_of(part))))
+    with graph.inserting_after(shaped):
+        graph.call_function(aten.copy_.default, (target, shaped))

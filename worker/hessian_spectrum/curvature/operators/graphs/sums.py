@@ -1,0 +1,186 @@
+"""Sums as parts of products, of scalings and of concatenations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from hessian_spectrum.curvature.operators.graphs.nodes import VIEWS, remove_dead_code, shape_of
+
+aten = torch.ops.aten
+
+ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
+
+
+def bring_products_together(graph: fx.Graph) -> None:
+    """Rewrite (x + a b) + c d as (a b + c d) + x."""
+    for node in list(graph.nodes):
+        for outer, inner in _orders(node):
+            if len(inner.users) > 1 or _product_below(outer) is None or shape_of(outer) != shape_of(node):
+                continue
+            for product, rest in _orders(inner):
+                if _product_below(product) is None or _product_below(rest) or shape_of(product) != shape_of(node):
+                    continue
+                with graph.inserting_before(node):
+                    both = graph.call_function(aten.add.Tensor, (product, outer))
+                both.meta = dict(node.meta)
+                node.args = (both, rest)
+                break
+            else:
+                continue
+            break
+    remove_dead_code(graph)
+
+
+def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """Return the two summands of a plain sum of results in both orders; nothing for other nodes."""
+    if node.target != aten.add.Tensor or node.kwargs or not all(isinstance(part, fx.Node) for part in node.args):
+        return []
+    left, right = cast(tuple[fx.Node, fx.Node], node.args)
+    return [(left, right), (right, left)]
+
+
+def accumulate_products(graph: fx.Graph) -> None:
+    """Rewrite a b + c d so that the second product is added to the first in place, without a separate sum."""
+    for node in list(graph.nodes):
+        if node.target != aten.add.Tensor or node.kwargs or len(node.args) != 2:
+            continue
+        if not shape_of(node) or any(shape_of(argument) != shape_of(node) for argument in node.args):
+            continue
+        products = [_product_below(argument) for argument in node.args]
+        # the one that is added must be a plain product, the other may hold a sum already
+        for first, second in (products, products[::-1]):
+            if (
+                first is None
+                or second is None
+                or second.target not in ACCUMULATING
+                or shape_of(first) != shape_of(second)
+            ):
+                continue
+            _add_in_place(graph, node, first=first, second=second)
+            break
+    remove_dead_code(graph)
+
+
+def add_biases(graph: fx.Graph) -> None:
+    """Rewrite a b + c d + v, with a vector v for every row, so that the first product is added to v."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        for total, bias in _orders(node):
+            first = _product_below(total)
+            while first is not None and first.target == aten.addmm_.default:
+                first = _product_below(first.args[0])
+            if first is None or first.target != aten.mm.default or shape_of(bias) != shape_of(first)[1:]:
+                continue
+            if (
+                shape_of(total) != shape_of(node)
+                or shape_of(total)[-1:] != shape_of(bias)
+                or position[bias] > position[first]
+            ):
+                continue
+            first.target, first.args = aten.addmm.default, (bias, *first.args)
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+            break
+
+
+def join_parts(graph: fx.Graph) -> None:
+    """Rewrite a sum of parts that are zero elsewhere, and fill the whole, as one concatenation.
+
+    Such are the derivatives of a tensor that was cut into pieces, as queries, keys and values are.
+    """
+    for node in reversed(list(graph.nodes)):
+        parts = [_part(each) for each in _summands(node)] if node.users else []
+        found = sorted((part for part in parts if part is not None), key=lambda part: part.start)
+        if len(found) < max(2, len(parts)) or len({part.axis for part in found}) > 1:
+            continue
+        axis = found[0].axis
+        bounds = [0, *(part.stop for part in found)]
+        if [part.start for part in found] != bounds[:-1] or bounds[-1] != shape_of(node)[axis]:
+            continue
+        with graph.inserting_before(node):
+            pieces = [
+                graph.call_function(aten.unsqueeze.default, (part.values, axis)) if part.is_selected else part.values
+                for part in found
+            ]
+            whole = graph.call_function(aten.cat.default, (pieces, axis))
+        whole.meta = {"layout": (shape_of(node), _strides(shape_of(node)), node.meta["layout"][2])}
+        node.replace_all_uses_with(whole)
+    remove_dead_code(graph)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Values that fill the slice from `start` to `stop` along an axis of a tensor of zeros."""
+
+    values: fx.Node
+    axis: int
+    start: int
+    stop: int
+    is_selected: bool = False  # the values lack the axis
+
+
+def _part(node: fx.Node) -> _Part | None:
+    """Return the values that a node pads with zeros; None for other nodes."""
+    if node.target == aten.select_backward.default:
+        values, sizes, axis, index = cast(tuple[fx.Node, list[int], int, int], node.args)
+        index %= sizes[axis]
+        return _Part(values, axis % len(sizes), index, index + 1, is_selected=True)
+    if node.target == aten.slice_backward.default and node.args[-1] == 1:
+        values, sizes, axis, start, stop, _ = cast(tuple[fx.Node, list[int], int, int, int, int], node.args)
+        start, stop, _ = slice(start, stop).indices(sizes[axis])
+        return _Part(values, axis % len(sizes), start, stop)
+    return None
+
+
+def _summands(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield the summands of a sum of results of one shape, and of the sums in it that only it reads."""
+    for outer, inner in _orders(node)[:1]:
+        for each in (outer, inner):
+            is_sum = len(each.users) == 1 and shape_of(each) == shape_of(node) and _orders(each)
+            yield from _summands(each) if is_sum else [each]
+
+
+def _strides(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor."""
+    return tuple(prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
+
+
+def accumulate_scalings(graph: fx.Graph) -> None:
+    """Rewrite b + a c, elementwise, as one pass over memory."""
+    for node in list(graph.nodes):
+        for scaled, other in _orders(node):
+            factors: Any = scaled.args
+            if scaled.target != aten.mul.Tensor or len(scaled.users) > 1 or scaled is other:
+                continue
+            if not all(isinstance(factor, fx.Node) for factor in factors):
+                continue
+            with graph.inserting_before(node):
+                total = graph.call_function(aten.addcmul.default, (other, *factors))
+            total.meta = dict(node.meta)
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+            break
+    remove_dead_code(graph)
+
+
+def _add_in_place(graph: fx.Graph, node: fx.Node, *, first: fx.Node, second: fx.Node) -> None:
+    with graph.inserting_before(node):
+        total = graph.call_function(ACCUMULATING[second.target], (first, *second.args))
+        total.meta = dict(first.meta)
+        shaped = graph.call_function(aten.view.default, (total, list(shape_of(node))))
+    shaped.meta = dict(node.meta)
+    node.replace_all_uses_with(shaped)
+    graph.erase_node(node)
+
+
+def _product_below(argument: object) -> fx.Node | None:
+    """Return the matrix product of which the argument is a reshaped view, if no other node reads either."""
+    node = argument
+    while isinstance(node, fx.Node) and node.target in VIEWS and len(node.users) == 1:
+        node = node.args[0]
+    products = (*ACCUMULATING, *ACCUMULATING.values())
+    return node if isinstance(node, fx.Node) and len(node.users) == 1 and node.target in products else None
