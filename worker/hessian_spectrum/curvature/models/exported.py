@@ -18,6 +18,7 @@ from hessian_spectrum.curvature.models.program_inputs import check_program_input
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.products import is_memory_error
 from hessian_spectrum.planning.size import Size, counted_size
+from hessian_spectrum.programs.batch_norms import with_folded_norms
 from hessian_spectrum.programs.cost import program_cost
 from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.mutations import changed_inputs, changes_in_place
@@ -56,6 +57,8 @@ tril_indices triu_indices zeros
 _FACTORIES = frozenset(f"aten.{name}" for name in _FACTORY_NAMES.split())
 """Operators that make floating-point numbers of the default type, whatever the type of the parameters."""
 
+_CONVOLUTIONS = frozenset({"aten.conv2d", "aten.convolution", "aten._convolution"})
+
 _CASTS = frozenset({"aten.to", "aten.type_as"})
 """Operators that return their argument itself where it has the type already."""
 
@@ -78,6 +81,10 @@ class RunPrecision:
     def cast(self, values: Tensor) -> Tensor:
         """Return the values in the precision of the run; whole numbers and truth values keep their type."""
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
+
+
+_CHANNELS_LAST_IN = RunPrecision(torch.float32, torch.device("cpu"))
+"""Where convolutions are fastest if channels are the last axis in memory: else each call rearranges its operands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +178,20 @@ class Exported(Model):
         for parameter in self.program.parameters:
             if parameter.name in parameters:
                 values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])
-        ProgramRun(precision, self.program, self._has_changes).calls(self.program.body, values, self.last_reads)
+        if precision == _CHANNELS_LAST_IN:
+            values |= {name: _channels_last(values[name]) for name in self._of_convolutions if name in values}
+        ProgramRun(precision, self.program, self._has_changes).calls(self._run_program.body, values, self.last_reads)
         output: Tensor = values[self.program.output]
         return output.unsqueeze(-1) if output.ndim == 1 else output
+
+    @cached_property
+    def _of_convolutions(self) -> frozenset[str]:
+        """Images and kernels that convolutions over two axes read directly."""
+        convolutions = [call for call in self.program.body if base_name(call.op) in _CONVOLUTIONS]
+        values = {alias: each.value for each in self.program.parameters for alias in each.aliases}
+        values |= self.program.inputs
+        names = {name for call in convolutions for name in call.names_read()}
+        return frozenset(name for name in names if name in values and len(values[name].shape) == 4)
 
     @cached_property
     def _changed_inputs(self) -> frozenset[str]:
@@ -185,8 +203,12 @@ class Exported(Model):
 
     @cached_property
     def last_reads(self) -> dict[int, list[str]]:
-        """Names of the intermediate values that no call reads after that of each index."""
-        return _last_reads(self.program)
+        """Names of the intermediate values that no call reads after that of each index of what is run."""
+        return _last_reads(self._run_program)
+
+    @cached_property
+    def _run_program(self) -> Program:
+        return with_folded_norms(self.program, self.parameter_shapes)
 
     def _constants_in(self, precision: RunPrecision) -> Values:
         """Constants, and parameters that are not differentiated, in the precision of a run."""
@@ -208,6 +230,11 @@ class Exported(Model):
             if parameter.name not in self.parameter_shapes:
                 values |= dict.fromkeys(parameter.aliases, self.arrays[parameter.name])
         return values
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Return the images, or kernels, with channels as the last axis in memory; vmap knows no memory formats."""
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _last_reads(program: Program) -> dict[int, list[str]]:

@@ -9,6 +9,7 @@ from hessian_spectrum.curvature.operators.graphs.nodes import (
     graph_module,
     is_mutation,
     layout_of,
+    like,
     may_be_view,
     remove_dead_code,
     shape_of,
@@ -21,7 +22,21 @@ _OVERWRITING: dict[Any, Any] = {
     aten.add.Tensor: aten.add_.Tensor,
     aten.sub.Tensor: aten.sub_.Tensor,
     aten.mul.Tensor: aten.mul_.Tensor,
+    aten.addcmul.default: aten.addcmul_.default,
+    aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
+
+_COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
+
+_WHOLE_VIEWS = (
+    aten.reshape.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.t.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+)
+"""Views, or copies, of all entries, each once."""
 
 
 def in_place(module: fx.GraphModule) -> fx.GraphModule:
@@ -46,26 +61,42 @@ def in_place(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _overwrite_operands(graph: fx.Graph) -> None:
+    own = {node for node in graph.nodes if node.target in ACCUMULATING.values()}
     for node in graph.nodes:
-        if node.target not in _OVERWRITING or node.kwargs or not isinstance(node.args[0], fx.Node):
+        if node.target not in _OVERWRITING or node.kwargs:
             continue
-        left, right = node.args
-        if _may_be_overwritten(left, node):
+        candidates = node.args[:2] if node.target in _COMMUTATIVE else node.args[:1]
+        for operand in candidates:
+            if not isinstance(operand, fx.Node) or not _may_be_overwritten(operand, node, own):
+                continue
+            if operand is not node.args[0]:
+                node.args = node.args[::-1]
             node.target = _OVERWRITING[node.target]
-        elif node.target != aten.sub.Tensor and isinstance(right, fx.Node) and _may_be_overwritten(right, node):
-            node.target, node.args = _OVERWRITING[node.target], (right, left)
+            if node.target == aten.threshold_backward.grad_input:
+                node.kwargs = {"grad_input": operand}
+            own.add(node)
+            break
 
 
-def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
-    """Return whether the operand is a result that only this node reads, with the same layout."""
+def _may_be_overwritten(operand: fx.Node, node: fx.Node, own: set[fx.Node]) -> bool:
+    """Return whether the operand is a result of the same shape and type that only this node reads."""
     return (
-        operand.op == "call_function"
-        and not may_be_view(operand)
-        and set(operand.users) == {node}
+        set(operand.users) == {node}
         and node.args.count(operand) == 1
         and layout_of(operand) is not None
-        and layout_of(operand) == layout_of(node)
+        and like(operand, node)
+        and _has_own_memory(operand, own)
     )
+
+
+def _has_own_memory(node: fx.Node, own: set[fx.Node]) -> bool:
+    """Return whether nothing else reads the memory of a result: it is new, or that of an operand that nothing reads."""
+    if node.op != "call_function" or node in own:
+        return node in own
+    if node.target in _WHOLE_VIEWS:
+        source = node.args[0]
+        return isinstance(source, fx.Node) and len(source.users) == 1 and _has_own_memory(source, own)
+    return not may_be_view(node)
 
 
 def _assemble_in_place(graph: fx.Graph) -> None:
