@@ -103,12 +103,8 @@ def norms_of_convolutions(program: Program, differentiated: Collection[str]) -> 
     for norm in program.body:
         name = _name(_arguments(norm)["input"]) if base_name(norm.op) in _NORMS else None
         convolution = convolutions.get(name)
-        if (
-            name is None
-            or convolution is None
-            or num_reads[name] > 1
-            or any(num_reads[each] for each in norm.outputs[1:])
-        ):
+        others = [each for each in norm.outputs[1:] if each is not None and num_reads[each]]
+        if name is None or convolution is None or num_reads[name] > 1 or others:
             continue
         kernel = _name(_arguments(convolution)["weight"])
         if kernel in moving and _fits(convolution, norm, program, stored):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hessian_spectrum.planning.size import SORTS, Sort
+from hessian_spectrum.programs.batch_norms import norms_of_convolutions
 from hessian_spectrum.programs.operators import NO_GRAD, base_name
 from hessian_spectrum.programs.program import FLOATING_DTYPES, Call, Program, Value
 
@@ -103,11 +104,13 @@ class _Counter:
 
     def count(self) -> None:
         """Count the numbers on the example inputs."""
+        trainable = [each.name for each in self.program.parameters if each.is_trainable]
+        folded = {id(each.norm) for each in norms_of_convolutions(self.program, trainable).values()}
         for call in self.program.calls():
-            self._add(call)
+            self._add(call, is_counted=id(call) not in folded)
         self.counts["outputs"] = self.program.output_value.size
 
-    def _add(self, call: Call) -> None:
+    def _add(self, call: Call, *, is_counted: bool) -> None:
         read = list(call.names_read())
         if call.op == NO_GRAD:
             return  # its results are constants
@@ -116,6 +119,8 @@ class _Counter:
         if not any(name in self.of_parameters for name in read):
             return
         self.of_parameters.update(name for name in call.outputs if name)
+        if not is_counted:
+            return
         is_of_pairs = any(len(self.values[name].dynamic) > 1 for name in call.outputs if name in self.values)
         counts = self.pair_counts if is_of_pairs else self.counts
         for sort, number in self._numbers(call, read):
@@ -214,8 +219,9 @@ class ProgramCost:
 def program_cost(program: Program) -> ProgramCost:
     """Count the numbers of a forward pass.
 
-    Values that do not depend on the number of samples are counted once for each batch of the example's size. Views,
-    and what depends on no parameter, are not counted; results of the whole network are counted as outputs alone.
+    Batch norms that are folded into convolutions are not counted, nor are views, nor what depends on no parameter.
+    Values that do not depend on the number of samples count once for each batch of the example's size;
+    results of the whole network count as outputs alone.
 
     Args:
         program: The graph.

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx.graph_module import _loader
@@ -14,11 +16,13 @@ from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.graphs.nodes import is_mutation
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.curvature.operators.programs import Map, Program, UnrecordableError, record
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
+aten = torch.ops.aten
 
 
 def derivative_of(function: Map, point: Tensor) -> Map:
@@ -86,6 +90,164 @@ def test_what_is_read_twice_is_not_overwritten(seeded: Seeded) -> None:
     _, program = record(function, vector)
     for scale in (1.0, -2.0, 1.0):
         assert_close(program(vector * scale), function(vector * scale), rtol=1e-14, atol=1e-15)
+
+
+def is_changed_in_place(program: Program) -> bool:
+    """Whether an operation of the graph writes into an operand, other than a product that is added to another."""
+    return any(is_mutation(node) and "mm_" not in str(node.target) for node in program.graph.graph.nodes)
+
+
+@pytest.mark.parametrize("is_read_later", [False, True])
+def test_a_tangent_that_autograd_copies_into_a_view_hinders_nothing(is_read_later: bool, seeded: Seeded) -> None:
+    """As in the derivative of (x W).view(...).add_(b), the input projection of PyTorch's attention."""
+    x = torch.randn(6, 4, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        whole = x @ v.view(4, 4)
+        view = whole.view(2, 3, 4)
+        view.copy_(view + v[:4])
+        return torch.cat([(view * 2.0).view(-1), whole.view(-1) if is_read_later else v])
+
+    first, second = torch.randn(2, 16, generator=seeded(2), dtype=F64)
+    value, program = record(function, first)
+    assert is_changed_in_place(program) is is_read_later
+    assert_close(value, function(first), rtol=1e-14, atol=1e-15)
+    assert_close(program(second), function(second), rtol=1e-14, atol=1e-15)
+
+
+def test_a_source_that_changes_after_it_was_copied_stays_a_copy(seeded: Seeded) -> None:
+    def function(v: Tensor) -> Tensor:
+        source = v * 2.0
+        target = torch.zeros_like(v).copy_(source)
+        source.view(2, 3).mul_(3.0)
+        return target + source
+
+    vector = torch.randn(6, generator=seeded(1), dtype=F64)
+    _, program = record(function, vector)
+    assert_close(program(vector), 8 * vector, rtol=1e-14, atol=0)
+
+
+def test_what_is_computed_twice_is_computed_once(seeded: Seeded) -> None:
+    first, second, vector = torch.randn(3, 6, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        return (v - v.mean()) * first + second * (v - v.mean(0)) + v.mean(0, keepdim=True)
+
+    _, program = record(function, vector)
+    targets = [str(node.target) for node in program.graph.graph.nodes]
+    assert sum("sub" in target for target in targets) == 2  # of mean() and mean(0), which are other operations
+    assert_close(program(vector), function(vector), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("axes", [(), (3,)])
+def test_a_vector_for_every_row_is_part_of_the_product(axes: tuple[int, ...], seeded: Seeded) -> None:
+    x, y = torch.randn(2, 2, *axes, 4, generator=seeded(1), dtype=F64)
+    W = torch.randn(4, 4, generator=seeded(2), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        weight, bias, scale = v[:16].view(4, 4), v[16:20], v[20:]
+        return x @ weight + (y * scale) @ W + bias
+
+    vector = torch.randn(24, generator=seeded(3), dtype=F64)
+    _, program = record(function, vector)
+    targets = [str(node.target) for node in program.graph.graph.nodes]
+    assert "aten.addmm.default" in targets
+    assert not any("add.Tensor" in target for target in targets)
+    assert_close(program(vector), function(vector), rtol=1e-13, atol=1e-14)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=2, max_size=5),
+    st.sampled_from([0, -1]),
+    st.booleans(),
+)
+def test_sums_of_parts(indices: list[int], axis: int, are_slices: bool) -> None:
+    """They are joined where each part of the first sum that fills the whole is there once, and stay sums otherwise."""
+    sizes = (4, 4)
+
+    def padded(v: Tensor, index: int) -> Tensor:
+        if are_slices:
+            part = v.narrow(axis, index, 1)
+            return aten.slice_backward(part, sizes, axis, index, index + 1, 1)
+        return aten.select_backward(v.select(axis, index), sizes, axis, index)
+
+    def function(v: Tensor) -> Tensor:
+        total = padded(v.view(sizes), indices[0])
+        for index in indices[1:]:
+            total = total + padded(v.view(sizes), index)
+        return total
+
+    vector = torch.arange(1.0, 17.0, dtype=F64)
+    _, program = record(function, vector)
+    assert torch.equal(program(vector), function(vector))
+    is_joined = any("cat" in str(node.target) for node in program.graph.graph.nodes)
+    assert is_joined is (sorted(indices[:4]) == [0, 1, 2, 3])
+
+
+def test_long_sums_and_long_chains_of_views(seeded: Seeded) -> None:
+    """Loops over time steps leave thousands of them."""
+    num_steps = 1500
+
+    def function(v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        for index in range(num_steps):
+            total = total + aten.select_backward(v[index] * 2.0, v.shape, 0, index)
+        for _ in range(num_steps):
+            total = total.view(-1, 1).view(-1)
+        return total.add_(v)
+
+    first, second = torch.randn(2, num_steps, generator=seeded(1), dtype=F64)
+    _, program = record(function, first)
+    assert_close(program(second), 3 * second, rtol=1e-14, atol=0)
+    assert sum("add" in str(node.target) for node in program.graph.graph.nodes) == 1
+
+
+def test_results_are_overwritten_through_views_of_them(seeded: Seeded) -> None:
+    x, positive = torch.randn(2, 6, 4, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        product = (x @ v.view(4, 4)).view(2, 3, 4)
+        return aten.threshold_backward(product + x.view(2, 3, 4) * v[0], positive.view(2, 3, 4), 0)
+
+    first, second = torch.randn(2, 16, generator=seeded(2), dtype=F64)
+    _, program = record(function, first)
+    targets = {str(node.target) for node in program._in_place.graph.nodes}
+    assert targets >= {"aten.addcmul_.default", "aten.threshold_backward.grad_input"}
+    for each in (second, first, second):
+        assert_close(program(each), function(each), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_channels_of_convolutions_lie_last_in_single_precision(dtype: torch.dtype, seeded: Seeded) -> None:
+    images = torch.randn(5, 3, 6, 7, generator=seeded(1), dtype=dtype)
+    kernel = torch.randn(4, 3, 3, 3, generator=seeded(2), dtype=dtype)
+
+    def function(weights: Tensor) -> Tensor:
+        hidden = torch.relu(torch.conv2d(images, weights.view(4, 3, 3, 3), padding=1))
+        return torch.conv2d(hidden, weights.view(4, 3, 3, 3).transpose(0, 1), stride=2).flatten(1).view(-1)
+
+    derivative = derivative_of(function, kernel.flatten())
+    first, second = torch.randn(2, kernel.numel(), generator=seeded(3), dtype=dtype)
+    _, program = record(derivative, first)
+    laid = [each for each in program.constants if each.is_contiguous(memory_format=torch.channels_last)]
+    assert bool(laid) is (dtype == torch.float32)
+    places = {each.data_ptr() for each in program.constants}
+    assert len(places) == len({(each.data_ptr(), each.shape) for each in program.constants})
+    expected = derivative(second)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    assert float((program(second) - expected).norm()) < tolerance * float(expected.norm())
+
+
+def test_memory_that_is_read_by_strides_stays_where_it_is(seeded: Seeded) -> None:
+    images, kernel = torch.randn(2, 3, 6, 7, generator=seeded(1)), torch.randn(4, 3, 3, 3, generator=seeded(2))
+
+    def function(weights: Tensor) -> Tensor:
+        result = torch.conv2d(images, weights.view(4, 3, 3, 3))
+        return result.as_strided((2, 4), (result.stride(0), 1)).flatten()
+
+    _, program = record(function, kernel.flatten())
+    expected = function(2 * kernel.flatten())
+    assert_close(program(2 * kernel.flatten()), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_a_map_that_is_zero(seeded: Seeded) -> None:

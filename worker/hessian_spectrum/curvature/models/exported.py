@@ -57,8 +57,6 @@ tril_indices triu_indices zeros
 _FACTORIES = frozenset(f"aten.{name}" for name in _FACTORY_NAMES.split())
 """Operators that make floating-point numbers of the default type, whatever the type of the parameters."""
 
-_CONVOLUTIONS = frozenset({"aten.conv2d", "aten.convolution", "aten._convolution"})
-
 _CASTS = frozenset({"aten.to", "aten.type_as"})
 """Operators that return their argument itself where it has the type already."""
 
@@ -81,10 +79,6 @@ class RunPrecision:
     def cast(self, values: Tensor) -> Tensor:
         """Return the values in the precision of the run; whole numbers and truth values keep their type."""
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
-
-
-_CHANNELS_LAST_IN = RunPrecision(torch.float32, torch.device("cpu"))
-"""Where convolutions are fastest if channels are the last axis in memory: else each call rearranges its operands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,20 +172,9 @@ class Exported(Model):
         for parameter in self.program.parameters:
             if parameter.name in parameters:
                 values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])
-        if precision == _CHANNELS_LAST_IN:
-            values |= {name: _channels_last(values[name]) for name in self._of_convolutions if name in values}
         ProgramRun(precision, self.program, self._has_changes).calls(self._run_program.body, values, self.last_reads)
         output: Tensor = values[self.program.output]
         return output.unsqueeze(-1) if output.ndim == 1 else output
-
-    @cached_property
-    def _of_convolutions(self) -> frozenset[str]:
-        """Images and kernels that convolutions over two axes read directly."""
-        convolutions = [call for call in self.program.body if base_name(call.op) in _CONVOLUTIONS]
-        values = {alias: each.value for each in self.program.parameters for alias in each.aliases}
-        values |= self.program.inputs
-        names = {name for call in convolutions for name in call.names_read()}
-        return frozenset(name for name in names if name in values and len(values[name].shape) == 4)
 
     @cached_property
     def _changed_inputs(self) -> frozenset[str]:
@@ -230,11 +213,6 @@ class Exported(Model):
             if parameter.name not in self.parameter_shapes:
                 values |= dict.fromkeys(parameter.aliases, self.arrays[parameter.name])
         return values
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    """Return the images, or kernels, with channels as the last axis in memory; vmap knows no memory formats."""
-    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _last_reads(program: Program) -> dict[int, list[str]]:

@@ -38,13 +38,17 @@ def avoid_mutations(graph: fx.Graph) -> None:
 
 def _is_last_reader(node: fx.Node, operand: fx.Node, position: dict[fx.Node, int]) -> bool:
     """Return whether the operand's memory belongs to the graph, and nothing but the node's result reads it later."""
-    if operand.op != "call_function":
-        return False
-    earlier = all(position[user] < position[node] and not may_be_view(user) for user in set(operand.users) - {node})
-    if not may_be_view(operand):
-        return earlier
-    source = operand.args[0]
-    return earlier and isinstance(source, fx.Node) and _is_last_reader(operand, source, position)
+    while operand.op == "call_function":
+        others = set(operand.users) - {node}
+        if any(position[user] > position[node] or may_be_view(user) for user in others):
+            return False
+        if not may_be_view(operand):
+            return True
+        node, source = operand, operand.args[0]
+        if not isinstance(source, fx.Node):
+            return False
+        operand = source
+    return False
 
 
 def _is_changed(node: fx.Node) -> bool:

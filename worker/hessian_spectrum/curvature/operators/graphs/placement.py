@@ -91,12 +91,9 @@ def _may_be_overwritten(operand: fx.Node, node: fx.Node, own: set[fx.Node]) -> b
 
 def _has_own_memory(node: fx.Node, own: set[fx.Node]) -> bool:
     """Return whether nothing else reads the memory of a result: it is new, or that of an operand that nothing reads."""
-    if node.op != "call_function" or node in own:
-        return node in own
-    if node.target in _WHOLE_VIEWS:
-        source = node.args[0]
-        return isinstance(source, fx.Node) and len(source.users) == 1 and _has_own_memory(source, own)
-    return not may_be_view(node)
+    while node.target in _WHOLE_VIEWS and isinstance(node.args[0], fx.Node) and len(node.args[0].users) == 1:
+        node = node.args[0]
+    return node in own or (node.op == "call_function" and not may_be_view(node))
 
 
 def _assemble_in_place(graph: fx.Graph) -> None:

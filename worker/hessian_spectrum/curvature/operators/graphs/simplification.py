@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from hessian_spectrum.curvature.operators.graphs.memory_formats import lay_channels_last
 from hessian_spectrum.curvature.operators.graphs.mutations import avoid_mutations
 from hessian_spectrum.curvature.operators.graphs.nodes import VIEWS, is_mutation, layout_of, remove_dead_code
 from hessian_spectrum.curvature.operators.graphs.scalings import Scalings
@@ -36,6 +37,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     accumulate_products(graph)
     add_biases(graph)
     accumulate_scalings(graph)
+    lay_channels_last(graph, constants)
     _reshape_views(graph)
 
 

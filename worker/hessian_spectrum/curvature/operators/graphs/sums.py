@@ -1,6 +1,5 @@
 """Sums as parts of products, of scalings and of concatenations."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
@@ -93,22 +92,21 @@ def join_parts(graph: fx.Graph) -> None:
     Such are the derivatives of a tensor that was cut into pieces, as queries, keys and values are.
     """
     for node in reversed(list(graph.nodes)):
-        parts = [_part(each) for each in _summands(node)] if node.users else []
-        found = sorted((part for part in parts if part is not None), key=lambda part: part.start)
-        if len(found) < max(2, len(parts)) or len({part.axis for part in found}) > 1:
+        if node.target == aten.add.Tensor and not node.users:
+            graph.erase_node(node)  # of a sum that was rewritten
+            continue
+        found = sorted(_parts(node), key=lambda part: part.start)
+        if len({part.axis for part in found}) != 1:
             continue
         axis = found[0].axis
         bounds = [0, *(part.stop for part in found)]
         if [part.start for part in found] != bounds[:-1] or bounds[-1] != shape_of(node)[axis]:
             continue
         with graph.inserting_before(node):
-            pieces = [
-                graph.call_function(aten.unsqueeze.default, (part.values, axis)) if part.is_selected else part.values
-                for part in found
-            ]
-            whole = graph.call_function(aten.cat.default, (pieces, axis))
-        whole.meta = {"layout": (shape_of(node), _strides(shape_of(node)), node.meta["layout"][2])}
+            whole = graph.call_function(aten.cat.default, ([part.piece(graph) for part in found], axis))
+        whole.meta = _contiguous(shape_of(node), node)
         node.replace_all_uses_with(whole)
+        graph.erase_node(node)
     remove_dead_code(graph)
 
 
@@ -121,6 +119,15 @@ class _Part:
     start: int
     stop: int
     is_selected: bool = False  # the values lack the axis
+
+    def piece(self, graph: fx.Graph) -> fx.Node:
+        """Return the values with the axis."""
+        if not self.is_selected:
+            return self.values
+        piece = graph.call_function(aten.unsqueeze.default, (self.values, self.axis))
+        sizes = shape_of(self.values)
+        piece.meta = _contiguous((*sizes[: self.axis], 1, *sizes[self.axis :]), self.values)
+        return piece
 
 
 def _part(node: fx.Node) -> _Part | None:
@@ -136,17 +143,27 @@ def _part(node: fx.Node) -> _Part | None:
     return None
 
 
-def _summands(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the summands of a sum of results of one shape, and of the sums in it that only it reads."""
-    for outer, inner in _orders(node)[:1]:
-        for each in (outer, inner):
-            is_sum = len(each.users) == 1 and shape_of(each) == shape_of(node) and _orders(each)
-            yield from _summands(each) if is_sum else [each]
+def _parts(node: fx.Node) -> list[_Part]:
+    """Return the parts whose sum a node is, over all sums in it that only it reads; nothing for other nodes."""
+    found: list[_Part] = []
+    sums = [node]
+    while sums:
+        summands = _orders(sums.pop())[:1]
+        for each in summands[0] if summands else ():
+            part = _part(each)
+            if part is not None:
+                found.append(part)
+            elif len(each.users) == 1 and shape_of(each) == shape_of(node) and _orders(each):
+                sums.append(each)
+            else:
+                return []
+    return found
 
 
-def _strides(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a contiguous tensor."""
-    return tuple(prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
+def _contiguous(sizes: tuple[int, ...], like: fx.Node) -> dict[str, Any]:
+    """Return what a node knows of its result, if that is contiguous."""
+    strides = tuple(prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
+    return {"layout": (sizes, strides, like.meta["layout"][2])}
 
 
 def accumulate_scalings(graph: fx.Graph) -> None:
