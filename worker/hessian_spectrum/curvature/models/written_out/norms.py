@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from hessian_spectrum.curvature.models.layer_norm import layer_norm
 
 
 def vector_norm(
@@ -55,7 +56,7 @@ def native_layer_norm(
     """Return the layer norm, the mean, and the inverse of the standard deviation, all of them differentiable."""
     axes = list(range(x.ndim - len(shape), x.ndim))
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return F.layer_norm(x, list(shape), weight, bias, eps), mean, (variance + eps).rsqrt()
+    return layer_norm(x, shape, weight, bias, eps), mean, (variance + eps).rsqrt()
 
 
 def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
@@ -69,11 +70,23 @@ def pdist(x: Tensor, p: float = 2.0) -> Tensor:
     return vector_norm(x[rows] - x[columns], p, -1)
 
 
+def _layer_norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    return layer_norm(x, shape, weight, bias, eps)
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "linalg_vector_norm": vector_norm,
     "norm": norm,
     "_weight_norm": weight_norm,
     "_weight_norm_interface": weight_norm_interface,
+    "layer_norm": _layer_norm,
     "native_layer_norm": native_layer_norm,
     "cdist": cdist,
     "pdist": pdist,
