@@ -210,6 +210,61 @@ def test_a_job_whose_arrays_were_deleted_fails_and_says_so(client: SpectrumClien
     assert f"the uploaded arrays {data} are not there any more" in str(ended.error.detail)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_in_npy_files(order: Any, client: SpectrumClient, tmp_path: Path) -> None:
+    """One file for each array: the same data as both in one file."""
+    np.save(tmp_path / "x.npy", np.asarray(X, order=order))
+    np.save(tmp_path / "classes.npy", LABELS)
+    x = client.upload_arrays(tmp_path / "x.npy")
+    y = client.upload_arrays(tmp_path / "classes.npy", name="y")
+    assert {name: (each.dtype, each.shape) for name, each in x.arrays.items()} == {"x": ("F32", [20, 3])}
+    assert y.arrays["y"].whole_numbers is not None
+    data = named(x.id) | {"more": [y.id]}
+    estimated = client.estimate(job({"widths": list(WIDTHS)}, data))
+    assert estimated.num_parameters == sum(value.size for value in WEIGHTS.values())
+    found = client.run(job({"widths": list(WIDTHS)}, data), fresh=True)
+    expected = client.run(job({"widths": list(WIDTHS)}, inline(X, LABELS)), fresh=True)
+    assert found.eigenvalues == expected.eigenvalues  # type: ignore[union-attr]
+
+
+def test_files_that_do_not_belong_together(client: SpectrumClient, tmp_path: Path) -> None:
+    for name, array in {"x": X, "y": LABELS, "short": abs(LABELS[:7])}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    x, y = (client.upload_arrays(tmp_path / f"{name}.npy").id for name in ("x", "y"))
+    short = client.upload_arrays(tmp_path / "short.npy", name="y").id
+    tokens = client.upload_tokens(tmp_path / "short.npy").id
+    for more, message in {
+        (x,): "data.more.0: holds x, which an earlier file holds, too",
+        (y, short): "data.more.1: holds y, which an earlier file holds, too",
+        (short,): "y holds 7 samples, x holds 20",
+        (tokens,): "a .npy array of data is uploaded with its name, as in ?name=y",
+        ("0" * 64,): "data.more.0: there is no",
+    }.items():
+        with pytest.raises(ProblemResponseError) as caught:
+            client.submit(job({"widths": list(WIDTHS)}, named(x) | {"more": list(more)}))
+        assert message in str(caught.value)
+
+
+def test_npy_files_that_are_refused(server: Any, tmp_path: Path) -> None:
+    def send(array: Any, query: str = "", sent_as: str = "application/x-npy") -> httpx.Response:
+        path = tmp_path / "array.npy"
+        np.save(path, array, allow_pickle=True)
+        headers = {"Content-Type": sent_as}
+        return httpx.post(f"{server.url}/v1/artifacts{query}", content=path.read_bytes(), headers=headers)
+
+    for response, message in (
+        (send(X), "to store it as data, give the array a name, as in ?name=x"),
+        (send(X, "?name="), "name"),
+        (send(X, "?name=a%20b"), "names must match"),
+        (send(X, "?name=x", "application/octet-stream"), "is for an array sent as application/x-npy"),
+        (send(np.array([{}, None], object), "?name=x"), "must hold float16, float32, float64"),
+        (send(np.zeros((0, 3)), "?name=x"), "x"),
+        (send(X, "?name=x", "application/x-npz"), "is for an array sent as application/x-npy"),
+    ):
+        assert response.status_code == 422, response.text
+        assert message in response.text
+
+
 def test_from_python_asynchronously_and_from_a_shell(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     np.savez(path, x=X, y=LABELS)
@@ -226,6 +281,12 @@ def test_from_python_asynchronously_and_from_a_shell(server: Any, client: Spectr
         called = CliRunner().invoke(app, ["upload", str(path.with_suffix(other)), "--url", server.url])
         assert called.exit_code == 0, called.output
         assert json.loads(called.stdout)["id"] == artifact.id
+    np.save(tmp_path / "images.npy", X)
+    called = CliRunner().invoke(app, ["upload", str(tmp_path / "images.npy"), "--name", "x", "--url", server.url])
+    assert json.loads(called.stdout)["arrays"]["x"]["shape"] == [20, 3]
+    called = CliRunner().invoke(app, ["upload", str(path), "--name", "x", "--url", server.url])
+    assert called.exit_code == 2
+    assert "other files have their own" in " ".join(called.output.replace("│", "").split())
     listed = CliRunner().invoke(app, ["artifacts", "--url", server.url]).stdout
     (line,) = (line for line in listed.splitlines() if line.startswith(artifact.id))
     assert line.endswith("x F32 [20, 3], y I64 [20]")

@@ -129,10 +129,10 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         with path.open("rb") as file:
             return await self._run(endpoints.upload_tokens(async_chunks(file), path.stat().st_size))
 
-    async def upload_arrays(self, path: Path) -> ArrayArtifact:
+    async def upload_arrays(self, path: Path, *, name: str | None = None) -> ArrayArtifact:
         """Upload a file of arrays chunk by chunk, as `SpectrumClient.upload_arrays` does."""
         with path.open("rb") as file:
-            return await self._run(endpoints.upload_arrays(async_chunks(file), path.stat().st_size, path.suffix))
+            return await self._run(endpoints.upload_arrays(async_chunks(file), path, name))
 
     async def upload_program(self, path: Path) -> ProgramArtifact:
         """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""

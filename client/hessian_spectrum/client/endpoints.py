@@ -5,6 +5,7 @@ The documentation of a function is that of the method of the same name that both
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +34,7 @@ _HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core bu
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
-_NPZ, _SAFETENSORS = "application/x-npz", "application/x-safetensors"
+_NPZ, _NPY, _SAFETENSORS = "application/x-npz", "application/x-npy", "application/x-safetensors"
 _PT2 = "application/vnd.pytorch.pt2"
 _ONNX = "application/onnx"
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -172,10 +173,14 @@ def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
     return _upload(chunks, num_bytes, sent_as="application/octet-stream", read=TokenArtifact.model_validate_json)
 
 
-def upload_arrays(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ArrayArtifact]:
-    """Upload a file of arrays of the given size; its suffix distinguishes npz from safetensors."""
-    sent_as = _NPZ if suffix.lower() == ".npz" else _SAFETENSORS
-    return _upload(chunks, num_bytes, sent_as=sent_as, read=ArrayArtifact.model_validate_json)
+def upload_arrays(chunks: Chunks, path: Path, name: str | None) -> ApiRequest[ArrayArtifact]:
+    """Upload the chunks of a file of arrays; the array of a .npy file is called `name`, or else as the file."""
+    suffix = path.suffix.lower()
+    sent_as = {".npz": _NPZ, ".npy": _NPY}.get(suffix, _SAFETENSORS)
+    name = path.stem if name is None and suffix == ".npy" else name
+    query = {} if name is None else {"name": name}
+    read = ArrayArtifact.model_validate_json
+    return _upload(chunks, path.stat().st_size, sent_as=sent_as, read=read, query=query)
 
 
 def upload_program(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ProgramArtifact]:
@@ -271,9 +276,13 @@ def _upload_bytes(
     return ApiRequest("POST", "/v1/artifacts", read, body=content, headers=headers, wait_seconds=_UPLOAD_SECONDS)
 
 
-def _upload(chunks: Chunks, num_bytes: int, *, sent_as: str, read: Callable[[bytes], T]) -> ApiRequest[T]:
+def _upload(
+    chunks: Chunks, num_bytes: int, *, sent_as: str, read: Callable[[bytes], T], query: dict[str, str] | None = None
+) -> ApiRequest[T]:
     headers = {"Content-Type": sent_as, "Content-Length": str(num_bytes)}
-    return ApiRequest("POST", "/v1/artifacts", read, body=chunks, headers=headers, wait_seconds=_UPLOAD_SECONDS)
+    return ApiRequest(
+        "POST", "/v1/artifacts", read, body=chunks, query=query or {}, headers=headers, wait_seconds=_UPLOAD_SECONDS
+    )
 
 
 def artifact(artifact_id: str) -> ApiRequest[AnyArtifact]:

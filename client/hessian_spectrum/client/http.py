@@ -181,11 +181,12 @@ class SpectrumClient(ClientBase[httpx.Client]):
         with path.open("rb") as file:
             return self._run(endpoints.upload_tokens(chunks(file), path.stat().st_size))
 
-    def upload_arrays(self, path: Path) -> ArrayArtifact:
+    def upload_arrays(self, path: Path, *, name: str | None = None) -> ArrayArtifact:
         """Upload a file of arrays chunk by chunk: weights, or data x and y.
 
         Args:
-            path: A .safetensors or .npz file.
+            path: A .safetensors or .npz file, or a .npy file, which holds one array.
+            name: Name of the array of a .npy file; None: that of the file.
 
         Returns:
             The uploaded file, which jobs refer to by its id.
@@ -194,7 +195,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
             OSError: If the file cannot be read.
         """
         with path.open("rb") as file:
-            return self._run(endpoints.upload_arrays(chunks(file), path.stat().st_size, path.suffix))
+            return self._run(endpoints.upload_arrays(chunks(file), path, name))
 
     def upload_program(self, path: Path) -> ProgramArtifact:
         """Upload a program chunk by chunk.

@@ -232,11 +232,15 @@ def upload(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz; "
-            "programs of torch.export as .pt2, or networks as .onnx.",
+            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz, or as "
+            ".npy with --name; programs of torch.export as .pt2, or networks as .onnx.",
             dir_okay=False,
         ),
     ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the array of data in a .npy file, such as x; without it they are tokens."),
+    ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload a file of tokens or arrays, or a network, and print its description; jobs refer to it by its id.
@@ -246,9 +250,11 @@ def upload(
     send = _UPLOADS.get(file.suffix.lower())
     if send is None:
         raise typer.BadParameter(f"{file.name} must end in {', '.join(_UPLOADS)}, which says what the file holds")
+    if name is not None and file.suffix.lower() != ".npy":
+        raise typer.BadParameter("--name is for a .npy file; arrays in other files have their own names")
     with _client(url) as client:
         try:
-            _print(send(client, file))
+            _print(send(client, file) if name is None else client.upload_arrays(file, name=name))
         except OSError as error:
             raise typer.BadParameter(str(error)) from None
 

@@ -184,7 +184,10 @@ class ArtifactStore:
         except UnknownArtifactError:
             raise ArtifactError("there is no such artifact: upload the arrays first") from None
         if isinstance(artifact, TokenArtifact):
-            raise ArtifactError("this artifact holds tokens: num_sequences and sequence_length are for those")
+            raise ArtifactError(
+                "this artifact holds tokens, which take num_sequences and sequence_length; a .npy array of data is "
+                "uploaded with its name, as in ?name=y"
+            )
         if not isinstance(artifact, ArrayArtifact):
             raise ArtifactError("this artifact is a program, not arrays")
         return artifact.arrays

@@ -39,7 +39,7 @@ def sample_dataset(spec: SampleData, request: SpectrumRequest, artifacts: Artifa
         return _inline_dataset(spec, request)
     if reads == "arrays":
         return _program_dataset(spec, request, artifacts)
-    rows = uploaded_rows(artifacts, spec.artifact_ids, spec.arrays)
+    rows = uploaded_rows(artifacts, spec.files, spec.arrays)
     has_labels = reads == "tokens" or _has_labels(request)
     inputs = _numbers(rows["x"], torch.int64 if reads == "tokens" else torch.float64, spec.scaling.get("x")).read()
     if spec.y is None:
@@ -64,7 +64,7 @@ def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
 
 def _program_dataset(spec: UploadedSamples, request: SpectrumRequest, artifacts: Artifacts) -> Dataset:
     """Return samples of a program's own shapes; a target that is one number stands for one output."""
-    rows = uploaded_rows(artifacts, spec.artifact_ids, spec.arrays)
+    rows = uploaded_rows(artifacts, spec.files, spec.arrays)
     expected = cast("Exported", request.model).inputs
     names = {"": expected[0]} if spec.x is not None else {each.name: each for each in expected}
     inputs = {

@@ -127,13 +127,13 @@ def loaded_arrays(artifacts: Artifacts, artifact_id: str) -> dict[str, Tensor]:
 
 
 def uploaded_rows(
-    artifacts: Artifacts, artifact_ids: Sequence[str], arrays: Mapping[str, StoredArray]
+    artifacts: Artifacts, parts: Sequence[Sequence[str]], arrays: Mapping[str, StoredArray]
 ) -> dict[str, JoinedRows]:
-    """Open arrays that are the rows of several files, one after the other, without reading them.
+    """Open arrays that are the rows of several parts, one after the other, without reading them.
 
     Args:
         artifacts: Uploaded files by id.
-        artifact_ids: The ids of the files.
+        parts: The ids of the files of each part, whose arrays belong together.
         arrays: Types and shapes by name of the arrays as they were when the job was accepted.
 
     Returns:
@@ -143,15 +143,20 @@ def uploaded_rows(
         InvalidProblemError: If a file is missing or damaged, or the arrays have other types or shapes.
     """
     opened: dict[str, dict[str, ArrayRows]] = {}
-    for each in artifact_ids:
-        if each not in opened:
-            opened[each] = _opened(artifacts, each)
-        if any(name not in opened[each] for name in arrays):
-            raise InvalidProblemError(_CHANGED.format(each))
-    joined = {name: JoinedRows([opened[each][name] for each in artifact_ids]) for name in arrays}
+    rows: dict[str, list[ArrayRows]] = {name: [] for name in arrays}
+    for files in parts:
+        for each in files:
+            if each not in opened:
+                opened[each] = _opened(artifacts, each)
+        for name, found in rows.items():
+            holder = next((each for each in files if name in opened[each]), None)
+            if holder is None:
+                raise InvalidProblemError(_CHANGED.format(files[0]))
+            found.append(opened[holder][name])
+    joined = {name: JoinedRows(found) for name, found in rows.items()}
     for name, expected in arrays.items():
         if list(joined[name].shape) != expected.shape or joined[name].dtype != expected.dtype:
-            raise InvalidProblemError(_CHANGED.format(artifact_ids[0]))
+            raise InvalidProblemError(_CHANGED.format(parts[0][0]))
     return joined
 
 

@@ -14,6 +14,9 @@ MAX_SAMPLE_DIMENSIONS = 8
 MAX_PARTS = 512
 """Largest number of files of one data set; a worker has all of them open."""
 
+MAX_FILES = 16
+"""Largest number of files of one part, each with some of the arrays."""
+
 TARGETS = "y"
 """Name of the array of targets; the other arrays are inputs."""
 
@@ -99,8 +102,8 @@ class UploadedSamples(DataMessage):
         return {**self.stored_inputs, **({} if self.y is None else {TARGETS: self.y})}
 
     @property
-    def artifact_ids(self) -> Sequence[str]:
-        """Files that hold the samples, in their order."""
+    def files(self) -> Sequence[Sequence[str]]:
+        """Ids of the files that hold the samples: of each part in order those whose arrays belong together."""
         raise NotImplementedError
 
     @property
@@ -160,7 +163,7 @@ def _filled_in(fields: Any, arrays: Mapping[str, StoredArray], reference: str) -
 
 
 class ArrayData(UploadedSamples):
-    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
+    """Samples in an uploaded file that holds the arrays x and y, as `inline` has them, or in one file for each array.
 
     Inputs and targets of an exported program may have any shape; a program with several inputs takes arrays of their
     names instead of x. What the arrays are is filled in from the file; where it is given, it must agree.
@@ -170,11 +173,16 @@ class ArrayData(UploadedSamples):
 
     kind: Literal["artifact"]
     id: ArtifactId
+    more: list[ArtifactId] = Field(
+        default_factory=list,
+        max_length=MAX_FILES - 1,
+        description="Ids of further files with arrays of the same samples, such as y.npy beside x.npy.",
+    )
 
     @property
-    def artifact_ids(self) -> Sequence[str]:
-        """The one file."""
-        return [self.id]
+    def files(self) -> Sequence[Sequence[str]]:
+        """All files, as one part."""
+        return [[self.id, *self.more]]
 
     @property
     def reference(self) -> str:
@@ -185,7 +193,18 @@ class ArrayData(UploadedSamples):
     @classmethod
     def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
         arrays = arrays_of(fields, info)
-        return fields if arrays is None else _filled_in(fields, _with_samples(arrays, "id"), "id")
+        if arrays is None:
+            return fields
+        found = {**_with_samples(arrays, "id")}
+        more = fields.get("more")
+        for index, each in enumerate(more if isinstance(more, list) else ()):
+            others = stored_arrays(each, info, "more", index) if isinstance(each, str) else None
+            if others is None:
+                return fields
+            if repeated := found.keys() & others.keys():
+                raise misfit("more", index, message=f"holds {listed(repeated)}, which an earlier file holds, too")
+            found |= _with_samples(others, "more", index)
+        return _filled_in(fields, found, "id")
 
 
 class PartsData(UploadedSamples):
@@ -202,9 +221,9 @@ class PartsData(UploadedSamples):
     )
 
     @property
-    def artifact_ids(self) -> Sequence[str]:
-        """The parts."""
-        return self.parts
+    def files(self) -> Sequence[Sequence[str]]:
+        """The parts, of one file each."""
+        return [[each] for each in self.parts]
 
     @property
     def reference(self) -> str:

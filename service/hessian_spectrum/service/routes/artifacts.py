@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.message import SHA256
 from hessian_spectrum.service.context import Artifacts, service_context
+from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
     PageToken,
     StrictRoute,
@@ -28,11 +29,16 @@ from hessian_spectrum.service.uploads.artifact_upload import (
     store_program,
     store_tokens,
 )
+from hessian_spectrum.service.uploads.file_kinds import NPY
 
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES, *PROGRAM_MEDIA_TYPES)
 
 router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
+
+ArrayName = Annotated[
+    str | None, Query(min_length=1, max_length=128, description="Name of the array of a `.npy` file, such as x or y.")
+]
 
 ArtifactId = Annotated[str, Path(pattern=SHA256, description="The id that the upload returned.")]
 
@@ -60,12 +66,12 @@ _RESPONSES = {
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens, of arrays, or with a network",
 )
-async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
+async def upload_artifact(request: Request, artifacts: Artifacts, name: ArrayName = None) -> Response:
     """Upload a file of tokens, of arrays, or with a network as the body.
 
     Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
     Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or
-    with data, called `x` and `y`.
+    with data, called `x` and `y`; or one `.npy` array of data, as `?name=x`.
     Networks: a program of torch.export (`.pt2`), or an ONNX file of operators of version 17 or newer without functions,
     branches, loops or data in other files.
 
@@ -76,13 +82,16 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     require_identity(request.headers)
     if content_type not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
+    if name is not None and content_type != NPY:
+        raise invalid_field(("name",), f"is for an array sent as {NPY}; arrays in other files have their own names")
     async with spooled(request, artifacts) as file:
-        if content_type in TOKEN_MEDIA_TYPES:
+        if content_type in TOKEN_MEDIA_TYPES and name is None:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, content_type)
         else:
             budget = service_context(request).upload_budget
-            store = partial(store_program if content_type in PROGRAM_MEDIA_TYPES else store_arrays, file, artifacts)
-            artifact, is_new = await run_in_threadpool(store, media_type=content_type, budget=budget)
+            is_program = content_type in PROGRAM_MEDIA_TYPES
+            store = partial(store_program) if is_program else partial(store_arrays, name=name or "")
+            artifact, is_new = await run_in_threadpool(store, file, artifacts, media_type=content_type, budget=budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

@@ -1,7 +1,7 @@
 """Files that become artifacts: spooled to disk as they arrive, checked, and stored as tokens or as arrays.
 
-Tokens come as nanoGPT's .bin or as a one-dimensional .npy array of integers, named arrays as npz or safetensors; both
-are read without pickle.
+Tokens come as nanoGPT's .bin or as a one-dimensional .npy array of integers. Arrays with names come as npz or
+safetensors, or one as .npy, whose name the query gives. Nothing is read by pickle.
 """
 
 import asyncio
@@ -20,7 +20,16 @@ from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
 from hessian_spectrum.programs.program import ProgramError
 from hessian_spectrum.service.problems import ProblemError, invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
-from hessian_spectrum.service.uploads.file_kinds import NPY_FILE, NPZ, ONNX, PT2, SAFETENSORS, check_kind, recognised
+from hessian_spectrum.service.uploads.file_kinds import (
+    NPY,
+    NPY_FILE,
+    NPZ,
+    ONNX,
+    PT2,
+    SAFETENSORS,
+    check_kind,
+    recognised,
+)
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 from hessian_spectrum.service.uploads.npz import (
     MAX_HEADER_BYTES,
@@ -38,7 +47,7 @@ from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
 from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
 from hessian_spectrum.storage.local_directory import require_room
 
-BINARY, NPY = "application/octet-stream", "application/x-npy"
+BINARY = "application/octet-stream"
 TOKEN_MEDIA_TYPES = (BINARY, NPY)
 
 _PIECE_BYTES = 2**20
@@ -140,8 +149,8 @@ def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
     shape, _, dtype, start = read_header(head)
     if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
         raise UnreadableArrayError(
-            "must be an array of integers in one dimension, as tokens are: send data as npz or safetensors with arrays "
-            "x and y"
+            "must be an array of integers in one dimension, as tokens are; to store it as data, give the array a name, "
+            "as in ?name=x"
         )
     if shape[0] * dtype.itemsize != size - start:
         raise UnreadableArrayError("differs in size from what its header says")
@@ -155,15 +164,16 @@ def _blocks(file: BinaryIO, start: int, dtype: np.dtype[Any]) -> Iterator[Tokens
 
 
 def store_arrays(
-    file: BinaryIO, artifacts: ArtifactService, *, media_type: str, budget: MemoryBudget
+    file: BinaryIO, artifacts: ArtifactService, *, media_type: str, budget: MemoryBudget, name: str = ""
 ) -> tuple[AnyArtifact, bool]:
     """Store the arrays of a file as an artifact.
 
     Args:
         file: The file as it was uploaded.
         artifacts: Store for the arrays.
-        media_type: `NPZ` or `SAFETENSORS`.
+        media_type: `NPZ`, `SAFETENSORS` or `NPY`.
         budget: Memory for members that must be inflated.
+        name: Name of the array of a .npy file.
 
     Returns:
         The artifact, and whether it is new to the uploader.
@@ -174,7 +184,7 @@ def store_arrays(
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         with _explained(body, media_type):
-            arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
+            arrays = _checked(_arrays(body, media_type, reservation, name))
         try:
             return artifacts.write_arrays(arrays)
         except UnfitArrayError as error:
@@ -238,14 +248,22 @@ def _mapped(file: BinaryIO) -> memoryview:
         raise malformed_upload("The body is empty.") from None
 
 
-def _npz_arrays(body: memoryview, reservation: Reservation) -> Iterator[tuple[str, NamedArray]]:
-    for (name,), content in npz_contents(body, reservation, path_of=lambda name: (name,), max_members=MAX_ARRAYS):
-        try:
-            numbers = read_numbers(content)
-        except UnreadableArrayError as error:
-            raise invalid_field((name[:64],), str(error)) from None
-        kind, num_bits = numbers.dtype.kind.upper(), 8 * numbers.dtype.itemsize
-        yield name, NamedArray("BOOL" if kind == "B" else cast("ArrayType", f"{kind}{num_bits}"), numbers)
+def _arrays(body: memoryview, media_type: str, reservation: Reservation, name: str) -> Iterable[tuple[str, NamedArray]]:
+    if media_type == SAFETENSORS:
+        return safetensors_arrays(body)
+    if media_type == NPY:
+        return [_npy_array(name, body)]
+    members = npz_contents(body, reservation, path_of=lambda name: (name,), max_members=MAX_ARRAYS)
+    return (_npy_array(member, content) for (member,), content in members)
+
+
+def _npy_array(name: str, content: memoryview) -> tuple[str, NamedArray]:
+    try:
+        numbers = read_numbers(content)
+    except UnreadableArrayError as error:
+        raise invalid_field((name[:64],), str(error)) from None
+    kind, num_bits = numbers.dtype.kind.upper(), 8 * numbers.dtype.itemsize
+    return name, NamedArray("BOOL" if kind == "B" else cast("ArrayType", f"{kind}{num_bits}"), numbers)
 
 
 def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:

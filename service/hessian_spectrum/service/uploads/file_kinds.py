@@ -6,7 +6,7 @@ from hessian_spectrum.service.problems import ProblemError, malformed_upload
 from hessian_spectrum.service.uploads.npz import NPY_MAGIC, ZIP_MAGIC, archive_directory, is_inner
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors
 
-NPZ, SAFETENSORS = "application/x-npz", "application/x-safetensors"
+NPZ, NPY, SAFETENSORS = "application/x-npz", "application/x-npy", "application/x-safetensors"
 PT2, ONNX = "application/vnd.pytorch.pt2", "application/onnx"
 
 _HEAD_BYTES = 256
@@ -44,9 +44,7 @@ _NPZ_FILE = _sent_as("an npz archive", NPZ)
 _SAFETENSORS_FILE = _sent_as("a safetensors file", SAFETENSORS)
 _PT2_FILE = _sent_as("a .pt2 file of torch.export.save", PT2)
 _ONNX_FILE = _sent_as("an ONNX file", ONNX)
-NPY_FILE = FileKind(
-    "a .npy array", "send tokens as application/x-npy, and data as npz or safetensors with arrays x and y"
-)
+NPY_FILE = FileKind("a .npy array", f"send it as {NPY}, an array of data with its name, as in ?name=x", NPY)
 _TORCH_SAVE_FILE = FileKind(
     "a file of torch.save or torch.jit.save, which holds a pickle",
     "write a network with torch.export.save, and parameters or data as safetensors",
