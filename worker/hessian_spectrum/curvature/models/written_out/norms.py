@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hessian_spectrum.curvature.models.layer_norm import layer_norm
@@ -59,6 +60,23 @@ def native_layer_norm(
     return layer_norm(x, shape, weight, bias, eps), mean, (variance + eps).rsqrt()
 
 
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Return the group norm; its formula for forward mode views the input, which fails for other orders in memory."""
+    return F.group_norm(x.contiguous(), num_groups, weight, bias, eps)
+
+
+def native_group_norm(x: Tensor, *arguments: Any) -> Any:
+    """Return the group norm, the mean, and the inverse of the standard deviation."""
+    return torch.ops.aten.native_group_norm.default(x.contiguous(), *arguments)
+
+
 def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
     """Return the distances between the rows of x (..., m, d) and y (..., n, d)."""
     return vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
@@ -88,6 +106,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "_weight_norm_interface": weight_norm_interface,
     "layer_norm": _layer_norm,
     "native_layer_norm": native_layer_norm,
+    "group_norm": group_norm,
+    "native_group_norm": native_group_norm,
     "cdist": cdist,
     "pdist": pdist,
     "_cdist_forward": cdist,

@@ -1,4 +1,4 @@
-"""Batch norms after convolutions: which are folded, into the same function of the same parameters."""
+"""Norms of uploaded networks: batch norms that are folded into convolutions, and group norms."""
 
 from dataclasses import replace
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.exported import Exported
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.programs.batch_norms import norms_of_convolutions, with_folded_norms
 from hessian_spectrum.programs.operators import base_name
 from hessian_spectrum.programs.program import Program
@@ -125,3 +128,31 @@ def test_norms_of_decomposed_graphs() -> None:
     body = (*model.program.body[:index], decomposed, *model.program.body[index + 1 :])
     program = replace(model.program, body=body)
     assert num_norms(with_folded_norms(program, model.parameter_shapes)) == 0
+
+
+class ChannelsLast(nn.Module):
+    """A group norm of images that were permuted, as between layers that keep channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.layer(x).permute(0, 3, 1, 2))
+        return self.head(torch.tanh(hidden).mean((2, 3)))
+
+
+def test_group_norms_of_any_order_in_memory_have_a_forward_mode() -> None:
+    module = trained(ChannelsLast())
+    inputs, targets = torch.randn(3, 4, 5, 3, dtype=torch.float64), torch.tensor([0, 1, 1])
+    model = exported(module, inputs)
+    parameters = {name: each.detach() for name, each in module.named_parameters()}
+    operator = HessianOperator(EmpiricalRisk(model, CrossEntropy(), [Dataset(inputs, targets)]), parameters)
+    vector = torch.randn(operator.dim, dtype=torch.float64)
+    found = operator.matvec(vector)
+    leaves = tuple(module.parameters())
+    loss = nn.functional.cross_entropy(module(inputs), targets)
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, leaves, create_graph=True)])
+    expected = torch.cat([each.flatten() for each in torch.autograd.grad(gradient, leaves, vector)])
+    assert operator.fallback_reason is None
+    assert float((found - expected).norm()) < 1e-12 * float(expected.norm())
