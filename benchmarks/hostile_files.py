@@ -27,6 +27,7 @@ FORMATS = {
     "onnx": "ONNX",
     "npz": "npz, as a request",
     "arrays": "npz, as arrays",
+    "npy": "npy, as an array",
     "tokens": "npy, or raw tokens",
     "safetensors": "safetensors",
 }
@@ -166,14 +167,13 @@ def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_files", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/hostile_files.json and .md")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/hostile_files.md")
     arguments = parser.parse_args()
     found = report()
-    document, text = json.dumps(found, indent=1) + "\n", table(found)
+    text = table(found)
     if arguments.save:
-        (RESULTS / "hostile_files.json").write_text(document)
         (RESULTS / "hostile_files.md").write_text(text)
-    print(document if arguments.json else text, end="")
+    print(json.dumps(found, indent=1) + "\n" if arguments.json else text, end="")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def hostile_uploads() -> Iterator[Attack]:
     yield from hostile_forms()
     for name, make in hostile_arrays():
         yield Attack(f"tokens-{name}", ARTIFACTS, make, "application/x-npy")
+        if name != "order-fortran-of-scalars":  # data may have three axes
+            yield Attack(f"npy-{name}", f"{ARTIFACTS}?name=x", make, "application/x-npy")
     for name, make in hostile_safetensors():
         yield Attack(f"safetensors-{name}", ARTIFACTS, make, "application/x-safetensors")
     for name, make in hostile_programs():
