@@ -70,6 +70,15 @@ def test_products_with_the_hessian(shape: tuple[int, ...], is_batched: bool) -> 
         torch.testing.assert_close(found, torch.stack(wanted), rtol=0, atol=1e-13 * max(scale, 1.0))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transforms_in_one_another(shape: tuple[int, ...]) -> None:
+    """vmap within jvp within vmap, as jacfwd of jacrev: of arguments that are no tensors, only numbers pass them all."""
+    x, weight, bias = operands(shape)
+    found = torch.func.hessian(lambda point: potential(point, weight, bias))(x)
+    expected = torch.autograd.functional.hessian(lambda point: potential(point, weight, bias, is_ours=False), x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * max(float(expected.abs().max()), 1.0))
+
+
 def test_a_constant_row_has_derivatives_of_the_order_of_one_over_epsilon() -> None:
     x = torch.ones(1, 4, dtype=torch.float64)
     _, change = jvp(

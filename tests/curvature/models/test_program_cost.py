@@ -27,7 +27,9 @@ def counted(module: nn.Module, inputs: Tensor) -> dict[str, int]:
 def test_counts_by_hand() -> None:
     module = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3), nn.Tanh(), nn.Unflatten(1, (3, 1)))
     assert counted(module, torch.randn(4, 5)) == {"inputs": 5, "linear": 10, "piecewise": 7, "outputs": 3}
-    images = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.AvgPool2d(2), nn.Flatten())
+    # the first norm is folded into the convolution, the second one is not
+    norms = (nn.BatchNorm2d(3), nn.GELU(), nn.BatchNorm2d(3))
+    images = nn.Sequential(nn.Conv2d(2, 3, 3), *norms, nn.AvgPool2d(2), nn.Flatten())
     assert counted(images, torch.randn(4, 2, 6, 6)) == {
         **{"inputs": 72, "convolutions": 48, "batch-norms": 48, "smooth": 48, "piecewise": 48, "outputs": 12}
     }

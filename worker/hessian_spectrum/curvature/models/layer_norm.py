@@ -10,6 +10,9 @@ from torch.autograd import Function
 
 aten = torch.ops.aten
 
+_MASK = [True, False, False]
+"""Of the kernel's three results the first is wanted: those of weight and bias do not exist."""
+
 
 def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Return x, normalised over its last axes, times the weight, plus the bias.
@@ -24,7 +27,7 @@ def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Ten
         bias: Summands of this shape; None: 0.
         eps: What is added to the variance.
     """
-    z: Tensor = _Normalised.apply(x, list(shape), eps)[0]  # type: ignore[no-untyped-call]
+    z: Tensor = _Normalised.apply(x, len(shape), eps)[0]  # type: ignore[no-untyped-call]
     scaled = z if weight is None else z * weight
     return scaled if bias is None else scaled + bias
 
@@ -38,13 +41,13 @@ class _Normalised(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, shape: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        z, m, r = aten.native_layer_norm(x, shape, None, None, eps)
+    def forward(x: Tensor, num_axes: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        z, m, r = aten.native_layer_norm(x, x.shape[-num_axes:], None, None, eps)
         return z, r, m
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, list[int], float], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        (x, ctx.shape, _), (z, r, m) = inputs, output
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        (x, ctx.num_axes, _), (z, r, m) = inputs, output
         ctx.mark_non_differentiable(m)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, z, r, m)
@@ -53,17 +56,17 @@ class _Normalised(Function):
     @staticmethod
     def backward(ctx: Any, of_z: Tensor | None, of_r: Tensor | None, _: None) -> Any:
         x, z, r, m = ctx.saved_tensors
-        result = None if of_z is None else _projected(of_z, z, r, x, m, ctx.shape)
+        result = None if of_z is None else _projected(of_z, z, r, x, m, ctx.num_axes)
         if of_r is not None:
-            part = -of_r * r.square() / math.prod(ctx.shape) * z
+            part = -of_r * r.square() / math.prod(x.shape[-ctx.num_axes :]) * z
             result = part if result is None else result + part
         return result, None, None
 
     @staticmethod
     def jvp(ctx: Any, dx: Tensor, *_: None) -> Any:
         x, z, r, m = ctx.saved_tensors
-        dr = -r.square() * (z * dx).mean(_axes(ctx.shape), keepdim=True)
-        return _projected(dx, z, r, x, m, ctx.shape), dr, None
+        dr = -r.square() * (z * dx).mean(_last(ctx.num_axes), keepdim=True)
+        return _projected(dx, z, r, x, m, ctx.num_axes), dr, None
 
 
 class _Projected(Function):
@@ -75,23 +78,21 @@ class _Projected(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, z: Tensor, r: Tensor, x: Tensor, m: Tensor, shape: list[int]) -> Tensor:
-        result: Tensor = aten.native_layer_norm_backward(v, x, shape, m, r, None, None, [True, False, False])[0]
+    def forward(v: Tensor, z: Tensor, r: Tensor, x: Tensor, m: Tensor, num_axes: int) -> Tensor:
+        result: Tensor = aten.native_layer_norm_backward(v, x, x.shape[-num_axes:], m, r, None, None, _MASK)[0]
         return result
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[int]], output: Tensor
-    ) -> None:
-        *tensors, ctx.shape = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.num_axes = inputs
         ctx.save_for_backward(*tensors, output)
         ctx.save_for_forward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         v, z, r, x, m, projected = ctx.saved_tensors
-        axes = _axes(ctx.shape)
-        of_v = _projected(gradient, z, r, x, m, ctx.shape)
+        axes = _last(ctx.num_axes)
+        of_v = _projected(gradient, z, r, x, m, ctx.num_axes)
         of_z = -r * (gradient * (z * v).mean(axes, keepdim=True) + v * (gradient * z).mean(axes, keepdim=True))
         of_r = (gradient * projected).sum(axes, keepdim=True) / r
         return of_v, of_z, of_r, None, None, None
@@ -99,9 +100,9 @@ class _Projected(Function):
     @staticmethod
     def jvp(ctx: Any, dv: Tensor, dz: Tensor, dr: Tensor, *_: Any) -> Tensor:
         v, z, r, x, m, projected = cast(tuple[Tensor, ...], ctx.saved_tensors)
-        axes = _axes(ctx.shape)
+        axes = _last(ctx.num_axes)
         # sums of products only: each is one pass over memory
-        total = _projected(dv, z, r, x, m, ctx.shape) + projected * (dr / r)
+        total = _projected(dv, z, r, x, m, ctx.num_axes) + projected * (dr / r)
         total = total + dz * (-r * (z * v).mean(axes, keepdim=True))
         return total + (-r * z) * (v * dz).mean(axes, keepdim=True)
 
@@ -111,5 +112,5 @@ def _projected(*arguments: Any) -> Tensor:
     return result
 
 
-def _axes(shape: list[int]) -> list[int]:
-    return list(range(-len(shape), 0))
+def _last(num_axes: int) -> list[int]:
+    return list(range(-num_axes, 0))
