@@ -72,7 +72,7 @@ def test_products_with_the_hessian(shape: tuple[int, ...], is_batched: bool) -> 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_transforms_in_one_another(shape: tuple[int, ...]) -> None:
-    """vmap within jvp within vmap, as jacfwd of jacrev: of arguments that are no tensors, only numbers pass them all."""
+    """As jacfwd of jacrev: vmap within jvp within vmap, through which lists among the arguments would not pass."""
     x, weight, bias = operands(shape)
     found = torch.func.hessian(lambda point: potential(point, weight, bias))(x)
     expected = torch.autograd.functional.hessian(lambda point: potential(point, weight, bias, is_ours=False), x)
