@@ -19,6 +19,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.graphs.nodes import is_mutation
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.curvature.operators.programs import Map, Program, UnrecordableError, record
+from hessian_spectrum.curvature.operators.reduced_precision import reduced
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
@@ -154,6 +155,23 @@ def test_a_vector_for_every_row_is_part_of_the_product(axes: tuple[int, ...], se
     assert "aten.addmm.default" in targets
     assert not any("add.Tensor" in target for target in targets)
     assert_close(program(vector), function(vector), rtol=1e-13, atol=1e-14)
+
+
+def test_products_with_vectors_added_are_reduced_like_others(seeded: Seeded) -> None:
+    x, y = torch.randn(2, 6, 4, generator=seeded(1))
+    W = torch.randn(4, 4, generator=seeded(2))
+
+    def function(v: Tensor) -> Tensor:
+        return x @ v[:16].view(4, 4) + (y * v[20:]) @ W + v[16:20]
+
+    vector = torch.randn(24, generator=seeded(3))
+    _, program = record(function, vector)
+    lowered = reduced(program, "bfloat16")
+    assert sum("addmm" in str(node.target) for node in program.graph.graph.nodes) == 2
+    assert not any("addmm" in str(node.target) for node in lowered.graph.graph.nodes)
+    for _ in range(2):
+        deviation = (lowered(vector) - function(vector)).norm() / function(vector).norm()
+        assert 1e-5 < float(deviation) < 1e-2
 
 
 @given(

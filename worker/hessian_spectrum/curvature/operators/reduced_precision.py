@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-_PLAIN: dict[Any, Any] = {aten.addmm_.default: aten.mm.default, aten.baddbmm_.default: aten.bmm.default}
+_PLAIN: dict[Any, Any] = {
+    aten.addmm_.default: aten.mm.default,
+    aten.addmm.default: aten.mm.default,
+    aten.baddbmm_.default: aten.bmm.default,
+}
 
 COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
 """Numbers of vectors, and of entries that suffice, for comparing reduced products; one short vector may not be
@@ -108,13 +112,15 @@ def _in_bfloat16(program: Program) -> Program:
 
 
 def _round_product(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Tensor]) -> None:
-    """Product a b, or c + a b in place, with a and b as bfloat16; the result, and the sum, are float32."""
+    """Product a b, or c + a b, with a and b as bfloat16; the result, and the sum, are float32."""
     arguments: Any = node.args
     factors = [_rounded(graph, node, factor, values=values) for factor in arguments[-2:]]
     with graph.inserting_before(node):
         product = graph.call_function(_PLAIN.get(node.target, node.target), tuple(factors))
         result = graph.call_function(aten._to_copy.default, (product,), {"dtype": torch.float32})
-        if node.target in _PLAIN:
+        if node.target is aten.addmm.default:  # c is a vector, and others may read it
+            result = graph.call_function(aten.add_.Tensor, (result, arguments[0]))
+        elif node.target in _PLAIN:
             result = graph.call_function(aten.add_.Tensor, (arguments[0], result))
     node.replace_all_uses_with(result)
     graph.erase_node(node)
