@@ -162,7 +162,8 @@ def test_products_with_vectors_added_are_reduced_like_others(seeded: Seeded) -> 
     W = torch.randn(4, 4, generator=seeded(2))
 
     def function(v: Tensor) -> Tensor:
-        return x @ v[:16].view(4, 4) + (y * v[20:]) @ W + v[16:20]
+        weight, bias, scale = v.split([16, 4, 4])
+        return x @ weight.view(4, 4) + (y * scale) @ W + bias
 
     vector = torch.randn(24, generator=seeded(3))
     _, program = record(function, vector)
