@@ -1,7 +1,8 @@
 """Networks of users: exported, saved and read, their products are those of the original module."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import NETWORKS, Network, build
+from tests.fixtures.networks import NETWORKS, Network, build, sampled
 from tests.fixtures.products import ModuleRisk, columns, default_dtype
 
 CPU = torch.device("cpu")
@@ -29,10 +30,14 @@ OPERATORS: dict[str, type[RiskOperator]] = {
 }
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 class Case:
     """A network with its exported form, data and oracle products with three columns."""
 
-    def __init__(self, network: Network, seeded: Callable[[int], torch.Generator]) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of export
@@ -74,9 +79,14 @@ def no_slow_vmap() -> Iterator[None]:
     torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
-def case(request: pytest.FixtureRequest, seeded: Callable[[int], torch.Generator]) -> Case:
-    return Case(build(request.param), seeded)
+@cache
+def case_of(name: str) -> Case:
+    return Case(build(name))
+
+
+@pytest.fixture(params=list(NETWORKS))
+def case(request: pytest.FixtureRequest) -> Case:
+    return case_of(request.param)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
@@ -90,7 +100,11 @@ def test_outputs_are_those_of_the_module(case: Case) -> None:
     assert relative_error(outputs, case.outputs) < tolerance
 
 
-@pytest.mark.parametrize("matrix", OPERATORS)
+@pytest.mark.parametrize(
+    ("case", "matrix"),
+    [*((name, "hessian") for name in NETWORKS), *sampled("ggn"), *sampled("functional")],
+    indirect=["case"],
+)
 def test_products_in_float64(case: Case, matrix: str) -> None:
     if case.network.oracle == "differences" and matrix != "hessian":
         pytest.skip("there is no oracle")
@@ -105,6 +119,7 @@ def test_products_in_float64(case: Case, matrix: str) -> None:
         assert operator.fallback_reason is None or str(case.network.fallback) in operator.fallback_reason
 
 
+@pytest.mark.parametrize("case", sampled(), indirect=True)
 def test_products_in_float32(case: Case) -> None:
     expected = case.expected("hessian")
     operator = case.operator("hessian", torch.float32, batch_size=3)  # and one sample alone
@@ -112,6 +127,7 @@ def test_products_in_float32(case: Case) -> None:
     assert (operator.fallback_reason is None) == (case.network.fallback is None), operator.fallback_reason
 
 
+@pytest.mark.parametrize("case", sampled(), indirect=True)
 def test_the_dense_matrix_is_that_of_the_products(case: Case) -> None:
     """Groups of parameters have recordings of their own there, with tangents of their own parameters alone."""
     if len(case.vectors) > LARGEST_DENSE:

@@ -19,7 +19,7 @@ from hessian_spectrum.programs.operators import SIZE_OPERATORS, refusal
 from hessian_spectrum.programs.program import ProgramError
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import NETWORKS, build
+from tests.fixtures.networks import build, sampled
 from tests.fixtures.networks.catalog import Applied, parameter
 from tests.fixtures.operators.expression import Apply, apply, model_of, w
 
@@ -49,7 +49,7 @@ def quietly(build_model: Callable[[], Exported]) -> Exported:
         return build_model()
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
+@pytest.fixture(scope="module", params=sampled())
 def network(request: pytest.FixtureRequest) -> tuple[Exported, nn.Module, Tensor]:
     built = build(request.param)
     return quietly(lambda: exported(built.module, built.inputs)), built.module, built.inputs

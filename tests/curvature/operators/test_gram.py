@@ -25,7 +25,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.regression_losses import GaussianNll
 from hessian_spectrum.quadrature.results import ExactSpectrum
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import NETWORKS, build
+from tests.fixtures.networks import build, sampled
 
 F64, CPU = torch.float64, torch.device("cpu")
 MATRICES = ("ggn", "fisher", "empirical-fisher", "gradient-covariance")
@@ -168,7 +168,7 @@ def test_rows_in_many_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert abs(split.eigenvalues - whole.eigenvalues).max() < TOLERANCE * whole.eigenvalues.max()
 
 
-@pytest.mark.parametrize("name", ["mlp", "tied"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("tied", marks=pytest.mark.long)])
 def test_a_run_that_is_resumed_gives_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operator = operator_of(name, "ggn")
     monkeypatch.setattr(gram, "BLOCK_BYTES", 5 * 16 * operator.dim)
@@ -210,7 +210,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sampled())
 def test_networks_of_users(name: str) -> None:
     network = build(name)
     with quiet():

@@ -41,6 +41,7 @@ def test_a_short_basis_finds_the_same_eigenvalues() -> None:
     assert values[1] == pytest.approx(values[0], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_no_basis_makes_fit_is_refused_and_the_least_is_taken() -> None:
     request = SpectrumRequest.model_validate(REQUEST)
     sizes = range(12 * 2**20, estimate(request, AMPLE).peak_bytes, 2**18)
