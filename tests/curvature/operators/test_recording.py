@@ -269,6 +269,55 @@ def test_memory_that_is_read_by_strides_stays_where_it_is(seeded: Seeded) -> Non
     assert_close(program(2 * kernel.flatten()), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("is_read_later", [False, True])
+def test_a_result_is_overwritten_where_it_is_read_last(is_read_later: bool, seeded: Seeded) -> None:
+    x, first, second = torch.randn(3, 4, 4, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        whole = (x @ v.view(4, 4)).view(2, 8)
+        early = (whole * first.view(2, 8)).sum(0)
+        late = whole * second.view(2, 8)
+        rest = whole if is_read_later else v.view(2, 8)
+        return torch.cat([early, late.sum(0), rest.view(-1)])
+
+    vectors = torch.randn(2, 16, generator=seeded(2), dtype=F64)
+    _, program = record(function, vectors[0])
+    targets = [str(node.target) for node in program._in_place.graph.nodes]
+    assert ("aten.mul_.Tensor" in targets) is not is_read_later
+    for vector in (*vectors, vectors[0]):
+        assert_close(program(vector), function(vector), rtol=1e-13, atol=1e-14)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=12))
+def test_any_order_of_operations_gives_the_same_map(steps: list[tuple[int, int, int]]) -> None:
+    """Each step combines two earlier results, through views or not; whatever is overwritten, the values stay."""
+    generator = torch.Generator().manual_seed(0)
+    constants = torch.randn(len(steps) + 1, 4, 4, generator=generator, dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        found = [v.view(4, 4) * constants[-1]]
+        for (left, right, kind), constant in zip(steps, constants[:-1], strict=True):
+            a, b = found[left % len(found)], found[right % len(found)]
+            match kind:
+                case 0:
+                    found.append(a + b)
+                case 1:
+                    found.append(a * constant + b)
+                case 2:
+                    found.append(a.reshape(2, 8).view(4, 4) @ constant + b)
+                case 3:
+                    found.append(aten.threshold_backward(a, constant, 0) - b.t())
+                case _:
+                    found.append(a.t() * constant)
+        return torch.cat([found[-1].reshape(-1), found[0].reshape(-1)])
+
+    first, second = torch.randn(2, 16, generator=generator, dtype=F64)
+    _, program = record(function, first)
+    expected = function(second)
+    for _ in range(2):
+        assert float((program(second) - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+
+
 def test_a_map_that_is_zero(seeded: Seeded) -> None:
     vector = torch.randn(5, generator=seeded(3), dtype=F64)
     value, program = record(lambda v: torch.zeros_like(v.detach().new_empty(5)), vector)

@@ -28,7 +28,9 @@ _OVERWRITING: dict[Any, Any] = {
 
 _COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
 
-_WHOLE_VIEWS = (
+_SHARING = (
+    *_OVERWRITING.values(),
+    *ACCUMULATING.values(),
     aten.reshape.default,
     aten.transpose.int,
     aten.permute.default,
@@ -36,7 +38,7 @@ _WHOLE_VIEWS = (
     aten.unsqueeze.default,
     aten.squeeze.dim,
 )
-"""Views, or copies, of all entries, each once."""
+"""Operations whose results are in the memory of their first argument, each entry once."""
 
 
 def in_place(module: fx.GraphModule) -> fx.GraphModule:
@@ -61,39 +63,46 @@ def in_place(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _overwrite_operands(graph: fx.Graph) -> None:
-    own = {node for node in graph.nodes if node.target in ACCUMULATING.values()}
+    position = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if node.target not in _OVERWRITING or node.kwargs:
             continue
         candidates = node.args[:2] if node.target in _COMMUTATIVE else node.args[:1]
-        for operand in candidates:
-            if not isinstance(operand, fx.Node) or not _may_be_overwritten(operand, node, own):
-                continue
-            if operand is not node.args[0]:
-                node.args = node.args[::-1]
-            node.target = _OVERWRITING[node.target]
-            if node.target == aten.threshold_backward.grad_input:
-                node.kwargs = {"grad_input": operand}
-            own.add(node)
-            break
+        operand = next((each for each in candidates if _may_be_overwritten(each, node, position)), None)
+        if operand is None:
+            continue
+        if operand is not node.args[0]:
+            node.args = node.args[::-1]
+        node.target = _OVERWRITING[node.target]
+        if node.target == aten.threshold_backward.grad_input:
+            node.kwargs = {"grad_input": operand}
 
 
-def _may_be_overwritten(operand: fx.Node, node: fx.Node, own: set[fx.Node]) -> bool:
-    """Return whether the operand is a result of the same shape and type that only this node reads."""
+def _may_be_overwritten(operand: object, node: fx.Node, position: dict[fx.Node, int]) -> bool:
+    """Return whether the operand is a result of the same shape and type that no other node reads later."""
     return (
-        set(operand.users) == {node}
+        isinstance(operand, fx.Node)
         and node.args.count(operand) == 1
         and layout_of(operand) is not None
         and like(operand, node)
-        and _has_own_memory(operand, own)
+        and _is_read_last(operand, node, position)
     )
 
 
-def _has_own_memory(node: fx.Node, own: set[fx.Node]) -> bool:
-    """Return whether nothing else reads the memory of a result: it is new, or that of an operand that nothing reads."""
-    while node.target in _WHOLE_VIEWS and isinstance(node.args[0], fx.Node) and len(node.args[0].users) == 1:
-        node = node.args[0]
-    return node in own or (node.op == "call_function" and not may_be_view(node))
+def _is_read_last(operand: fx.Node, node: fx.Node, position: dict[fx.Node, int]) -> bool:
+    """Return whether nothing reads the operand's memory after the node: neither a result that it is, nor one of it."""
+    reader = node
+    while operand.op == "call_function":
+        others = set(operand.users) - {reader}
+        if any(position[user] > position[node] or may_be_view(user) for user in others):
+            return False
+        if not may_be_view(operand):
+            return True
+        source = operand.args[0]
+        if operand.target not in _SHARING or not isinstance(source, fx.Node):
+            return False
+        reader, operand = operand, source
+    return False
 
 
 def _assemble_in_place(graph: fx.Graph) -> None:
