@@ -98,15 +98,17 @@ def norms_of_convolutions(program: Program, differentiated: Collection[str]) -> 
     stored |= {name: program.values[name] for name in program.constants}
     num_reads = Counter(name for call in program.calls() for name in call.names_read())
     num_reads[program.output] += 1
-    convolutions = {call.outputs[0]: call for call in program.body if base_name(call.op) in _CONVOLUTIONS}
+    convolutions = {
+        call.outputs[0]: call for call in program.body if base_name(call.op) in _CONVOLUTIONS and call.outputs
+    }
     found: dict[str, NormOfConvolution] = {}
     for norm in program.body:
-        name = _name(_arguments(norm)["input"]) if base_name(norm.op) in _NORMS else None
+        name = _name(_arguments(norm).get("input")) if base_name(norm.op) in _NORMS else None
         convolution = convolutions.get(name)
         others = [each for each in norm.outputs[1:] if each is not None and num_reads[each]]
         if name is None or convolution is None or num_reads[name] > 1 or others:
             continue
-        kernel = _name(_arguments(convolution)["weight"])
+        kernel = _name(_arguments(convolution).get("weight"))
         if kernel in moving and _fits(convolution, norm, program, stored):
             found[name] = NormOfConvolution(convolution, norm, len(stored[kernel].shape))
     return found
@@ -123,7 +125,7 @@ def with_folded_norms(program: Program, differentiated: Collection[str]) -> Prog
     norms = {id(each.norm) for each in found.values()}
     body: list[Call] = []
     for call in program.body:
-        norm = found.get(call.outputs[0] or "")
+        norm = next((found[name] for name in call.outputs if name in found), None)
         if norm is not None:
             body += norm.folded()
         elif id(call) not in norms:
@@ -135,7 +137,9 @@ def _fits(convolution: Call, norm: Call, program: Program, stored: Mapping[str, 
     """Return whether there is a batch of samples, and one stored number of each kind for each channel."""
     settings, operands = _arguments(norm), _arguments(convolution)
     kernel, output = stored[operands["weight"]["$"]], program.values.get(convolution.outputs[0] or "")
-    if settings.get("training") or operands.get("transposed") or not norm.outputs[0]:
+    if settings.get("training") or operands.get("transposed") or not norm.outputs or not norm.outputs[0]:
+        return False
+    if not isinstance(settings.get("eps"), float) or _name(operands.get("input")) is None:
         return False
     if output is None or len(output.shape) != len(kernel.shape):
         return False

@@ -115,6 +115,17 @@ def test_statistics_of_another_length_are_not_folded() -> None:
     assert not norms_of_convolutions(wrong, model.parameter_shapes)
 
 
+@pytest.mark.parametrize("kept", range(9))
+def test_calls_without_arguments_are_left_to_others(kept: int) -> None:
+    """What a file may say; that an argument is missing is told where the call is run."""
+    model = exported(trained(FOLDED["image"][0]()).float(), torch.randn(3, 2, 5, 6))
+    calls = [replace(call, args=call.args[:kept]) for call in model.program.body]
+    program = replace(model.program, body=tuple(calls))
+    assert bool(norms_of_convolutions(program, model.parameter_shapes)) is (kept == 8)
+    without = replace(program, body=tuple(replace(call, outputs=()) for call in calls))
+    assert with_folded_norms(without, model.parameter_shapes).body == without.body
+
+
 def test_norms_of_decomposed_graphs() -> None:
     model = exported(trained(FOLDED["image"][0]()).float(), torch.randn(3, 2, 5, 6))
     (index,) = (at for at, call in enumerate(model.program.body) if base_name(call.op) == "aten.batch_norm")
