@@ -93,8 +93,8 @@ def _is_read_last(operand: fx.Node, node: fx.Node, position: dict[fx.Node, int])
     """Return whether nothing reads the operand's memory after the node: neither a result that it is, nor one of it."""
     reader = node
     while operand.op == "call_function":
-        others = set(operand.users) - {reader}
-        if any(position[user] > position[node] or may_be_view(user) for user in others):
+        others = set(operand.users) - {reader}  # the node itself among them, where it reads a view and what it views
+        if any(position[user] >= position[node] or may_be_view(user) for user in others):
             return False
         if not may_be_view(operand):
             return True
