@@ -288,7 +288,7 @@ def test_a_result_is_overwritten_where_it_is_read_last(is_read_later: bool, seed
         assert_close(program(vector), function(vector), rtol=1e-13, atol=1e-14)
 
 
-@example([(0, 0, 5)])
+@example([(0, 0, 0), (1, 1, 5)])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_any_order_of_operations_gives_the_same_map(steps: list[tuple[int, int, int]]) -> None:
     """Each step combines two earlier results, through views or not; whatever is overwritten, the values stay."""
