@@ -10,7 +10,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_tokens
-from hessian_spectrum.curvature.models.layer_norm import layer_norm
 from hessian_spectrum.planning.size import Size, gpt2_size
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
@@ -259,8 +258,10 @@ def _linear(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def _layer_norm(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    weight = parameters[name + ".weight"]
-    return layer_norm(x, weight.shape, weight, parameters.get(name + ".bias"), LAYER_NORM_EPSILON)
+    # written out: its memory was fitted so; at such widths `layer_norm` of programs saves 1 to 4 % of the time
+    centred = x - x.mean(dim=-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + LAYER_NORM_EPSILON)
+    return _shifted(centred * scale * parameters[name + ".weight"], parameters.get(name + ".bias"))
 
 
 def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
