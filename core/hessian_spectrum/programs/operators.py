@@ -132,14 +132,14 @@ _RANDOM = (
     "input"
 )
 
-_PRODUCT = "its second derivative is wrong: use sums of logarithms, or multiply along an axis"
+_PRODUCT = "PyTorch's second derivative of it is wrong: use sums of logarithms, or multiply along an axis"
 
-_PACKED = "packed sequences are not supported: pad them, and mask what is beyond their ends"
+_PACKED = "packed sequences are not supported: pad the sequences and mask the padding"
 
 REFUSED: Mapping[str, str] = {
     **{f"aten.{name}": _RANDOM for name in _RANDOM_OPERATORS.split()},
     "aten.embedding_renorm_": "it rewrites a parameter in place: remove max_norm from the embedding",
-    "aten._embedding_bag": "export the module without decompositions, where it is embedding_bag",
+    "aten._embedding_bag": "export the module without decompositions, so that it calls embedding_bag",
     "aten._ctc_loss": "it has no second derivative",
     "aten.ctc_loss": "it has no second derivative",
     "aten.scatter.reduce": _PRODUCT,

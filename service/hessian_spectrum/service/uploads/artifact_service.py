@@ -123,7 +123,7 @@ class ArtifactService:
             Its parameters, inputs and output.
 
         Raises:
-            ArtifactError: There is no such artifact, or it is no program.
+            ArtifactError: There is no such artifact, or it is not a program.
         """
         try:
             self._check(artifact_id)
