@@ -124,15 +124,15 @@ def _check_inputs(inputs: "tuple[Tensor, ...]") -> None:
     if len({len(each) for each in inputs}) > 1:
         raise ModuleExportError("the example inputs must have the same number of samples")
     if len(inputs[0]) < 2:
-        raise ModuleExportError("give at least two samples: from one, the program would be exported for one only")
+        raise ModuleExportError("give at least two samples: from one, torch.export makes a program for one sample only")
 
 
 def _check_mode(module: "nn.Module") -> None:
     for name, part in module.named_modules():
         if part.training and (what := _differs_in_training(part)):
             raise ModuleExportError(
-                f"{name or 'the module'} is {what} in training mode, so the loss would not depend on parameters and "
-                "samples alone: call module.eval() first"
+                f"{name or 'the module'} is {what} in training mode, so the loss would depend on more than parameters "
+                "and samples: call module.eval() first"
             )
 
 
@@ -154,8 +154,8 @@ def _check_buffers(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> None:
     changed = [name for name, buffer in module.named_buffers() if buffer._version != before.get(name)]
     if changed:
         raise ModuleExportError(
-            f"the forward pass changes the buffer {changed[0]}, so the loss would not depend on parameters and samples "
-            "alone: export a module that does not change its buffers"
+            f"the forward pass changes the buffer {changed[0]}, so the loss would depend on more than parameters and "
+            "samples: export a module that does not change its buffers"
         )
 
 
@@ -338,8 +338,8 @@ def _warn_if_fixed(program: "ExportedProgram", inputs: "tuple[Tensor, ...]") -> 
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and is_concrete_int(value.shape[0]):
             warnings.warn(
-                f"the forward pass fixes the number of samples to {value.shape[0]}, for example by len(x), so data "
-                "must have a multiple of that many. Use x.shape[0] to allow any number.",
+                f"the forward pass fixes the number of samples to {value.shape[0]}, for example by len(x), so the "
+                "number of samples in data must be a multiple of it. Use x.shape[0] to allow any number.",
                 stacklevel=4,
             )
             return

@@ -219,7 +219,7 @@ class ProgramCost:
 def program_cost(program: Program) -> ProgramCost:
     """Count the numbers of a forward pass.
 
-    Not counted are batch norms that are folded into convolutions, views, and values that depend on no parameter.
+    Batch norms that are folded into convolutions, views, and values that depend on no parameter are not counted.
     Values that do not depend on the number of samples count once for each batch of the example's size;
     results of the whole network count as outputs alone.
 

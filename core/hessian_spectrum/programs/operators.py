@@ -150,8 +150,8 @@ REFUSED: Mapping[str, str] = {
     "aten.gru.data": _PACKED,
     "aten.rnn_tanh.data": _PACKED,
     "aten.rnn_relu.data": _PACKED,
-    "aten.item": "a value decides what is computed: write it with where",
-    "aten._local_scalar_dense": "a value decides what is computed: write it with where",
+    "aten.item": "it reads a number out of a tensor, as for control flow: write it with torch.where",
+    "aten._local_scalar_dense": "it reads a number out of a tensor, as for control flow: write it with torch.where",
 }
 """Reasons for refusing operators, or single overloads, that users might expect to be allowed."""
 

@@ -41,7 +41,7 @@ MAX_OPERANDS = 4096
 """Largest number of operands, or of results, of one node."""
 
 MAX_KNOWN = 2**21
-"""Number of values computed while the file is read beyond which only those of short arrays are."""
+"""Number of values that are computed while the file is read before only short arrays still are."""
 
 MAX_LISTED = 40
 """Largest number of nodes that one answer lists."""
