@@ -81,7 +81,7 @@ def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None) -> None:
 
     Args:
         matrix: Matrix of the request.
-        loss: Loss of the request; None if the model's output is its own loss, as of a quadratic form.
+        loss: Loss of the request; None if the model's output is its own loss, as for a quadratic form.
 
     Raises:
         ValidationError: At `matrix`.

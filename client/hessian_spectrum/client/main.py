@@ -32,7 +32,7 @@ def options(version: VersionOption = False) -> None:
 
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
-"""Environment variable of the API key, which is no option because others can read the arguments of a process."""
+"""Environment variable of the API key, not a command-line option, because others can see arguments of a process."""
 
 URL_VARIABLE = "SPECTRUM_URL"
 

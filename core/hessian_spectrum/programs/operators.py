@@ -201,7 +201,7 @@ def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
 
     Args:
         op: Name of the operator with its overload.
-        arguments: Arguments by name; tensors as anything that is no number.
+        arguments: Arguments by name; tensors as anything that is not a number.
 
     Returns:
         The reason, and what to change; None if the call is allowed.

@@ -12,7 +12,7 @@ PT2, ONNX = "application/vnd.pytorch.pt2", "application/onnx"
 _HEAD_BYTES = 256
 _MAX_DIRECTORY_BYTES = 2**22
 _OLD_PICKLE = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""First bytes of a file of torch.save that is no archive."""
+"""First bytes of a file of torch.save that is not an archive."""
 
 _OLDEST_IR, _NEWEST_IR = 3, 20
 """Versions of the ONNX format, which the second byte of a file names."""

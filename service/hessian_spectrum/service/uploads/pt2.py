@@ -226,7 +226,7 @@ _REGIONS = (_SET_GRADIENTS, "higher_order.wrap_with_autocast")
 
 
 def _operator(target: str) -> str:
-    """Return the operator's name in a program, or a name that is no operator."""
+    """Return the operator's name in a program, or a name that no operator has."""
     if found := _TARGET.fullmatch(target):
         return found[1]
     module, _, name = target.rpartition(".")

@@ -195,7 +195,7 @@ def _add_in_place(graph: fx.Graph, node: fx.Node, *, first: fx.Node, second: fx.
 
 
 def _product_below(argument: object) -> fx.Node | None:
-    """Return the matrix product of which the argument is a reshaped view, if no other node reads either."""
+    """Return the matrix product that the argument is a reshaped view of, if no other node reads either."""
     node = argument
     while isinstance(node, fx.Node) and node.target in VIEWS and len(node.users) == 1:
         node = node.args[0]
