@@ -253,9 +253,9 @@ def test_npy_files_that_are_refused(server: Any, tmp_path: Path) -> None:
         return httpx.post(f"{server.url}/v1/artifacts{query}", content=path.read_bytes(), headers=headers)
 
     for response, message in (
-        (send(X), "to store it as data, give the array a name, as in ?name=x"),
+        (send(X), "To upload other data, give the array a name, as in ?name=x"),
         (send(X, "?name="), "name"),
-        (send(X, "?name=a%20b"), "names must match"),
+        (send(X, "?name=a%20b"), "names must have 1 to 128 ASCII letters"),
         (send(X, "?name=x", "application/octet-stream"), "is for an array sent as application/x-npy"),
         (send(np.array([{}, None], object), "?name=x"), "must hold float16, float32, float64"),
         (send(np.zeros((0, 3)), "?name=x"), "x"),

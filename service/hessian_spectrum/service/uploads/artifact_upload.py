@@ -63,6 +63,10 @@ _MAX_REASON_LENGTH = 8000
 
 MAX_ARRAYS = 256
 _NAME = re.compile(r"(?!__metadata__$)[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
+_NAME_RULE = (
+    "names must have 1 to 128 ASCII letters, digits and characters _ . : / -, and begin with a letter, a digit or _; "
+    "the name __metadata__ is reserved"
+)
 _BUFFER_BYTES = 2**20
 
 
@@ -149,11 +153,11 @@ def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
     shape, _, dtype, start = read_header(head)
     if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
         raise UnreadableArrayError(
-            "must be an array of integers in one dimension, as tokens are; to store it as data, give the array a name, "
-            "as in ?name=x"
+            "must be a one-dimensional array of integers, as tokens are stored. To upload other data, give the array a "
+            "name, as in ?name=x"
         )
     if shape[0] * dtype.itemsize != size - start:
-        raise UnreadableArrayError("differs in size from what its header says")
+        raise UnreadableArrayError("does not have the size that its header states")
     return start, dtype
 
 
@@ -278,7 +282,7 @@ def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
     by_name: dict[str, NamedArray] = {}
     for name, array in arrays:
         if not _NAME.fullmatch(name):
-            raise invalid_field((name[:64],), f"names must match {_NAME.pattern}")
+            raise invalid_field((name[:64],), _NAME_RULE)
         if name in by_name:
             raise invalid_field((name,), "occurs twice")
         if len(by_name) == MAX_ARRAYS:

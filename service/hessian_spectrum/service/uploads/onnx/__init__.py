@@ -1,1 +1,1 @@
-"""Networks in ONNX files: bounded before they are parsed, and lowered operator by operator onto a program."""
+"""Networks in ONNX files: limited in size before they are parsed, and lowered to a program operator by operator."""

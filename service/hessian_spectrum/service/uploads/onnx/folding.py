@@ -1,7 +1,7 @@
 """Arithmetic on values that are known while the file is read: shapes, lengths, axes and scalars.
 
-Entries are Python's whole and real numbers, truth values, and lengths that depend on the number of samples, in numpy
-arrays of objects. A function that cannot write a result for every number of samples raises `UnknownLengthError`.
+Entries are Python's integers, floats and booleans, and lengths that depend on the number of samples, in numpy arrays
+of objects. A function whose result cannot be written for every number of samples raises `UnknownLengthError`.
 """
 
 import math
@@ -40,7 +40,7 @@ def folded(node: Node, largest: int = MAX_ENTRIES) -> Operand | None:
         The result; None if an operand is not known, or the operator is computed by the program.
 
     Raises:
-        UnsupportedError: If the operands do not fit.
+        UnsupportedError: If the operands do not fit together.
     """
     if node.op not in FOLDS or not node.inputs or len(node.outputs) != 1:
         return None
@@ -59,7 +59,7 @@ def folded(node: Node, largest: int = MAX_ENTRIES) -> Operand | None:
     except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, np.exceptions.AxisError) as error:
         if isinstance(error, ProgramError):
             raise
-        raise UnsupportedError(f"its constant operands do not fit ({type(error).__name__})") from None
+        raise UnsupportedError(f"its constant operands do not fit together ({type(error).__name__})") from None
     node.ignore_inputs(*range(len(node.inputs)))
     return known(entries, result_type(node, present))
 
@@ -74,14 +74,14 @@ def _as_array(value: Any) -> Entries:
 
 def _check(entries: Entries, largest: int) -> None:
     if entries.size > largest:
-        raise UnknownLengthError("too many entries to be followed")
+        raise UnknownLengthError("it computes shapes or constants with too many entries")
     for each in entries.flat:
         if isinstance(each, int) and abs(each) > _LARGEST:
-            raise ProgramError("it computes with numbers that are impossibly large")
+            raise ProgramError("it computes a shape or constant with numbers that are too large")
 
 
 def _each(function: Callable[..., Any]) -> Fold:
-    """Apply a function entry by entry; it is given the type of the first operand and the entries."""
+    """Apply a function entry by entry; its arguments are whether the first operand is real, and the entries."""
 
     def fold(node: Node, arrays: list[Entries]) -> Any:
         _check_size(arrays)
@@ -93,7 +93,7 @@ def _each(function: Callable[..., Any]) -> Fold:
 
 def _check_size(arrays: list[Entries]) -> None:
     if math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) > MAX_ENTRIES:
-        raise UnknownLengthError("too many entries to be followed")
+        raise UnknownLengthError("it computes shapes or constants with too many entries")
 
 
 def _divided(is_real: bool, one: Any, other: Any) -> Any:
@@ -121,14 +121,14 @@ def _remainder(node: Node, arrays: list[Entries]) -> Any:
 
 def _power(_is_real: bool, base: Any, exponent: Any) -> Any:
     if isinstance(base, Length) or isinstance(exponent, Length) or abs(exponent) > 64:
-        raise UnknownLengthError("a power of a length")
+        raise UnknownLengthError("it computes a power of a length that depends on the number of samples")
     return base**exponent
 
 
 def _of_number(function: Callable[[float], float]) -> Fold:
     def apply(_is_real: bool, value: Any) -> float:
         if isinstance(value, Length):
-            raise UnknownLengthError("a function of a length")
+            raise UnknownLengthError("it applies a function to a length that depends on the number of samples")
         return function(value)
 
     return _each(apply)
@@ -168,10 +168,10 @@ def _cast_type(node: Node, operands: list[Operand]) -> str:
 
 
 def _integers(array: Entries) -> list[int]:
-    """Return plain whole numbers, as those of axes."""
+    """Return plain integers, such as the numbers of axes."""
     numbers = array.ravel().tolist()
     if not all(type(each) is int for each in numbers):
-        raise UnknownLengthError("an axis that depends on the number of samples")
+        raise UnknownLengthError("an axis or position depends on the number of samples")
     return cast("list[int]", numbers)
 
 
@@ -180,7 +180,7 @@ def _gather(node: Node, arrays: list[Entries]) -> Any:
     axis = node.axis(data.ndim)
     positions = np.array(_integers(indices), np.int64).reshape(indices.shape)
     if data.size // max(1, data.shape[axis]) * max(1, positions.size) > MAX_ENTRIES:
-        raise UnknownLengthError("too many entries to be followed")
+        raise UnknownLengthError("it computes shapes or constants with too many entries")
     return np.take(data, positions, axis)
 
 
@@ -193,7 +193,7 @@ def slices(node: Node, shape: tuple[Any, ...], arrays: list[Entries]) -> list[tu
         arrays: Starts, ends, and axes and steps where they are given.
 
     Returns:
-        One slice for each axis that is named; positions may lie outside of the array.
+        One slice for each axis that is named; positions may lie outside the array.
     """
     starts, ends, *rest = (array.ravel().tolist() for array in arrays)
     optional = iter(rest)
@@ -202,12 +202,12 @@ def slices(node: Node, shape: tuple[Any, ...], arrays: list[Entries]) -> list[tu
     if len({len(starts), len(ends), len(axes), len(steps)}) != 1 or not all(
         type(each) is int for each in (*axes, *steps)
     ):
-        raise UnsupportedError("its starts, ends, axes and steps do not fit")
+        raise UnsupportedError("its starts, ends, axes and steps must be equally many, and the last two integers")
     if 0 in steps:
-        raise UnsupportedError("a step is 0")
+        raise UnsupportedError("one of its steps is 0")
     positive = [axis_of(axis, len(shape)) for axis in axes]
     if len(set(positive)) != len(positive):
-        raise UnsupportedError("an axis is named twice")
+        raise UnsupportedError("it names an axis twice")
     return list(zip(positive, starts, ends, steps, strict=True))
 
 
@@ -216,7 +216,7 @@ def _slice(node: Node, arrays: list[Entries]) -> Any:
     index = [slice(None)] * data.ndim
     for axis, start, end, step in slices(node, data.shape, rest):
         if isinstance(start, Length) or isinstance(end, Length):
-            raise UnknownLengthError("a slice of a shape that depends on the number of samples")
+            raise UnknownLengthError("the positions of a slice depend on the number of samples")
         stop = None if step < 0 and end < -data.shape[axis] else end
         index[axis] = slice(start, stop, step)
     return data[tuple(index)]
@@ -256,9 +256,9 @@ def _tile(node: Node, arrays: list[Entries]) -> Any:
 
 def _small(shape: list[int]) -> list[int]:
     if any(length < 0 for length in shape):
-        raise UnsupportedError("a length is negative")
+        raise UnsupportedError("it has a negative length")
     if math.prod(shape) > MAX_ENTRIES:
-        raise UnknownLengthError("too many entries to be followed")
+        raise UnknownLengthError("it computes shapes or constants with too many entries")
     return shape
 
 
@@ -269,7 +269,7 @@ def _transpose(node: Node, arrays: list[Entries]) -> Any:
 def _range(node: Node, arrays: list[Entries]) -> Any:
     start, limit, step = (array.item() for array in arrays)
     if any(isinstance(each, Length) for each in (start, limit, step)):
-        raise UnknownLengthError("a range up to the number of samples")
+        raise UnknownLengthError("it makes a range that depends on the number of samples")
     count = max(0, math.ceil((limit - start) / step))
     _small([count])
     return object_array([start + step * index for index in range(count)])
@@ -281,12 +281,12 @@ def _filled(node: Node, arrays: list[Entries]) -> Any:
 
 
 def filling(node: Node) -> tuple[str, Any]:
-    """Return type and value of the entries of ConstantOfShape."""
+    """Return the type and the value of the entries of ConstantOfShape."""
     value = node.operand_attribute("value")
     if value is None:
         return "float32", 0.0
     if value.entries is None or value.entries.size != 1:
-        raise UnsupportedError("its value is not one number")
+        raise UnsupportedError("its value is not a single number")
     return value.dtype, value.entries.item()
 
 
@@ -367,4 +367,4 @@ FOLDS: dict[str, tuple[Callable[[Node, list[Operand]], str], Fold]] = {
     "ReduceProd": (_first, _reduced(lambda one, other: one * other, 1)),
     "ReduceSum": (_first, _reduced(lambda one, other: one + other, 0)),
 }
-"""For each operator the type of its result, and the function that computes it."""
+"""For each operator, the type of its result and the function that computes it."""

@@ -52,13 +52,13 @@ class Length:
         return _dimension(product)
 
     def __floordiv__(self, other: "Dimension") -> "Dimension":
-        """Divide; it raises `UnknownLengthError` if there is a remainder for some number of samples."""
+        """Divide; raise `UnknownLengthError` if there is a remainder for some number of samples."""
         return _quotient(list(self.coefficients), list(_coefficients(other)))
 
     def __rfloordiv__(self, other: int) -> "Dimension":
         if other == 0:
             return 0
-        raise UnknownLengthError("a length is divided by the number of samples")
+        raise UnknownLengthError("it divides a length by the number of samples")
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -67,7 +67,7 @@ class Length:
         return hash(self.coefficients)
 
     def __bool__(self) -> bool:
-        raise UnknownLengthError("the number of samples decides what is computed")
+        raise UnknownLengthError("what it computes depends on the number of samples")
 
     @classmethod
     def of_samples(cls) -> Self:
@@ -87,7 +87,7 @@ def _dimension(coefficients: list[int]) -> Dimension:
     while coefficients and coefficients[-1] == 0:
         coefficients.pop()
     if len(coefficients) > MAX_DEGREE + 1 or any(abs(each) >= _LIMIT for each in coefficients):
-        raise ProgramError("it computes with lengths that are impossibly large")
+        raise ProgramError("it computes with lengths that are too large")
     if len(coefficients) <= 1:
         return coefficients[0] if coefficients else 0
     return Length(tuple(coefficients))
@@ -105,15 +105,15 @@ def _quotient(dividend: list[int], divisor: list[int]) -> Dimension:
         for index, each in enumerate(divisor):
             dividend[power + index] -= factor * each
     if any(dividend):
-        raise UnknownLengthError("a length that depends on the number of samples is divided with a remainder")
+        raise UnknownLengthError("it divides a length that depends on the number of samples, with a remainder")
     return _dimension(quotient)
 
 
 def sign(value: Any) -> int:
-    """Return 1, 0 or -1, as the value is positive, 0 or negative for every number of samples.
+    """Return 1, 0 or -1 if the value is positive, 0 or negative for every number of samples.
 
     Raises:
-        UnknownLengthError: If that differs between numbers of samples, or cannot be told.
+        UnknownLengthError: If the sign depends on the number of samples, or cannot be determined.
     """
     if not isinstance(value, Length):
         return int(value > 0) - int(value < 0)
@@ -122,7 +122,7 @@ def sign(value: Any) -> int:
         return 1
     if shifted[0] < 0 and all(each <= 0 for each in shifted):
         return -1
-    raise UnknownLengthError("the number of samples decides what is computed")
+    raise UnknownLengthError("what it computes depends on the number of samples")
 
 
 def is_at_most(value: Any, bound: Any) -> bool:
@@ -154,10 +154,10 @@ def product(shape: Shape) -> Dimension:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """Return the shape of arrays that are combined entry by entry.
+    """Return the shape of the result when arrays of these shapes are combined entry by entry.
 
     Raises:
-        ProgramError: If they do not fit.
+        ProgramError: If the shapes cannot be combined.
     """
     rank = max(map(len, shapes), default=0)
     result: list[Dimension] = [1] * rank
@@ -166,10 +166,10 @@ def broadcast(*shapes: Shape) -> Shape:
             if result[axis] == 1:
                 result[axis] = length
             elif length not in (1, result[axis]):
-                raise ProgramError(f"arrays of shapes {described(shapes[0])} and {described(shape)} do not fit")
+                raise ProgramError(f"arrays of shapes {described(shapes[0])} and {described(shape)} cannot be combined")
     return tuple(result)
 
 
 def described(shape: Shape) -> str:
-    """Return a shape as a text, with `n` for an axis that depends on the number of samples."""
+    """Return a shape as text, with `n` for an axis that depends on the number of samples."""
     return "(" + ", ".join("n" if isinstance(length, Length) else str(length) for length in shape[:16]) + ")"

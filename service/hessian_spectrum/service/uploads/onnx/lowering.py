@@ -15,7 +15,7 @@ from hessian_spectrum.service.uploads.onnx.tensors import named_array
 from hessian_spectrum.storage.artifact_files import NamedArray
 
 EXAMPLE_SAMPLES = 8
-"""Number of samples for which shapes of intermediate values are written down; costs are counted from them."""
+"""Number of samples for which the shapes of intermediate values are stored; costs are counted from these shapes."""
 
 
 class Lowering:
@@ -68,7 +68,7 @@ class Lowering:
         return self.emit(op, operand, *args, shape=operand.shape, dtype=operand.dtype, **kwargs)
 
     def add_value(self, name: str, shape: Shape, dtype: str) -> None:
-        """Write down type and shape of a value that no call computes."""
+        """Store the type and the shape of a value that no call computes."""
         self.values[name] = value_of(shape, dtype)
 
     def add_constant(self, dtype: str, numbers: NDArray[Any]) -> str:
@@ -115,7 +115,7 @@ class Lowering:
             return [self._argument(each) for each in value]
         if isinstance(value, float) and not math.isfinite(value):
             if math.isnan(value):
-                raise UnsupportedError("a constant of it is NaN")
+                raise UnsupportedError("one of its constants is NaN")
             return {"float": "inf" if value > 0 else "-inf"}
         return value
 
@@ -125,7 +125,7 @@ class Lowering:
             if operand.stored is not None:
                 operand.name = self.add_constant(operand.dtype, operand.stored)
             elif operand.entries is None:
-                raise ProgramError("it reads a value that nothing computes")
+                raise ProgramError("it reads a value that no node computes")
             elif any(isinstance(each, Length) for each in operand.entries.flat):
                 operand.name = self._lengths(operand)
             else:
@@ -168,7 +168,7 @@ class Lowering:
 
 
 def value_of(shape: Shape, dtype: str) -> Value:
-    """Return type and shape of a value on the example."""
+    """Return the type and the shape of a value for the example number of samples."""
     lengths = tuple(length.at(EXAMPLE_SAMPLES) if isinstance(length, Length) else length for length in shape)
     if 0 in lengths:
         raise ProgramError("it computes an array without entries")

@@ -1,4 +1,4 @@
-"""A node of an ONNX graph as the functions that lower it see it: its operands and its checked attributes."""
+"""A node of an ONNX graph, in the form that is lowered: its operands and its checked attributes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from hessian_spectrum.service.uploads.onnx.lengths import Dimension, Shape
 from hessian_spectrum.service.uploads.onnx.tensors import is_floating, read_tensor
 
 MAX_ENTRIES = 4096
-"""Largest number of entries of an array whose values are followed while the file is read, as those of shapes are."""
+"""Largest number of entries of an array, such as a shape, whose values are computed while the file is read."""
 
 MAX_ENTRIES_OF_MANY = 64
 """The same where a file has very many constants: enough for shapes and axes."""
 
 Entries = NDArray[np.object_]
-"""Values of an array that are known while the file is read: whole numbers, lengths, real numbers or truth values."""
+"""Values of an array that are known while the file is read: integers, lengths, real numbers or booleans."""
 
 
 class UnsupportedError(Exception):
@@ -37,7 +37,7 @@ class Operand:
         name: Its name in the program; None while no call computes it.
         entries: Its values, where they are known while the file is read.
         is_foldable: Whether arithmetic on it may be done while the file is read.
-        stored: Numbers of a constant; None if it is no constant.
+        stored: Numbers of a constant; None for other values.
         parts: The arrays of a sequence; None if it is an array.
     """
 
@@ -66,7 +66,7 @@ def known(entries: Entries, dtype: str) -> Operand:
 
 
 def whole_numbers(values: Sequence[Dimension]) -> Operand:
-    """Return a one-dimensional operand of known whole numbers, as a shape is."""
+    """Return a one-dimensional operand of known integers, such as a shape."""
     return known(object_array(list(values)), "int64")
 
 
@@ -116,7 +116,7 @@ class Node:
         return [self.operand(index) for index in range(max(1, len(self.inputs)))]
 
     def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is a whole number."""
+        """Return an attribute that is an integer."""
         return int(self._attribute(name, default, lambda value: type(value) is int))
 
     def truth(self, name: str, default: bool = False) -> bool:
@@ -128,15 +128,15 @@ class Node:
         return float(self._attribute(name, default, lambda value: type(value) is float and math.isfinite(value)))
 
     def text(self, name: str, default: str) -> str:
-        """Return an attribute that is a text."""
+        """Return an attribute that is a string."""
         return str(self._attribute(name, default, lambda value: type(value) is str))
 
     def integers(self, name: str) -> list[int] | None:
-        """Return an attribute that is a list of whole numbers; None if it is left out."""
+        """Return an attribute that is a list of integers; None if it is left out."""
         return self._attribute(name, None, lambda value: _is_list(value, int))  # type: ignore[no-any-return]
 
     def texts(self, name: str) -> list[str] | None:
-        """Return an attribute that is a list of texts; None if it is left out."""
+        """Return an attribute that is a list of strings; None if it is left out."""
         return self._attribute(name, None, lambda value: _is_list(value, str))  # type: ignore[no-any-return]
 
     def reals(self, name: str) -> list[float] | None:
@@ -164,7 +164,7 @@ class Node:
         self._read_inputs.update(indices)
 
     def unread(self) -> list[str]:
-        """Return the attributes and operands that nothing has asked for."""
+        """Return the attributes and operands that nothing has read."""
         attributes = [f"attribute {name:.64}" for name in sorted(self.attributes.keys() - self._read)]
         given = {index for index, operand in enumerate(self.inputs) if operand is not None}
         return attributes + [f"input {index}" for index in sorted(given - self._read_inputs)]
@@ -175,7 +175,7 @@ class Node:
             return default
         value = self.attributes[name]
         if not fits(value):
-            raise UnsupportedError(f"its attribute {name} has a value that is not supported: {value!s:.40}")
+            raise UnsupportedError(f"its attribute {name} has an unsupported value: {value!s:.40}")
         return value
 
 
@@ -215,26 +215,26 @@ def read_attributes(node: NodeProto, largest: int = MAX_ENTRIES) -> dict[str, An
             raise ProgramError(f"a node refers to the attribute {attribute.ref_attr_name:.64} of a function")
         if attribute.type in _SUBGRAPHS:
             raise UnsupportedError(
-                "it contains a graph of its own: branches and loops are not supported; export with a fixed number of "
-                "steps, which unrolls them"
+                "it contains a subgraph, but branches and loops are not supported. Export the network with a fixed "
+                "number of steps, so that its loops are unrolled"
             )
         if attribute.type == AttributeProto.TENSOR:
             tensor = attribute.t
             found[attribute.name] = constant(*read_tensor(tensor, tensor.name or "of a node"), largest=largest)
             continue
         if attribute.type not in _READERS:
-            raise UnsupportedError(f"its attribute {attribute.name:.64} is of a kind that is not supported")
+            raise UnsupportedError(f"its attribute {attribute.name:.64} is of an unsupported kind")
         found[attribute.name] = _READERS[attribute.type](attribute)
     return found
 
 
 def _text(value: bytes) -> str:
     if len(value) > 1024:
-        raise UnsupportedError("one of its texts is too long")
+        raise UnsupportedError("one of its strings is too long")
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise UnsupportedError("one of its texts is not UTF-8") from None
+        raise UnsupportedError("one of its strings is not UTF-8") from None
 
 
 _READERS: dict[int, Callable[[AttributeProto], Any]] = {
@@ -250,13 +250,13 @@ _READERS: dict[int, Callable[[AttributeProto], Any]] = {
 def shortest(value: float) -> float:
     """Return the number with the fewest decimal digits that rounds to the same number in single precision.
 
-    ONNX stores settings and scalars such as 1e-5 in single precision. Jobs in double precision take what was meant.
+    ONNX stores settings and scalars such as 1e-5 in single precision. Jobs in double precision use the intended number.
     """
     return float(str(np.float32(value)))
 
 
 def constant(dtype: str, numbers: NDArray[Any], *, largest: int = MAX_ENTRIES) -> Operand:
-    """Return an operand that is a constant, whose values are known up to a number of entries."""
+    """Return a constant as an operand; its values are known if it has at most `largest` entries."""
     entries = None
     if numbers.size <= largest and dtype != "bfloat16":
         plain = numbers.astype(bool) if dtype == "bool" else numbers

@@ -1,6 +1,6 @@
 """Which initialisers of an ONNX graph are parameters of the network.
 
-The format does not say. PyTorch writes the kind of each array into the file. Elsewhere an initialiser is taken for a
+The format does not say. PyTorch writes the kind of each array into the file. In other files an initialiser counts as a
 parameter if it holds floating-point numbers along at least one axis and data meets it, itself or rearranged, in a
 product, sum, convolution, recurrent or normalisation layer, or reads rows of it.
 """
@@ -23,17 +23,17 @@ _PARAMETER_OPERANDS = {
     "GRU": (1, 2, 3, 5),
     "RNN": (1, 2, 3, 5),
 }
-"""For other operators the positions of the operands that are; the others are statistics and lengths."""
+"""For other operators, the positions of the operands that are parameters; the others are statistics and lengths."""
 
 _REARRANGING_FIRST = frozenset({"Resize", "Pad", "Clip", "Reshape", "Expand", "Slice", "Tile"})
-"""Operators whose first operand alone is rearranged; the others are settings."""
+"""Operators that rearrange their first operand; the others are settings."""
 
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
-"""Operators that do not read entries."""
+"""Operators that do not read the entries of their operands."""
 
 
 def written_kinds(graph: GraphProto) -> dict[str, bool]:
-    """Return whether values are parameters, by name, where PyTorch has written it into the file."""
+    """Return whether values are parameters, by name, for those of which PyTorch wrote this into the file."""
     kinds = {}
     for value in graph.value_info:
         for entry in value.metadata_props:

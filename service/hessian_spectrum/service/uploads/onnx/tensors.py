@@ -1,4 +1,4 @@
-"""Arrays in ONNX files, checked against their headers before memory is taken for them."""
+"""Arrays in ONNX files, checked against their headers before memory is allocated for them."""
 
 import math
 from typing import Any
@@ -62,13 +62,13 @@ def read_tensor(tensor: TensorProto, name: str) -> tuple[str, NDArray[Any]]:
         name: What messages call it.
 
     Returns:
-        The name of its type, and its numbers; those of bfloat16 are represented by their bits.
+        The name of its type, and its numbers; bfloat16 numbers are represented by their bits.
 
     Raises:
-        ProgramError: If it lies in another file, has an unsupported type, or its header does not fit its numbers.
+        ProgramError: If it is stored in another file, has an unsupported type, or its header does not fit its numbers.
     """
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
-        raise ProgramError(f"the numbers of {name:.64} lie in another file: save the model as one file")
+        raise ProgramError(f"the numbers of {name:.64} are stored in another file: save the model as a single file")
     if tensor.HasField("segment"):
         raise ProgramError(f"the array {name:.64} is stored in segments, which is not supported")
     dtype = dtype_of(tensor.data_type)
@@ -93,14 +93,14 @@ def read_tensor(tensor: TensorProto, name: str) -> tuple[str, NDArray[Any]]:
 def _check_count(name: str, expected: int, stored: int) -> None:
     if expected != stored:
         what = f"{stored:,} numbers" if stored >= 0 else "a number that is cut off"
-        raise ProgramError(f"the array {name:.64} has {expected:,} numbers by its shape, but {what} in the file")
+        raise ProgramError(f"the array {name:.64} needs {expected:,} numbers for its shape, but the file has {what}")
 
 
 def _whole(numbers: Any, stored: np.dtype[Any], name: str) -> NDArray[Any]:
     array = np.array(numbers, np.int64)
     limits = np.iinfo(stored)
     if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
-        raise ProgramError(f"the array {name:.64} holds numbers that its type cannot represent")
+        raise ProgramError(f"the array {name:.64} contains numbers that its type cannot represent")
     return array.astype(stored)
 
 
@@ -111,7 +111,7 @@ def named_array(dtype: str, numbers: NDArray[Any]) -> NamedArray:
 
 
 def as_numbers(dtype: str, numbers: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers that numpy can compute with, where those of bfloat16 are represented by their bits."""
+    """Return numbers that numpy can compute with, where bfloat16 numbers are represented by their bits."""
     if dtype == "bfloat16":
         return (numbers.astype(np.uint32) << 16).view(np.float32)
     return numbers.astype(bool) if dtype == "bool" else numbers

@@ -1,7 +1,7 @@
-"""Bounds on an ONNX file that are checked on its bytes, before any message of it exists.
+"""Limits on an ONNX file that are checked on its bytes, before any of its messages is created.
 
-A protobuf message of two bytes becomes an object of a hundred, so that a small file may fill the memory. The fields
-are walked by the schema here, without making objects, and counted.
+A protobuf message of two bytes becomes an object of a hundred bytes, so a small file may fill the memory. Here the
+fields are traversed according to the schema and counted, without creating objects.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from onnx import ModelProto
 from hessian_spectrum.programs.program import ProgramError
 
 MAX_FIELDS = 500_000
-"""Largest number of fields of all messages together, without those that hold texts only."""
+"""Largest number of fields of all messages together, not counting those that contain only text."""
 
 MAX_DEPTH = 24
 """Depth to which messages may be nested; a node's attribute lies four deep."""
@@ -40,7 +40,7 @@ _BYTES_PER_LISTED_BYTE = 48
 
 @cache
 def _fields(full_name: str) -> dict[int, str]:
-    """Return what the fields of a message hold, by number: the name of a message, `_RAW`, `_LISTED`; others not."""
+    """Return the contents of some fields of a message, by number: the name of a message, `_RAW` or `_LISTED`."""
     fields = _descriptors()[full_name].fields
     return {each.number: kind for each in fields if (kind := _kind(each)) is not None}
 
@@ -55,7 +55,7 @@ def _kind(descriptor: Any) -> str | None:
 
 
 def _is_walked(message: Any) -> bool:
-    """Whether a message may become larger than its bytes; those of a few texts and numbers do not."""
+    """Whether the object of a message may be larger than its bytes; this is not so for a few strings and numbers."""
     return any(each.is_repeated or each.message_type for each in message.fields)
 
 
@@ -77,7 +77,7 @@ def check_bounds(content: memoryview) -> int:
         content: The bytes of the file.
 
     Returns:
-        Memory in bytes that reading the file takes at most.
+        Upper bound on the memory in bytes that reading the file takes.
 
     Raises:
         ProgramError: If it is damaged or exceeds a bound.
@@ -89,7 +89,7 @@ def check_bounds(content: memoryview) -> int:
     num_structure_bytes = len(content) - walk.num_raw_bytes
     if num_structure_bytes > MAX_STRUCTURE_BYTES or walk.num_listed_bytes > MAX_LISTED_BYTES:
         raise ProgramError(
-            "it is too large without the arrays that are stored as raw bytes: store the numbers of arrays as raw_data"
+            "apart from arrays stored as raw bytes, it is too large: store the numbers of all arrays as raw_data"
         )
     listed = _BYTES_PER_LISTED_BYTE * walk.num_listed_bytes
     return 3 * walk.num_raw_bytes + 4 * num_structure_bytes + _BYTES_PER_FIELD * walk.num_fields + listed
@@ -97,7 +97,7 @@ def check_bounds(content: memoryview) -> int:
 
 @dataclass
 class _Walk:
-    """Counts of one file, and the messages that are left to walk: schema, where they begin and end, depth."""
+    """Counts of one file, and the messages that remain to be traversed: schema, where they begin and end, depth."""
 
     content: memoryview
     waiting: list[tuple[str, int, int, int]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class _Walk:
     num_listed_bytes: int = 0
 
     def message(self, schema: str, position: int, end: int, depth: int) -> None:
-        """Walk the fields of one message."""
+        """Traverse the fields of one message."""
         if depth > MAX_DEPTH:
             raise ProgramError("its messages are nested too deeply")
         content, kinds = self.content, _fields(schema)
@@ -143,7 +143,7 @@ class _Walk:
 
 
 def _varint(content: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Read a number; return it and where it ends."""
+    """Read a number; return it and the position after it."""
     if position < end and content[position] < 0x80:
         return content[position], position + 1
     value = shift = 0
