@@ -217,7 +217,7 @@ def test_a_shift_that_cancels_the_matrix_widens_the_error() -> None:
 def test_a_preconditioner_must_be_positive(value: float) -> None:
     diagonal = {name: tensor.clone() for name, tensor in preconditioner("mse").items()}
     diagonal["layers.1.bias"][0] = value
-    with pytest.raises(InvalidProblemError, match=r"must be positive and finite, layers\.1\.bias is not"):
+    with pytest.raises(InvalidProblemError, match=r"must be positive and finite, but layers\.1\.bias is not"):
         problem("mse").operator("ggn", preconditioner=diagonal)
     del diagonal["layers.1.bias"]
     with pytest.raises(InvalidProblemError, match=r"no layers\.1\.bias"):

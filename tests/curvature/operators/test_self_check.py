@@ -223,7 +223,7 @@ def test_a_row_of_padding_is_found(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_products_that_are_wrong_in_both_modes_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(WrongProductsError, match="differences of gradients, nor is double backward right"):
+    with pytest.raises(WrongProductsError, match="differences of gradients, and double backward is wrong as well"):
         checked(risk_of(weight_norm), dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""What is added to the sum over micro-batches: weight decay and damping on the diagonal, less a mean gradient."""
+"""What is added to the sum over micro-batches: weight decay and damping, minus the square g g^T of a mean gradient."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Correction:
 
     Attributes:
         diagonal: d, of shape (P,), or () where all entries are equal.
-        removed: g, of shape (P,); None: there is no such term.
+        removed: g, of shape (P,); None if there is no such term.
     """
 
     diagonal: Tensor
@@ -62,7 +62,10 @@ def inverse_roots(diagonal: Mapping[str, Tensor], layout: ParameterLayout, *, li
         values = diagonal[name].to(torch.float64)
         roots = values.rsqrt().to(like)
         if not bool((values > 0).all()) or not bool((roots.isfinite() & (roots > 0)).all()):
-            message = f"the preconditioner must be positive and finite, {name} is not: add a small number, as Adam does"
+            message = (
+                f"the preconditioner must be positive and finite, but {name} is not: "
+                "add a small number to it, as Adam does"
+            )
             raise InvalidProblemError(message)
         factors[name] = roots
     return factors

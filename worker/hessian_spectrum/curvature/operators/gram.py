@@ -1,4 +1,4 @@
-"""Gram matrices of Gauss-Newton matrices: A = B^T B with few rows of B has the eigenvalues of B B^T, and zeros."""
+"""Gram matrices of Gauss-Newton matrices: A = B^T B has the eigenvalues of B B^T, and zeros if B has fewer rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import BLOCK_BYTES, HELD_ROWS_BYTES, TANGENT_COPIES
 
 CHECK_TOLERANCE = 1e4
-"""Machine epsilons by which rows of samples apart may differ, relative to their size, from those of the samples
+"""Machine epsilons by which rows of single samples may differ, relative to their size, from those of the samples
 together."""
 
 
 def has_gram_form(matrix: Matrix, risk: EmpiricalRisk) -> bool:
-    """Return whether the matrix is B^T B with a real B: a Gauss-Newton matrix of a loss that is convex in outputs."""
+    """Return whether the matrix is B^T B with a real B: Gauss-Newton with a loss that is convex in the outputs."""
     if matrix == "ggn":
         return risk.loss.is_convex
     return matrix == "fisher" or matrix in OF_GRADIENTS
@@ -34,8 +34,8 @@ def has_gram_form(matrix: Matrix, risk: EmpiricalRisk) -> bool:
 def output_roots(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return S (*samples, K, R) with A = sum_i J_i^T S_i S_i^T J_i over all targets i, where J_i are their Jacobians.
 
-    For second derivatives S_i is the symmetric eigendecomposition's root with R = K; for gradients it is the scaled
-    gradient itself, and R = 1.
+    For second derivatives S_i is the root from the symmetric eigendecomposition, with R = K; for gradients it is the
+    scaled gradient itself, and R = 1.
 
     Args:
         matrix: Which matrix.
@@ -71,19 +71,19 @@ class _Piece:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GramAssembly(GramForm):
-    """The Gram matrix B B^T (m, m) of the rows B (m, P) of a Gauss-Newton matrix B^T B, m = n K or, of gradients, n.
+    """The Gram matrix B B^T (m, m) of the rows B (m, P) of a Gauss-Newton matrix B^T B; m = n K, or n for gradients.
 
-    The rows of B are S_i^T J_i of `output_roots`. Of an `Mlp`, J_W = delta h^T and J_b = delta for each layer, so that
+    The rows of B are S_i^T J_i of `output_roots`. For an `Mlp`, J_W = delta h^T and J_b = delta for each layer, so that
     B B^T is the sum over layers of the entrywise products of the Gram matrices of the deltas and of (h, 1): no row of
-    length P exists. Of other models, rows are computed by vector-Jacobian products, sample by sample under vmap, and
-    compared with one product of the samples together; where vmap fails or differs, row by row.
+    length P exists. For other models, rows are computed by vector-Jacobian products, sample by sample under vmap, and
+    compared with one product of the samples together; where vmap fails or differs, they are computed row by row.
 
     Attributes:
         matrix: Which matrix.
         risk: Risk whose Gauss-Newton matrix it is.
         point: Parameters of the model, by name.
         layout: Layout of the parameters of the block.
-        scale: Factors of rows and columns, by parameter name; None: there are none.
+        scale: Factors of rows and columns, by parameter name; None if there are none.
         offset: Multiple of the identity that is added to B^T B.
     """
 
@@ -141,7 +141,7 @@ class GramAssembly(GramForm):
             matrix: B B^T (m, m).
 
         Returns:
-            |g|^2; 0 where the matrix is not a covariance.
+            |g|^2; 0 if the matrix is not a covariance.
         """
         if self.matrix != "gradient-covariance":
             return 0.0
@@ -213,7 +213,7 @@ class GramAssembly(GramForm):
     # by rows
 
     def _row_steps(self, triangle: Triangle) -> Iterator[float]:
-        """Multiply held rows by themselves and by all later ones; yield the share that is done."""
+        """Multiply the rows in memory by themselves and by all later ones; yield the share that is done."""
         rows = _Rows(self)
         pieces = [piece for index in range(len(self.risk.batches)) for piece in self._pieces(index)]
         starts = [0]
@@ -242,7 +242,7 @@ class GramAssembly(GramForm):
             yield number / len(steps)
 
     def _pieces(self, index: int) -> Iterator[_Piece]:
-        """Yield the rows of a micro-batch, of a bounded number of samples, or of a part of one sample, at once."""
+        """Yield the rows of a micro-batch, those of a few samples or of a part of one sample at a time."""
         batch, num_rows = self.risk.batches[index], self._rows_of_sample(index)
         numbers = self.risk.model.size_on(batch.in_memory().inputs).part(1).num_activations
         row_bytes = 2 * self._row_bytes + TANGENT_COPIES * self._like.itemsize * numbers
@@ -255,7 +255,7 @@ class GramAssembly(GramForm):
 
 
 class _Rows:
-    """Rows of B, by vmap over samples as long as that agrees with products of all samples together."""
+    """Rows of B, by vmap over samples as long as the result agrees with products of all samples together."""
 
     def __init__(self, assembly: GramAssembly) -> None:
         self._assembly = assembly
@@ -266,7 +266,7 @@ class _Rows:
         self._roots: tuple[int, Dataset, Tensor] | None = None  # of the last micro-batch
 
     def of(self, piece: _Piece) -> Tensor:
-        """Return the rows (number of samples times rows of each, P)."""
+        """Return the rows (number of samples times rows of each sample, P)."""
         batch, roots = self._micro_batch(piece.batch)
         cotangents = _cotangents(roots[piece.samples.start : piece.samples.stop], piece.rows)
         samples = batch.take(torch.arange(piece.samples.start, piece.samples.stop))
@@ -297,7 +297,7 @@ class _Rows:
         return self._layout.flatten({n: p if scale is None else scale[n] * p for n, p in parts.items()})
 
     def _vmapped(self, inputs: SampleInputs, cotangents: Tensor) -> Tensor:
-        """Return the rows, each by a reverse pass of its own sample."""
+        """Return the rows, each by a reverse pass for its own sample."""
         model, point = self._risk.model, self._assembly.point
         leaves = {name: point[name] for name in self._layout.names}
 
@@ -322,7 +322,7 @@ class _Rows:
         return bool(torch.linalg.vector_norm(deviation) <= CHECK_TOLERANCE * eps * size)
 
     def _one_by_one(self, batch: Dataset, piece: _Piece, cotangents: Tensor) -> Tensor:
-        """Return the rows by reverse passes of one sample or, of a program of fixed size, of all samples together."""
+        """Return the rows by reverse passes for one sample or, if a program has a fixed size, for all together."""
         rows = []
         for position, sample in enumerate(piece.samples):
             inputs, shape = batch.inputs, (len(batch), *cotangents.shape[2:])

@@ -28,7 +28,7 @@ class _Signals:
 
 @dataclass(frozen=True)
 class _Unit:
-    """Unit `index` of `layer`, and how the signals of its layer and of later ones change as it moves."""
+    """Unit `index` of `layer`, and how the signals of its layer and of later ones change with its pre-activation."""
 
     layer: int
     index: int
@@ -109,7 +109,7 @@ class LayeredAssembly:
         release_freed_memory()
 
     def _steps(self, chunk: int) -> Iterator[tuple[int, range]]:
-        """Units by layer, a bounded number differentiated at once, of all layers with parameters in the block."""
+        """Units to differentiate at once, by layer: a bounded number, of all layers with parameters in the block."""
         widths = self._model.widths
         width = layered_units(sum(widths[1:]), len(self._chunks.batches[chunk]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
@@ -118,7 +118,7 @@ class LayeredAssembly:
                     yield layer, range(start, min(start + width, num_units))
 
     def _num_columns(self, layer: int, num_units: int) -> int:
-        """Return the number of the block's columns that belong to so many units of the layer."""
+        """Return the number of the block's columns that belong to this number of units of the layer."""
         weight, bias = (name in self._starts for name in self._model.layer_names(layer))
         return num_units * (weight * self._model.widths[layer] + bias)
 

@@ -22,7 +22,7 @@ class GgnOperator(RiskOperator):
     """G = J^T H_l J, with J = df/d theta of the outputs f and H_l = d^2 L/df^2.
 
     G is the Hessian without the curvature of the network itself. It is positive semi-definite if the loss is convex in
-    the outputs; otherwise it may have negative eigenvalues, as those of `GaussianNll` at targets off the mean.
+    the outputs; otherwise it may have negative eigenvalues, as for `GaussianNll` at targets that differ from the mean.
 
     References:
         Schraudolph, Neural Comput. 14 (2002) 1723-1738.
@@ -70,7 +70,7 @@ class EmpiricalFisherOperator(RiskOperator):
 class GradientCovarianceOperator(RiskOperator):
     """(1/N) sum_i (g_i - g)(g_i - g)^T, with the gradients g_i of the N terms of the risk and their mean g.
 
-    It is computed as the empirical Fisher matrix less g g^T; `product_error` includes what cancels.
+    It is computed as the empirical Fisher matrix minus g g^T; `product_error` includes the cancellation.
     """
 
     matrix = "gradient-covariance"

@@ -18,7 +18,7 @@ from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 Matrix = Literal["hessian", "ggn", "functional", "fisher", "empirical-fisher", "gradient-covariance"]
 
 GAUSS_NEWTON: frozenset[Matrix] = frozenset({"ggn", "fisher", "empirical-fisher", "gradient-covariance"})
-"""Matrices J^T B J with the Jacobian J of the outputs and a matrix B of each target's outputs alone."""
+"""Matrices J^T B J with the Jacobian J of the outputs and a matrix B that couples only the outputs of each target."""
 
 OF_GRADIENTS: frozenset[Matrix] = frozenset({"empirical-fisher", "gradient-covariance"})
 """Those of them whose B is the outer product of a gradient, which has rank 1."""
@@ -26,7 +26,7 @@ OF_GRADIENTS: frozenset[Matrix] = frozenset({"empirical-fisher", "gradient-covar
 
 @dataclass(frozen=True)
 class Fallback:
-    """The way of computing products that is used if they cannot be recorded, and the reason why they cannot be."""
+    """How products are computed if they cannot be recorded, and why they cannot be."""
 
     method: Literal["forward-over-reverse", "double-backward"]
     reason: str
@@ -48,7 +48,7 @@ class MicroBatchBlock:
         point: Parameters by name at which the matrix is evaluated.
         columns: Parameters of the columns.
         rows: Parameters of the rows.
-        scale: Factors by which rows and columns are multiplied, by parameter name; None: there are none.
+        scale: Factors by which rows and columns are multiplied, by parameter name; None if there are none.
     """
 
     matrix: Matrix
@@ -77,7 +77,7 @@ class MicroBatchBlock:
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 
     def double_backward(self, vectors: Tensor) -> Tensor:
-        """Return the products as `forward_over_reverse`, for models whose code has no forward mode."""
+        """Return the same products as `forward_over_reverse`, for models whose code has no forward mode."""
 
         def outputs_at(point: Parameters) -> Tensor:
             return self.risk.model(point, self.risk.batches[self.index].inputs)
@@ -156,8 +156,8 @@ def product(
         weight, rows_of_head = (None, None) if head is None else (current[head], head_rows if head in rows else None)
         cotangent = _feature_cotangent(matrix, risk, index, features=features, weight=weight, head_rows=rows_of_head)
         with _backwards(matrix):
-            # otherwise it follows the mode outside, and without gradients some first derivatives take ways that forward
-            # mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
+            # otherwise it follows the mode outside, and without gradients some first derivatives are computed in ways
+            # that forward mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
             return pull(cotangent / risk.weight, create_graph=True)[0], head_rows
 
     moving = {name: point[name] for name in direction}
@@ -330,7 +330,7 @@ def _parts(
     row_leaves = [leaves[name] for name in rows]
 
     def slope(cotangent: Tensor) -> Tensor:
-        """<J^T u, v> for cotangents u; zero where no output depends on the parameters."""
+        """<J^T u, v> for cotangents u; zero if no output depends on the parameters."""
         if not outputs.requires_grad:
             return torch.zeros((), dtype=outputs.dtype, device=outputs.device)
         pulled = torch.autograd.grad(outputs, columns, cotangent, create_graph=True, materialize_grads=True)
@@ -362,7 +362,7 @@ def _gradient(value: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None 
 def _check_differentiable(value: Tensor) -> None:
     """Check that every function that the value depends on can be differentiated.
 
-    Autograd itself reports nothing when zeros stand for unused leaves, and the product would be wrong.
+    Autograd reports no error if it is allowed to return zeros for unused leaves, and the product would be wrong.
 
     Args:
         value: Scalar with its graph.

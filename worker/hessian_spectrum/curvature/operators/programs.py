@@ -33,7 +33,7 @@ MatmulPrecision = Literal["tf32", "bfloat16"]
 
 Mode = Literal["interpreted", "compiled", "measured"]
 
-# Before anything was measured: what compiling takes for each operation, and what part of the time it may save.
+# Used before anything is measured: the time that compiling takes for each operation, and the share that it may save.
 COMPILE_SECONDS_PER_NODE = 0.03
 
 EXPECTED_SAVING = {"cpu": 0.15, "cuda": 0.5}
@@ -55,7 +55,7 @@ class UnrecordableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A recorded map: the operations that depend on its argument, and the values of all others."""
+    """A recorded map: the operations that depend on its argument, and the results of all others."""
 
     graph: fx.GraphModule  # (v, *constants) -> A v, each of the shape that was recorded
     constants: tuple[Tensor, ...]  # values of the primal pass that the graph reads
@@ -84,7 +84,7 @@ def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
 
     Operations on values that do not depend on v are executed once, now; the program keeps those of their results that
     it reads. This differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal value,
-    used or not, and loses in-place assignments, and from make_fx, which takes a hundred times as long.
+    used or not, and loses in-place assignments. It also differs from make_fx, which takes a hundred times as long.
 
     Args:
         function: The map f.
@@ -187,7 +187,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, result: Any) -> None:
         if not isinstance(result, (Tensor, tuple, list)):
-            return  # a question about shapes, whose answer is part of the program
+            return  # a query about shapes, whose result is part of the program
         if func is aten._new_zeros_with_same_feature_meta.default and isinstance(result, Tensor):
             # zeros in the layout of a primal value, which the program would otherwise hold for it
             func, args, kwargs = aten.new_zeros.default, (args[0], list(result.shape)), {}
@@ -256,7 +256,7 @@ def _materialised(argument: Any) -> Any:
 
 @contextmanager
 def matmuls_in(precision: MatmulPrecision | None) -> Iterator[None]:
-    """Context in which tensor cores may use float32 factors as tf32, if `precision` says so."""
+    """Context in which tensor cores may round float32 factors to tf32, if `precision` says so."""
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:
@@ -279,7 +279,7 @@ class Timing:
 
 
 class Timings:
-    """Measured times by program, stored in a file so that every later job makes the same choice."""
+    """Measured times of each program, stored in a file so that every later job makes the same choice."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -293,7 +293,7 @@ class Timings:
         return self._known.get(signature)
 
     def put(self, signature: str, timing: Timing) -> None:
-        """Store the times of a program, also in the file."""
+        """Store the times of a program, in the file as well."""
         self._known[signature] = timing
         if self._path is not None:
             self._known = _read(self._path) | self._known
@@ -335,7 +335,7 @@ class Execution:
         return "compiled" if any(self._choices.values()) else "interpreted"
 
     def settle(self) -> None:
-        """Stop choosing: programs without a known choice are interpreted from now on.
+        """Make no more choices: programs without a known choice are interpreted from now on.
 
         Processes that share a computation thereby make the same choices.
         """
@@ -362,7 +362,7 @@ class Execution:
     def _worth_trying(self, program: Program, argument: Tensor) -> bool:
         saving = EXPECTED_SAVING.get(argument.device.type, 0.0)
         if self._num_products * saving < COMPILE_SECONDS_PER_NODE * program.num_nodes / 10:
-            return False  # not even at ten seconds a product
+            return False  # not even at ten seconds per product
         expected = self._num_products * saving * _seconds(program, argument)
         return expected > COMPILE_SECONDS_PER_NODE * program.num_nodes
 
@@ -373,7 +373,7 @@ class Execution:
             run(argument)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; products do not need them
+        except Exception as error:  # noqa: BLE001 - compilers raise errors of many classes; products do not need them
             _logger.warning("products are not compiled: %s: %s", type(error).__name__, error)
             return Timing(_seconds(program, argument), float("inf"), float("inf"))
         compilation = time.perf_counter() - started

@@ -21,7 +21,7 @@ _PLAIN: dict[Any, Any] = {
 }
 
 COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
-"""Numbers of vectors, and of entries that suffice, for comparing reduced products; one short vector may not be
+"""Number of vectors for comparing reduced products, and number of entries that is enough; one short vector may not be
 typical."""
 
 
@@ -43,11 +43,11 @@ def reduced(program: Program, precision: MatmulPrecision) -> Program:
 
 
 def compared_vectors(rows: Tensor) -> Tensor:
-    """Return the rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
+    """Return the rows (k, P), unless they are columns of the identity, and random ones; a multiple of k in total."""
     dim, width = rows.shape[1], len(rows)
     count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
     generator = torch.Generator().manual_seed(0)
-    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and show nothing about the others
         return torch.randn(count, dim, generator=generator).to(rows)
     return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
 
@@ -58,7 +58,7 @@ def deviation(products: Tensor, difference: Tensor) -> float:
 
 
 class UnreducedOperator(SymmetricOperator):
-    """A matrix with reduced products, by products that are not reduced: one column and one micro-batch at a time."""
+    """The matrix, multiplied without reduced precision: one column and one micro-batch at a time."""
 
     def __init__(self, reduced: "RiskOperator") -> None:
         self._reduced = reduced

@@ -63,14 +63,13 @@ ASYMMETRY_MARGIN, ASYMMETRY_VECTORS = 4, 4
 """Factor by which errors of products may be larger than their asymmetry, and number of products that measure it."""
 
 POWER_STEPS = 4
-"""Products for a lower bound of the norm of a matrix to whose products something is added or taken away."""
+"""Products for a lower bound on the norm of a matrix to whose products something is added or subtracted."""
 
 DECAYED: frozenset[Matrix] = frozenset({"hessian", "ggn"})
 """Matrices to which weight decay adds a multiple of the identity."""
 
 SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
-"""Largest number of samples for measuring the sensitivity, and the divisor of a micro-batch that gives its largest
-share."""
+"""Largest number of samples for measuring the sensitivity, and reciprocal of the largest share of a micro-batch."""
 
 
 class RiskOperator(SymmetricOperator):
@@ -84,7 +83,7 @@ class RiskOperator(SymmetricOperator):
     Args:
         risk: Empirical risk whose second derivatives are computed.
         parameters: Parameters by name at which the matrix is evaluated, in the order of the flat vector.
-        block: Glob on parameter names, or several; A is then the submatrix of the parameters that match one of them.
+        block: Glob pattern on parameter names, or several; A is then the submatrix of the parameters that match any.
         memory_bytes: Largest memory of recordings; micro-batches beyond it are recorded again in every sweep, through
             which all columns of a `matmat` pass together. None keeps all recordings.
         execution: How kept recordings are executed; None interprets them.
@@ -142,7 +141,7 @@ class RiskOperator(SymmetricOperator):
         self._scale, self._shift = scale, shift
         self.precision_deviation: float | None = None
         self._matmul_precision = matmul_precision
-        self._compared: list[Tensor] = []  # A V and what is off of it, of the micro-batches so far
+        self._compared: list[Tensor] = []  # A V and the deviation from it, for the micro-batches so far
         self._num_compared = 0
         self._memory_bytes = memory_bytes
         self._execution = execution if execution is not None else Execution(mode="interpreted")
@@ -183,7 +182,7 @@ class RiskOperator(SymmetricOperator):
         """Bound on ||A' v - A v|| / ||A|| for products that are not reduced.
 
         The effect of rounding depends on the point: pre-activations of 100 have an error of 1e-5 in float32, and so has
-        a tanh' of that size. It is therefore measured through an equally small change of the parameters.
+        a tanh' of that size. It is therefore measured by an equally small change of the parameters.
 
         Returns:
             The bound, dimensionless.
@@ -239,7 +238,7 @@ class RiskOperator(SymmetricOperator):
 
     @cached_property
     def _correction(self) -> Correction | None:
-        """What is added to the sum over micro-batches; None: nothing."""
+        """What is added to the sum over micro-batches; None if nothing is."""
         decay = self._risk.weight_decay if self.matrix in DECAYED else 0.0
         if not decay and not self._shift and self._removed is None:
             return None
@@ -251,7 +250,7 @@ class RiskOperator(SymmetricOperator):
 
     @cached_property
     def _removed(self) -> Tensor | None:
-        """The vector g (P,), where the matrix lacks g g^T; None: nothing is taken away."""
+        """The vector g (P,) if g g^T is subtracted from the matrix; None if nothing is."""
         return None
 
     def _rescaled(self, name: str, values: Tensor) -> Tensor:
@@ -292,8 +291,9 @@ class RiskOperator(SymmetricOperator):
     def asymmetry(self) -> float:
         """||B - B^T||_F / ||B|| / eps, estimated from random vectors, of the samples that give the sensitivity.
 
-        Errors inside operators of PyTorch do not follow the parameters: the sensitivity does not show them. Those of a
-        derivative's derivative are not symmetric, which does. It is measured for networks of users alone.
+        The sensitivity does not show errors that arise inside operators of PyTorch, since they do not depend on the
+        parameters. In second derivatives such errors are not symmetric, so the asymmetry shows them. It is measured
+        only for networks that users have uploaded.
 
         Returns:
             The asymmetry, dimensionless.
@@ -319,7 +319,7 @@ class RiskOperator(SymmetricOperator):
 
     @cached_property
     def _sample(self) -> EmpiricalRisk | None:
-        """The risk of the samples at which rounding is measured; None where there is nothing to measure."""
+        """The risk of the samples at which rounding is measured; None if there is nothing to measure."""
         first = self._risk.batches[0]
         count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
         count = self._risk.model.fixed_size or count
@@ -447,7 +447,7 @@ class RiskOperator(SymmetricOperator):
                 total.add_(run(block))
 
     def _width(self, num_columns: int) -> int:
-        """Return the number of columns that pass together, one of few numbers, as each needs its own recording."""
+        """Return the number of columns that pass together; few numbers occur, since each needs its own recording."""
         self._num_columns = self._num_columns or num_columns
         required, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
         while width > 1 and (half := -(-width // 2)) >= required:
@@ -526,7 +526,7 @@ class RiskOperator(SymmetricOperator):
         self._num_recorded += 1
         if self._num_recorded <= len(self._risk.batches):
             self._progress("linearisation", self._num_recorded, len(self._risk.batches))
-        release_freed_memory()  # recording takes more than what follows, and what is held lies in between
+        release_freed_memory()  # recording takes more memory than what follows, and what is held lies in between
         new_bytes = self._own_bytes(program)
         if self._memory_bytes is not None and self.held_bytes + new_bytes > self._memory_bytes:
             return program

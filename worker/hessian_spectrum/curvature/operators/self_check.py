@@ -1,8 +1,8 @@
 """A check of products before they are trusted: against their transpose, double backward and differences of gradients.
 
-PyTorch's two ways to second derivatives are silently wrong in places, and no single comparison finds all of them. The
-transpose finds operators whose forward and reverse modes differ, double backward those whose forward mode is wrong, and
-differences those of which both are.
+Both ways in which PyTorch computes second derivatives are silently wrong for some operators, and no single comparison
+finds all of these. The transpose finds operators whose forward and reverse modes differ, double backward those whose
+forward mode is wrong, and differences those for which both are wrong.
 """
 
 import math
@@ -24,16 +24,16 @@ from hessian_spectrum.quadrature.exceptions import CurvatureError, InvalidProble
 Check = Literal["transpose", "double-backward", "differences"]
 
 MAX_BATCHES, MAX_SAMPLES = 4, 16
-"""Micro-batches of which samples are checked, and samples of each, evenly spaced."""
+"""Number of micro-batches of which samples are checked, and number of samples of each, evenly spaced."""
 
 MIN_MIXED_SAMPLES = 3
-"""Samples of a micro-batch from which on the first and the last are not all of it."""
+"""Smallest number of samples of a micro-batch that consists of more than the first and the last."""
 
 TOLERANCE_OF_DIFFERENCES = 1e-4
-"""Largest relative error of a product by central differences that are conclusive."""
+"""Largest relative error with which a product by central differences is conclusive."""
 
 STEP = 1e-5
-"""Length of a step for central differences, divided by that of the parameters."""
+"""Length of a step for central differences, divided by the norm of the parameters."""
 
 BYTES_PER_PARAMETER = 80
 """Memory of central differences in bytes for each parameter: vectors in double precision."""
@@ -46,7 +46,7 @@ class SelfCheck:
     Attributes:
         passed: Comparisons in which products agree.
         failed: Comparisons in which they differ; empty if products may be trusted as they are computed.
-        fallback: How products are to be computed instead; None: as they are.
+        fallback: How products are to be computed instead; None if they stay as they are.
     """
 
     passed: tuple[Check, ...]
@@ -65,8 +65,8 @@ class MixedSamplesError(InvalidProblemError):
 def check_independence(risk: EmpiricalRisk, parameters: Parameters) -> None:
     """Check that the outputs of a sample do not depend on the samples beside it, if there are several micro-batches.
 
-    The outputs of the first and the last sample of a micro-batch are compared with those of the two alone. They differ
-    in a network with a mean over samples, for one, or with a contrastive loss between those of a batch.
+    The outputs of the first and the last sample of a micro-batch are compared with those of the two alone. They differ,
+    for example, in a network with a mean over samples, or with a contrastive loss between the samples of a batch.
 
     Args:
         risk: The risk.
@@ -86,8 +86,8 @@ def check_independence(risk: EmpiricalRisk, parameters: Parameters) -> None:
     if not float((together - alone).norm()) <= 100 * eps**0.5 * float(together.norm() + alone.norm()):
         num_samples = sum(map(len, risk.batches))
         raise MixedSamplesError(
-            f"the network mixes samples: the outputs of two samples depend on those beside them, and {num_samples} "
-            f"samples do not fit in memory together, only {len(first)}. Send fewer samples, use a worker with more "
+            f"the network mixes samples: the outputs of two samples depend on the other samples, and {num_samples} "
+            f"samples do not fit in memory together, only {len(first)} do. Send fewer samples, use a worker with more "
             "memory, or export the network for a fixed number of samples, which are then evaluated together"
         )
 
@@ -97,7 +97,7 @@ def checked_samples(risk: EmpiricalRisk, *, share: int = 1) -> EmpiricalRisk | N
 
     Args:
         risk: The risk of all data.
-        share: Divisor of the number of samples in a micro-batch that may be taken, for want of memory.
+        share: At most 1 / share of the samples of a micro-batch are used, because memory is limited.
 
     Returns:
         The risk; None if there are too few samples.
@@ -125,20 +125,20 @@ def self_check(
     """Compare a product with its transpose, with double backward, and with central differences of gradients.
 
     Products differ if their distance exceeds 10 sqrt(eps) of the larger one, and 1e-4 for differences, which are always
-    taken in double precision. Differences decide nothing if those of two steps do not agree, as where a kink lies
-    between, or if they have no symmetric matrix, as where a part of the network is held fixed.
+    taken in double precision. Differences are not used if two step lengths give different results, as at a kink, or if
+    their matrix is not symmetric, as when a part of the network is held fixed.
 
     Args:
         kind: The matrix.
         risk: Risk of the samples that are used.
         parameters: Parameters by name at which the matrix is evaluated.
-        block: Glob on parameter names, or several; None: all.
+        block: Glob on parameter names, or several; None for all.
         fallback: How products are computed if they must not be recorded.
         generator: Draws the two vectors, on the CPU.
         has_memory_for_differences: Whether differences are taken; they need 80 bytes for each parameter.
 
     Returns:
-        What was found, with double backward as the fallback where it alone is right.
+        What was found, with double backward as the fallback if only that is right.
 
     Raises:
         WrongProductsError: If double backward is wrong, too.
@@ -175,7 +175,7 @@ def self_check(
         again = references.double_backward(vectors[1])
         is_right = again is not None and _is_symmetric(vectors, [reverse, again], tolerance)
     if not is_right:
-        raise WrongProductsError(f"{reason}, nor is double backward right")
+        raise WrongProductsError(f"{reason}, and double backward is wrong as well")
     return SelfCheck(passed, failed, Fallback("double-backward", reason))
 
 
@@ -191,7 +191,7 @@ def _described(failed: Sequence[Check]) -> str:
 
 
 def _spaced(length: int, most: int) -> list[int]:
-    """Return indices of at most so many of `length` things, evenly spaced, first and last included."""
+    """Return at most `most` indices below `length`, evenly spaced, the first and the last included."""
     count = min(length, most)
     return [round(index * (length - 1) / max(1, count - 1)) for index in range(count)]
 
@@ -208,14 +208,14 @@ def _differ(one: Tensor, other: Tensor, tolerance: float, floor: float) -> bool:
 
 
 def _is_symmetric(vectors: Sequence[Tensor], products: Sequence[Tensor], tolerance: float) -> bool:
-    """Return whether v.Aw = w.Av; of a wrong part of Aw, a random unit vector sees 1/sqrt(P)."""
+    """Return whether v.Aw = w.Av; a random unit vector sees only 1/sqrt(P) of an error of Aw."""
     (v, w), (av, aw) = [each.double() for each in vectors], [each.double() for each in products]
     scale = float(av.norm() + aw.norm()) / math.sqrt(len(v))
     return abs(float(v @ aw - w @ av)) <= tolerance * scale
 
 
 def _rounding_floor(risk: EmpiricalRisk, parameters: Parameters) -> float:
-    """Return the norm below which products are rounding errors: of ||g|| / ||theta||."""
+    """Return the norm below which products are rounding errors, relative to ||g|| / ||theta||."""
     _, gradient = risk.value_and_gradient(parameters)
     size = math.hypot(*(float(each.norm()) for each in parameters.values()))
     eps = max(torch.finfo(each.dtype).eps for each in parameters.values())
@@ -253,7 +253,7 @@ class _References:
         except (CurvatureError, RuntimeError, TypeError) as error:
             if is_memory_error(error):
                 raise
-            return None  # the network's own code may have one precision only
+            return None  # the network's own code may support only one precision
         scale = max(float(coarse.norm()), float(fine.norm()))
         return fine if float((coarse - fine).norm()) <= TOLERANCE_OF_DIFFERENCES / 4 * scale else None
 

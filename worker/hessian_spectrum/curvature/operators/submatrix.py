@@ -15,7 +15,7 @@ class Submatrix(SymmetricOperator):
 
     Args:
         whole: The matrix A.
-        block: Glob on parameter names; None selects all parameters.
+        block: Glob pattern on parameter names; None selects all parameters.
         products: Operator that computes A v; None means A itself.
 
     Attributes:
@@ -35,7 +35,7 @@ class Submatrix(SymmetricOperator):
         self._products: SymmetricOperator = whole if products is None else products
         self._ranges = [columns for name, columns in _ranges(whole.layout).items() if name in names]
         if self.layout.dim == 0:
-            raise InvalidProblemError(f"the parameters that match {block!r} have no entries")
+            raise InvalidProblemError(f"the parameters that match {block!r} are empty")
 
     @property
     def dim(self) -> int:

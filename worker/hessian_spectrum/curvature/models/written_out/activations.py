@@ -1,4 +1,4 @@
-"""Functions of single numbers, with those of their in-place forms."""
+"""Elementwise functions, some of them with their in-place forms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,7 @@ def log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
 def rrelu(
     x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: None = None
 ) -> Tensor:
-    """Return x, times the mean of the two slopes where it is negative."""
+    """Return x, multiplied by the mean of the two slopes where it is negative."""
     return F.leaky_relu(x, (lower + upper) / 2)
 
 
@@ -66,7 +66,7 @@ def _constant(value: Any) -> Any:
 
 
 def in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the form of a function that writes its result into its first argument."""
+    """Return the in-place form of a function, which writes the result into its first argument."""
 
     def write(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return target.copy_(function(target.clone(), *args, **kwargs))  # autograd keeps what the function reads

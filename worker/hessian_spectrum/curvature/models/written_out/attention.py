@@ -37,7 +37,7 @@ def attention(
         visible = mask > -math.inf
         scores = scores + mask
     hidden = ~visible.any(dim=-1, keepdim=True)
-    # a row without a visible position would be 0/0; its scores are replaced before, its weights after the softmax
+    # a row without a visible position would be 0/0: its scores are replaced before the softmax, its weights after it
     weights = scores.masked_fill(hidden, 0.0).softmax(dim=-1).masked_fill(hidden, 0.0)
     return weights @ value
 

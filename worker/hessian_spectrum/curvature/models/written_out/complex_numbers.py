@@ -49,7 +49,7 @@ def hfft(x: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None
 
 
 def _resolved(x: Tensor) -> Tensor:
-    """Return the same numbers, whose tangents are no conjugates that are yet to be taken."""
+    """Return the same numbers, with tangents that are not lazy conjugates."""
     return x * 1.0
 
 

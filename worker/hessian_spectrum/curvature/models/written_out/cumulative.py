@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def logcumsumexp(x: Tensor, dim: int) -> Tensor:
-    """Return log sum_{j <= i} exp(x_j) along an axis, from sums of twice as many entries in each step.
+    """Return log sum_{j <= i} exp(x_j) along an axis, by sums over twice as many entries in each step.
 
     PyTorch differentiates through log |gradient|, whose rounding makes second derivatives wrong by thousands of
     epsilons.

@@ -17,7 +17,7 @@ _SUM, _MEAN, _MAX = 0, 1, 2
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
 ) -> Tensor:
-    """Return the rows of the weight (V, d) at the indices; the other arguments concern gradients alone."""
+    """Return the rows of the weight (V, d) at the indices; the other arguments affect only gradients."""
     return F.embedding(indices, weight)
 
 
@@ -38,7 +38,7 @@ def embedding_bag(
         weight: Table of rows.
         indices: Indices of the rows (n,), bag after bag.
         offsets: Position at which each bag begins.
-        scale_grad_by_freq: Ignored, as it concerns gradients alone.
+        scale_grad_by_freq: Ignored, as it affects only gradients.
         mode: 0 for sums, 1 for means, 2 for maxima.
         sparse: Ignored.
         per_sample_weights: Factor of each row (n,), for sums.

@@ -10,7 +10,7 @@ from hessian_spectrum.curvature.models.written_out.activations import in_place
 
 
 def lift_fresh(x: Tensor) -> Tensor:
-    """Return a copy of a constant, which the graph may change."""
+    """Return a copy of a constant, which the graph may change in place."""
     return x.clone()
 
 
@@ -58,7 +58,7 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Return x (n, channels, ...) with the channels in the order of their places within groups."""
+    """Return x (n, channels, ...) with the channels sorted by their positions within groups."""
     grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
     return grouped.transpose(1, 2).reshape(x.shape)
 

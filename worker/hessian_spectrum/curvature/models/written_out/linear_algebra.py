@@ -22,7 +22,7 @@ def cholesky(A: Tensor, upper: bool = False) -> Tensor:
 def triangular_solve(
     b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the solution X of A X = b or A^T X = b, of which one triangle of A is read, and A."""
+    """Return the solution X of A X = b or A^T X = b, where only one triangle of A is read, and return A."""
     matrix = A.mT if transpose else A
     solution = torch.linalg.solve_triangular(matrix, b, upper=upper != transpose, unitriangular=unitriangular)
     return solution, A.clone()

@@ -1,4 +1,4 @@
-"""Losses that a program computes itself."""
+"""Losses that are part of a program."""
 
 from collections.abc import Callable
 from typing import Any

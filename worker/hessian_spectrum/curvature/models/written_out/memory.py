@@ -1,4 +1,4 @@
-"""Operators that trust their arguments: PyTorch's own ones may read memory that is not theirs.
+"""Operators whose PyTorch versions trust their arguments and may read memory that is not theirs.
 
 `empty` returns what was in memory before, `_reshape_alias` takes any strides, and normalisation in decomposed graphs
 takes statistics of any length.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def empty(size: Sequence[int], *_: Any, dtype: torch.dtype, device: torch.device, **__: Any) -> Tensor:
-    """Return zeros of this size, whatever the layout that is asked for."""
+    """Return zeros of this size, whatever layout is requested."""
     return torch.zeros(list(size), dtype=dtype, device=device)
 
 
@@ -53,7 +53,7 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x normalised by stored statistics, and two empty arrays, which are those of training."""
+    """Return x normalised by stored statistics, and two empty arrays in place of the statistics of training."""
     return _normalised(x, weight, bias, running_mean, running_var, eps)
 
 
@@ -66,7 +66,7 @@ def native_batch_norm_without_training(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x normalised by stored statistics, and two empty arrays, which are those of training."""
+    """Return x normalised by stored statistics, and two empty arrays in place of the statistics of training."""
     return _normalised(x, weight, bias, running_mean, running_var, eps)
 
 

@@ -29,12 +29,12 @@ def vector_norm(
         return (x != 0).to(x.dtype).sum(axes, keepdim)
     total = x.square().sum(axes, keepdim) if order == 2 else x.abs().pow(order).sum(axes, keepdim)
     is_zero = total == 0
-    # the root has no derivative at 0: it is taken of 1 there
+    # the root has no derivative at 0: the root of 1 is taken there
     return total.masked_fill(is_zero, 1.0).pow(1 / order).masked_fill(is_zero, 0.0)
 
 
 def norm(x: Tensor, p: float | None = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
-    """Return the p-norm, as the older operator takes its arguments."""
+    """Return the p-norm, with the arguments of the older operator."""
     return vector_norm(x, p, dim, keepdim, dtype=dtype)
 
 
@@ -68,7 +68,7 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Tensor:
-    """Return the group norm; its formula for forward mode views the input, which fails for other orders in memory."""
+    """Return the group norm; PyTorch's forward mode views the input, which fails for other memory layouts."""
     return F.group_norm(x.contiguous(), num_groups, weight, bias, eps)
 
 

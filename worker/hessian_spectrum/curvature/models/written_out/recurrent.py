@@ -9,7 +9,7 @@ from torch import Tensor
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
-"""Returns the next state (h, ...) from x W^T + b of a step, the state, and weight and bias of the recurrence."""
+"""Returns the next state (h, ...), from x W^T + b of a step, the state, and the weight and bias of the recurrence."""
 
 
 def _lstm_cell(projected: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
@@ -77,7 +77,7 @@ def _layers(
 
 
 def _layered(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    """The operator for layers of this cell; dropout is between layers in training alone, which is refused."""
+    """The operator for layers of this cell; dropout between layers occurs only in training mode, which is refused."""
 
     def run(
         x: Tensor,

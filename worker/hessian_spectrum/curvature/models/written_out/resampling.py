@@ -102,7 +102,7 @@ def _inside(position: Tensor, length: int, padding: int, align_corners: bool) ->
 
 
 def _pixels(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
-    """Pixels (n, channels, ...) at whole positions (n, ...), and 0 outside of the image."""
+    """Pixels (n, channels, ...) at integer positions (n, ...), and 0 outside the image."""
     flat = torch.zeros_like(indices[0], dtype=torch.int64)
     is_inside = torch.ones_like(flat, dtype=torch.bool)
     for index, length in zip(indices, image.shape[2:], strict=True):
@@ -114,11 +114,11 @@ def _pixels(image: Tensor, indices: Sequence[Tensor]) -> Tensor:
 
 
 def upsample_nearest_exact(x: Tensor, size: Sequence[int] | None, *scales: Any) -> Tensor:
-    """Return images of another size, each pixel with the value of the nearest one by its centre.
+    """Return images of another size, each pixel with the value of the pixel whose centre is nearest.
 
     Args:
         x: Images (n, channels, ...).
-        size: New lengths of the axes; None if they follow from factors.
+        size: New lengths of the axes; None if they follow from the factors.
         *scales: The factors, one list or one number or None for each axis.
 
     Returns:
@@ -135,7 +135,7 @@ def upsample_nearest_exact(x: Tensor, size: Sequence[int] | None, *scales: Any) 
 
 
 def _adaptive_average(num_axes: int) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """The mean over each of as many regions as the size says; PyTorch's own mean over all fixes up strides in place."""
+    """The mean over each of `size` regions; PyTorch's own mean over the whole image changes strides in place."""
     own = getattr(F, f"adaptive_avg_pool{num_axes}d")
 
     def run(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -148,7 +148,7 @@ def _adaptive_average(num_axes: int) -> Callable[[Tensor, Sequence[int]], Tensor
 
 
 def max_unpool2d(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
-    """Return images of a size that are 0 but for the values at indices into their flat form."""
+    """Return images of a size that are 0 except for the values at indices into their flat form."""
     flat = x.new_zeros(*x.shape[:-2], size[-2] * size[-1]).scatter(-1, indices.flatten(-2), x.flatten(-2))
     return flat.reshape(*x.shape[:-2], *size[-2:])
 
