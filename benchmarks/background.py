@@ -1,4 +1,4 @@
-"""Something that goes on beside what is measured."""
+"""Tasks that run in the background of a measurement."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Background(ABC):
-    """A thread inside a `with`: `run` is to come back soon after `closing` is set."""
+    """A thread inside a `with`: `run` must return soon after `closing` is set."""
 
     def __init__(self) -> None:
         self.closing = threading.Event()
@@ -23,10 +23,10 @@ class Background(ABC):
         self.close()
 
     def close(self) -> None:
-        """Wait until it has come back."""
+        """Wait until it has returned."""
         self.closing.set()
         self._thread.join()
 
     @abstractmethod
     def run(self) -> None:
-        """What goes on."""
+        """The task."""

@@ -178,12 +178,12 @@ def _table(report: dict[str, Any]) -> str:
         "",
         "| measured | value | compared with | value | ratio | goal |",
         "|---|---|---|---|---|---|",
-        f"| {large['num_parameters']:,} parameters, {large['num_bytes'] / 1e6:.0f} MB npz, answered "
+        f"| {large['num_parameters']:,} parameters, {large['num_bytes'] / 1e6:.0f} MB npz, until the response "
         f"| {large['answer_seconds']:.3f} s | np.load + thin QR "
         f"| {large['np_load_seconds']:.3f} + {large['thin_qr_seconds']:.3f} s "
         f"| {large['ratio']:.2f} | {large['goal']} |",
-        f"| m = {small['width']}, n = {small['num_samples']}, JSON, answered | {small['answers_per_second']:.0f} / s "
-        f"| validated alone | {small['validations_per_second']:.0f} / s | {small['ratio']:.2f} | {small['goal']} |",
+        f"| m = {small['width']}, n = {small['num_samples']}, JSON, responses | {small['answers_per_second']:.0f} / s "
+        f"| validation alone | {small['validations_per_second']:.0f} / s | {small['ratio']:.2f} | {small['goal']} |",
         "",
         f"Of the {large['answer_seconds']:.3f} s: {large['receive_seconds']:.3f} to receive, "
         f"{large['parse_seconds']:.3f} to parse and check, {large['compute_seconds']:.3f} to compute.",

@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/cost-cpu.json and .md")
-    parser.add_argument("--case", choices=CASES, action="append", help="all unless told")
+    parser.add_argument("--case", choices=CASES, action="append", help="cases to measure; default: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warm_up()

@@ -152,7 +152,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     lines += ["", *ratio_lines(report["ratios"])]
     if report["l1_distance"] is not None:
-        lines += ["", f"Integral of the difference of both densities: {report['l1_distance']:.3f}."]
+        lines += ["", f"Integral of the absolute difference between the two densities: {report['l1_distance']:.3f}."]
     return "\n".join(lines) + "\n"
 
 
@@ -161,8 +161,10 @@ def main() -> None:
     parser = options("density", __doc__, PROBLEMS, precision="float32")
     parser.add_argument("--num-steps", type=int, help="Lanczos steps of each probe")
     parser.add_argument("--num-probes", type=int)
-    parser.add_argument("--reorthogonalisation", choices=["none", "full"], help="of ours; curvlinops has none")
-    parser.add_argument("--execution", choices=get_args(Mode), default="measured", help="of our recordings")
+    parser.add_argument("--reorthogonalisation", choices=["none", "full"], help="of this engine; curvlinops has none")
+    parser.add_argument(
+        "--execution", choices=get_args(Mode), default="measured", help="how this engine runs recordings"
+    )
     arguments = parser.parse_args()
     steps, probes = STEPS_AND_PROBES[arguments.problem]
     arguments.num_steps = arguments.num_steps or steps

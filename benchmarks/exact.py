@@ -83,13 +83,13 @@ def table(report: dict[str, Any]) -> str:
         f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
         f"{report['num_samples']} samples, {report['num_rounds']} rounds.",
         "",
-        "| computed | median | fastest |",
+        "| computation | median | fastest |",
         "|---|---|---|",
     ]
     lines += [
         f"| {name} | {report['seconds'][name]:.3f} s | {min(times):.3f} s |" for name, times in report["rounds"].items()
     ]
-    deviation = f"Largest difference of eigenvalues over the largest one: {report['deviation']:.0e}."
+    deviation = f"Largest difference between eigenvalues, divided by the largest eigenvalue: {report['deviation']:.0e}."
     return "\n".join([*lines, "", *ratio_lines(report["ratios"]), "", deviation]) + "\n"
 
 

@@ -67,7 +67,7 @@ def measure(problem: Problem, num_rounds: int, clock: str) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """The report for readers."""
     lines = [
-        f"# A built-in network and the same as a program: {report['problem']}",
+        f"# A built-in network and the same network as a program: {report['problem']}",
         "",
         f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
         f"{report['num_rounds']} rounds.",

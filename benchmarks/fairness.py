@@ -124,14 +124,14 @@ def measured(directory: Path, only: list[str]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """As Markdown."""
     lines = [
-        "# What others wait for while one key asks for the most expensive requests",
+        "# How long other keys wait while one key sends the most expensive requests",
         "",
         server_line(report["host"]),
         "",
-        f"{NUM_AT_ONCE} requests of one key at once, given up after {MOST_SECONDS_OF_A_LOAD:.0f} s; the longest and "
-        "the median wait of another key meanwhile, in milliseconds.",
+        f"One key sends {NUM_AT_ONCE} requests at once and gives up on them after {MOST_SECONDS_OF_A_LOAD:.0f} s. "
+        "Meanwhile another key waits: the longest and the median time, in milliseconds.",
         "",
-        "| one key asks for | answered | `GET /v1/jobs/ID` | `/v1/health/ready` | goal |",
+        "| one key requests | responses | `GET /v1/jobs/ID` | `/v1/health/ready` | goal |",
         "|---|---|---|---|---|",
     ]
     for name, found in report["loads"].items():
@@ -148,7 +148,7 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="names of loads")
+    parser.add_argument("--only", nargs="*", default=[], help="names of loads to measure; default: all")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/fairness.json and .md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="spectrum-fairness-") as directory:

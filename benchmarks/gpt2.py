@@ -1,6 +1,6 @@
 """`python -m benchmarks.gpt2`: speed and memory of a GPT-2 of 124 million parameters, each line beside its target.
 
-Each part runs in a process of its own. What this device cannot do, and what options leave out, is told as such.
+Each part runs in a process of its own. The table also lists what this device cannot do and what the options leave out.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _left_out(name: str, arguments: argparse.Namespace) -> str | None:
         chosen = f"left out by --precision {' '.join(arguments.precision)}"
         return chosen if arguments.chose_precision else "this device has no tensor cores"
     if part in ("density", "budget", "curvlinops") and arguments.num_steps is None:
-        return "it takes hours without a GPU; --num-steps and --num-probes tell how much of it to do"
+        return "it takes hours without a GPU; set --num-steps and --num-probes to compute part of it"
     if part == "curvlinops" and not HAS_CURVLINOPS:
         return "curvlinops is not installed: make bench-setup"
     return None
@@ -87,7 +87,7 @@ def byte_count(text: str) -> int:
     digits = text.rstrip("KMGiB")
     unit = text[len(digits) :]
     if not digits.isdigit() or unit not in UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 24GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 24GB")
     return int(digits) * UNITS[unit]
 
 
@@ -111,11 +111,12 @@ def table(report: dict[str, Any], found: list[Row]) -> str:
         "",
         f"{engine_line(report)} P = {report['num_parameters']:,}, inputs {sequences} x {length}; "
         f"{report['operations'] / 1e12:.3g} TFLOP in the matrix products of a Hessian product; micro-batches chosen "
-        f"for {gigabytes(report['memory_bytes'])}, {FAIR_SHARE:.0%} of what was free.",
+        f"for {gigabytes(report['memory_bytes'])}, {FAIR_SHARE:.0%} of the free memory.",
         "",
-        "The targets are those of 124 million parameters; of densities, and of curvlinops, on a GPU of 140 GB. A "
-        "density takes the time of a whole job, from drawing the parameters to its curves, with what is compiled; on a "
-        "CPU its peak is beside what the process had loaded before. Densities are compared on the union of both grids.",
+        "The targets are for 124 million parameters; those of densities and of curvlinops are for a GPU of 140 GB. The "
+        "time of a density is that of a whole job, from drawing the parameters to the curves, compilation included; on "
+        "a CPU its peak does not count what the process had loaded before. Densities are compared on the union of both "
+        "grids.",
         "",
         "| quantity | target | measured | reached |",
         "|---|---|---|---|",
@@ -165,12 +166,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = common_options("gpt2", __doc__, PROBLEMS)
     parser.set_defaults(device="cuda" if torch.cuda.is_available() else "cpu", rounds=NUM_ROUNDS)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
-    parser.add_argument("--precision", nargs="+", choices=list(REDUCED), help="of products; all on a GPU, else float32")
-    parser.add_argument("--num-steps", type=int, help="of Lanczos, for each probe")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure only these parts")
+    parser.add_argument("--precision", nargs="+", choices=list(REDUCED), help="default: all on a GPU, else float32")
+    parser.add_argument("--num-steps", type=int, help="Lanczos steps of each probe")
     parser.add_argument("--num-probes", type=int)
     parser.add_argument(
-        "--memory-budget", type=byte_count, default="24GB", help="that the density of part budget may take; 24GB"
+        "--memory-budget", type=byte_count, default="24GB", help="memory for the density of the part budget"
     )
     arguments = parser.parse_args()
     is_gpu = torch.device(arguments.device).type == "cuda"

@@ -24,7 +24,7 @@ class Row:
     """One line."""
 
     quantity: str
-    target: str  # empty: it is only told
+    target: str  # empty: only for information
     measured: str
     reached: bool | None = None  # None: without a target, or not measured
     missing: bool = False
@@ -59,7 +59,8 @@ def rows(results: Results, sizes: Sizes) -> list[Row]:
 
 def _product_rows(results: Results, precision: Precision) -> Iterator[Row]:
     for mode in EXECUTIONS.values():
-        quantity, target = f"Hessian product, {precision}, {mode}", f"at most {MOST_GRADIENTS} compiled gradients"
+        quantity = f"Hessian product, {precision}, {mode}"
+        target = f"at most {MOST_GRADIENTS} times a compiled gradient"
         found = results[f"products {precision} {mode}"]
         if "missing" in found:
             yield _missing(quantity, target, found)
@@ -73,12 +74,12 @@ def _product_rows(results: Results, precision: Precision) -> Iterator[Row]:
 def _memory_row(found: Mapping[str, Any], sizes: Sizes) -> Row:
     """Of the process on a CPU; of tensors on a GPU, for which there is no target."""
     on_cpu = sizes.device_type == "cpu"
-    quantity = f"peak of {'a process' if on_cpu else 'tensors'} that takes Hessian products, float32"
+    quantity = f"peak memory of {'a process' if on_cpu else 'tensors'} during Hessian products, float32"
     target = f"at most {gigabytes(MOST_CPU_BYTES)}" if on_cpu else ""
     if "missing" in found:
         return _missing(quantity, target, found)
     first, later = found["first_bytes"], found["later_bytes"]
-    measured = f"{gigabytes(first)} with the first, {gigabytes(later)} with later ones" + _remarks(found)
+    measured = f"{gigabytes(first)} during the first, {gigabytes(later)} during later ones" + _remarks(found)
     return Row(quantity, target, measured, max(first, later) <= MOST_CPU_BYTES if on_cpu else None)
 
 
@@ -92,7 +93,8 @@ def _density_rows(results: Results, precision: Precision, sizes: Sizes) -> Itera
         return
     yield Row(quantity, target, _density_text(found, sizes), True)
     if precision != "float32":
-        yield Row(f"{precision} products from float32, relative", "told", f"{found['precision_deviation']:.1e}", True)
+        deviation = f"{found['precision_deviation']:.1e}"
+        yield Row(f"{precision} products from float32, relative", "no target", deviation, True)
         yield from _curve_rows(f"{precision} from float32", found, reference)
 
 

@@ -130,14 +130,14 @@ def table(found: dict[str, Any]) -> str:
     formats = list(dict.fromkeys(each.format for each in files))
     reached = "reached" if found["reached"] else "missed"
     lines = [
-        "# How soon hostile files are answered",
+        "# Response times to hostile files",
         "",
         server_line(found["host"]),
         "",
-        f"Each file of `tests/security` alone, over HTTP, until the response is read. Goal: {found['goal']} for each: "
-        f"{reached}, the slowest took {found['slowest_seconds']:.2f} s.",
+        "Each file of `tests/security` is sent alone over HTTP; the time ends when the response has been read. "
+        f"Goal: {found['goal']} for each file: {reached}; the slowest took {found['slowest_seconds']:.2f} s.",
         "",
-        "| format | files | refused | median | slowest | its name |",
+        "| format | files | refused | median | slowest | slowest file |",
         "|---|---|---|---|---|---|",
     ]
     for each in formats:
@@ -148,7 +148,7 @@ def table(found: dict[str, Any]) -> str:
             f"| {each} | {len(own)} | {num_refused} | {1e3 * median.seconds:.0f} ms | {1e3 * last.seconds:.0f} ms "
             f"| {_cell(last.name)} |"
         )
-    lines += ["", "| format | file | bytes | status | time | answer |", "|---|---|---|---|---|---|"]
+    lines += ["", "| format | file | bytes | status | time | response |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {file.format} | {_cell(file.name)} | {file.num_bytes:,} | {file.status} | {1e3 * file.seconds:.0f} ms "
         f"| {_cell(file.detail)} |"

@@ -26,10 +26,10 @@ TINY: dict[str, Any] = {
     "method": {"kind": "exact"},
 }
 _STAGES = {
-    "total": "accepted to done, without computing",
-    "message": "of these accepted to claimed",
-    "worker": "of these claimed to done: lease, progress, result on disk",
-    "caller": "done to answered, for a caller who waits with Prefer",
+    "total": "from accepted to done, without the computation",
+    "message": "of this, from accepted to claimed",
+    "worker": "of this, from claimed to done: lease, progress, result on disk",
+    "caller": "from done to the response, for a client that waits with Prefer",
 }
 
 
@@ -124,7 +124,7 @@ def table(report: dict[str, Any]) -> str:
     median, burst = report["one_at_a_time"]["total"]["median"], report["at_once"]
     reached = "reached" if median <= MAX_MEDIAN_SECONDS else "missed"
     lines = [
-        "# What a job costs beside its computation",
+        "# What a job costs in addition to its computation",
         "",
         server_line(report["host"]),
         "",
@@ -137,7 +137,7 @@ def table(report: dict[str, Any]) -> str:
         f"Goal: a median of at most {1e3 * MAX_MEDIAN_SECONDS:.0f} ms from accepted to done: {reached}.",
         "",
         f"{report['num_jobs']} jobs at once: {burst['submissions_per_second']:.0f} accepted and "
-        f"{burst['jobs_per_second']:.1f} done per second; beside its computation each took "
+        f"{burst['jobs_per_second']:.1f} done per second; in addition to its computation, each took "
         f"{1e3 * burst['overhead_seconds']:.1f} ms of the worker.",
     ]
     return "\n".join(lines) + "\n"

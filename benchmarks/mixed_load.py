@@ -154,25 +154,25 @@ def table(report: dict[str, Any]) -> str:
         "",
         server_line(report["host"]),
         "",
-        f"{report['minutes']:g} minutes, {report['num_workers']} workers; the callers run on the same cores, too.",
+        f"{report['minutes']:g} minutes, {report['num_workers']} workers; the clients run on the same cores.",
         "",
         "| | | goal |",
         "|---|---|---|",
         f"| capacity while jobs run | {report['capacity_per_second']:.0f} closed forms / s | |",
         f"| offered | {report['offered_per_second']:.0f} / s, {report['num_requests']:,} in all, at random times | "
         f"{LOAD_SHARE:.0%} of capacity |",
-        f"| answered, from the time that each was due | {_latencies(report['seconds'])} | p99 under "
+        f"| latency, from the time at which each was due | {_latencies(report['seconds'])} | p99 under "
         f"{1e3 * MAX_P99_SECONDS:.0f} ms: {_word(is_fast)} |",
         *(
             f"| {share} of capacity, for {60 * report['minutes'] * SHORT:.0f} s | {_latencies(seconds)} | |"
             for share, seconds in report["seconds_at_shares"].items()
         ),
-        f"| the same callers, without jobs | {_latencies(report['seconds_alone'])} | |",
+        f"| the same clients, without jobs | {_latencies(report['seconds_alone'])} | |",
         *(f"| speed of the machine {when} | {_speed(report['speed'][when])} | |" for when in WHEN),
         f"| an ideal server of this capacity at this speed | {_latencies(report['seconds_ideal'])} | |",
-        f"| the same, where no jobs ran | {_latencies(report['seconds_ideal_alone'])} | |",
+        f"| the same, without jobs | {_latencies(report['seconds_ideal_alone'])} | |",
         f"| errors | {report['num_errors']} | 0 |",
-        f"| jobs done meanwhile | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
+        f"| jobs done at the same time | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
         f"| memory, first against last quarter | at most {drift:.1%} apart | {MAX_DRIFT:.0%}: {_word(is_flat)} |",
         "",
         "| process | mean | drift | range |",
@@ -201,8 +201,8 @@ def main() -> None:
     """Measure, print, and with --save keep numbers and picture beside the code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed_load", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--workers", type=int, default=1, help="jobs at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the times at which requests are due")
+    parser.add_argument("--workers", type=int, default=1, help="number of jobs at the same time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times at which requests are due")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/mixed_load.json, .md and .png")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="spectrum-load-") as directory:

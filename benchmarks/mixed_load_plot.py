@@ -27,7 +27,7 @@ def draw(answers: Answers, speed: CpuSpeed, memory: MemoryWatch, *, path: Path) 
         values = [1e3 * np.quantile(part, share) if len(part) else np.nan for part in parts]
         above.step(edges[:-1] / 60, values, where="post", label=name)
     above.axhline(50, color="grey", linestyle=":", linewidth=1)
-    above.set(yscale="log", ylabel="closed form answered after (ms)")
+    above.set(yscale="log", ylabel="latency of closed forms (ms)")
     above.legend(loc="upper right")
     speeds = [speed.between(*window) for window in itertools.pairwise(answers.started + edges)]
     middle.step(edges[:-1] / 60, [each.mean for each in speeds], where="post", label="mean")

@@ -125,7 +125,7 @@ def table(report: dict[str, Any]) -> str:
         f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
         f"inputs {' x '.join(map(str, report['input_shape']))}, {report['num_rounds']} rounds.",
         "",
-        "| measured | median | fastest | set up and first call | peak | peak of the third call |",
+        "| measurement | median | fastest | setup and first call | peak | peak of the third call |",
         "|---|---|---|---|---|---|",
     ]
     for name, values in report["rounds"].items():
@@ -152,14 +152,14 @@ def _largest(deviations: dict[str, float]) -> str:
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
     parser = options("products", __doc__, PROBLEMS, precision="float32")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these alone")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks, each of which takes a process")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="take only these measurements")
+    parser.add_argument("--no-memory", action="store_true", help="omit memory peaks, which take a process each")
     arguments = parser.parse_args()
     problem = chosen_problem(arguments)
     unknown = set(arguments.only or ()) - set(measurements(problem))
     if unknown:
         parser.error(
-            f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(measurements(problem))}"
+            f"unknown measurements: {', '.join(sorted(unknown))}; known ones: {', '.join(measurements(problem))}"
         )
     num_rounds = arguments.rounds or ROUNDS.get(problem.name, FEW_ROUNDS)
     with new_compilations():

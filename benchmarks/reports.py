@@ -67,11 +67,11 @@ def common_options(program: str, description: str | None, problems: list[str]) -
     """The same without precision."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
     parser.add_argument("--problem", choices=problems, default=problems[0])
-    parser.add_argument("--rounds", type=int, help="calls of each; the medians are reported")
-    parser.add_argument("--device", default="cpu", help="as torch names it: cpu, cuda")
-    parser.add_argument("--threads", type=int, help="of torch; all cores unless told")
+    parser.add_argument("--rounds", type=int, help="number of calls of each; the medians are reported")
+    parser.add_argument("--device", default="cpu", help="device, by torch's name: cpu, cuda")
+    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, which a busy machine hardly changes"
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, which hardly depends on other load"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(

@@ -89,7 +89,7 @@ def table(report: dict[str, Any]) -> str:
         server_line(report["host"]),
         "",
         "Products with a Gauss-Newton matrix of 1,126,410 parameters; each worker has one thread. "
-        "From claimed to done, median (fastest to slowest):",
+        "Times from claimed to done: median (fastest to slowest):",
         "",
         "| products | shards | jobs | one worker | two workers | ratio |",
         "|---|---|---|---|---|---|",
@@ -99,8 +99,8 @@ def table(report: dict[str, Any]) -> str:
             for each in report["jobs"]
         ),
         "",
-        f"The numbers of two workers {'are those of one, to the last bit' if is_same else 'differ from those of one'}. "
-        f"Goal: {LEAST_RATIO} times as fast, with the same numbers: {reached} by the longest.",
+        f"Two workers give {'the same numbers as one, to the last bit' if is_same else 'other numbers than one'}. "
+        f"Goal: {LEAST_RATIO} times as fast, with the same numbers: {reached} by the longest job.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -123,9 +123,9 @@ def _numbers(result: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shards", description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS, help="of each probe, the longest job last")
+    parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS, help="steps of each probe, longest job last")
     parser.add_argument("--probes", type=int, default=NUM_PROBES)
-    parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="jobs of each; the medians are compared")
+    parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="jobs of each length; medians are compared")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/shards.json and .md")
     arguments = parser.parse_args()
     report = report_of(arguments.steps, arguments.probes, arguments.rounds)
