@@ -62,7 +62,7 @@ def spatial_lengths(operand: Operand) -> list[int]:
     """Return the lengths of the axes after samples and channels."""
     lengths = list(operand.shape[2:])
     if not 1 <= len(lengths) <= 3 or any(isinstance(length, Length) for length in operand.shape[1:]):
-        raise UnsupportedError("its input is no batch of signals, images or volumes of fixed size")
+        raise UnsupportedError("its input is not a batch of signals, images or volumes of fixed size")
     return cast("list[int]", lengths)
 
 
@@ -70,7 +70,7 @@ def _settings(node: Node, name: str, count: int, default: int, smallest: int) ->
     values = node.integers(name)
     values = [default] * count if values is None else values
     if len(values) != count or any(not smallest <= each <= _MAX_SETTING for each in values):
-        raise UnsupportedError(f"its attribute {name} does not fit its input")
+        raise UnsupportedError(f"its attribute {name} does not match its input")
     return values
 
 
@@ -111,7 +111,7 @@ def window(node: Node, lengths: list[int], kernel: list[int]) -> Window:
 def _weights(node: Node, rank: int) -> tuple[Operand, list[int]]:
     weights = node.operand(1)
     if weights.rank != rank or any(isinstance(length, Length) for length in weights.shape):
-        raise UnsupportedError("its weights do not fit its input")
+        raise UnsupportedError("its weights do not match its input")
     return weights, cast("list[int]", list(weights.shape[2:]))
 
 
@@ -123,7 +123,7 @@ def convolution(node: Node, program: Lowering) -> list[Operand]:
     moves, groups = window(node, lengths, kernel), node.integer("group", 1)
     channels, filters = cast("int", operand.shape[1]), cast("int", weights.shape[0])
     if groups < 1 or cast("int", weights.shape[1]) * groups != channels or filters % groups:
-        raise UnsupportedError("its channels do not fit its groups")
+        raise UnsupportedError("its channels do not match its groups")
     shape: Shape = (operand.shape[0], filters, *moves.output(lengths))
     padding = moves.before
     if not moves.is_symmetric:
@@ -141,12 +141,12 @@ def transposed_convolution(node: Node, program: Lowering) -> list[Operand]:
     rank, groups = len(lengths), node.integer("group", 1)
     node.refuse("output_shape", None)
     if node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise UnsupportedError("its auto_pad is not supported: give pads")
+        raise UnsupportedError("its auto_pad is not supported: specify pads")
     moves = window(node, lengths, kernel)
     further = _settings(node, "output_padding", rank, 0, 0)
     channels = cast("int", operand.shape[1])
     if groups < 1 or weights.shape[0] != channels or channels % groups:
-        raise UnsupportedError("its channels do not fit its groups")
+        raise UnsupportedError("its channels do not match its groups")
     padding = [min(pair) for pair in moves.pairs.values()]
     full = [
         (length - 1) * step + spread * (size - 1) + 1 - 2 * removed + extra
@@ -204,7 +204,7 @@ def average_pool(node: Node, program: Lowering) -> list[Operand]:
     padding = moves.before
     if not _fits_torch(moves):
         if rounds_up:
-            raise UnsupportedError("it rounds up with uneven padding")
+            raise UnsupportedError("it uses ceil_mode with uneven padding")
         if not counts_padding:
             return [_mean_of_inside(program, operand, moves, shape)]
         operand, padding = padded(program, operand, moves.pairs), [0] * len(lengths)
@@ -241,13 +241,13 @@ def columns_to_image(node: Node, program: Lowering) -> list[Operand]:
     """Sum of overlapping blocks at their places in an image."""
     operand, lengths, kernel = node.operand(0), plain_integers(node, 1), plain_integers(node, 2)
     if operand.rank != 3 or len(lengths) != 2 or len(kernel) != 2 or isinstance(operand.shape[1], Length):
-        raise UnsupportedError("its blocks are not those of images")
+        raise UnsupportedError("its blocks are not those of an image")
     if any(not 1 <= each <= _MAX_SETTING for each in (*lengths, *kernel)):
-        raise UnsupportedError("its lengths are impossible")
+        raise UnsupportedError("its lengths are not valid")
     moves = window(node, lengths, kernel)
     channels, remainder = divmod(operand.shape[1], math.prod(kernel))
     if not moves.is_symmetric or remainder or operand.shape[2] != math.prod(moves.output(lengths)):
-        raise UnsupportedError("its blocks do not fit its image")
+        raise UnsupportedError("its blocks do not match its image")
     shape: Shape = (operand.shape[0], channels, *lengths)
     options = (lengths, kernel, moves.dilation, moves.before, moves.stride)
     return [program.emit("col2im.default", operand, *options, shape=shape, dtype=operand.dtype)]

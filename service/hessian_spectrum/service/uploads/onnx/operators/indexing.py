@@ -56,7 +56,7 @@ def gather_elements(node: Node, program: Lowering) -> list[Operand]:
     operand, indices = node.operand(0), node.operand(1)
     axis = node.axis(operand.rank)
     if indices.rank != operand.rank:
-        raise UnsupportedError("its positions do not fit its input")
+        raise UnsupportedError("its positions do not match its input")
     found = _indices(operand, indices, axis)
     return [program.emit("gather.default", operand, axis, found, shape=indices.shape, dtype=operand.dtype)]
 
@@ -65,7 +65,7 @@ def _split_up(program: Lowering, operand: Operand, indices: Operand, batch: int)
     """Return the positions along each axis that indices have in their last axis, after those of the batch."""
     depth = indices.shape[-1]
     if isinstance(depth, Length) or not 1 <= depth <= operand.rank - batch or batch >= indices.rank:
-        raise UnsupportedError("its positions do not fit its input")
+        raise UnsupportedError("its positions do not match its input")
     shape = indices.shape[:-1]
     found = []
     for axis in range(batch):
@@ -82,7 +82,7 @@ def gather_nd(node: Node, program: Lowering) -> list[Operand]:
     """Entries at positions of several axes."""
     operand, indices, batch = node.operand(0), node.operand(1), node.integer("batch_dims", 0)
     if not 0 <= batch < min(operand.rank, max(1, indices.rank)) or indices.rank == 0:
-        raise UnsupportedError("its positions do not fit its input")
+        raise UnsupportedError("its positions do not match its input")
     selection = _split_up(program, operand, indices, batch)
     shape = (*indices.shape[:-1], *operand.shape[len(selection) :])
     return [program.emit("index.Tensor", operand, selection, shape=shape, dtype=operand.dtype)]
@@ -96,7 +96,7 @@ def scatter_elements(node: Node, program: Lowering) -> list[Operand]:
     if mode not in _SCATTERS:
         raise UnsupportedError(f"its reduction {mode:.32} is not supported")
     if indices.rank != operand.rank or indices.shape != updates.shape:
-        raise UnsupportedError("its positions do not fit its input")
+        raise UnsupportedError("its positions do not match its input")
     return [program.like(_SCATTERS[mode], operand, axis, _indices(operand, indices, axis), updates)]
 
 
@@ -110,7 +110,7 @@ def scatter_nd(node: Node, program: Lowering) -> list[Operand]:
     selection = _split_up(program, operand, indices, 0)
     expected = (*indices.shape[:-1], *operand.shape[len(selection) :])
     if updates.shape != expected:
-        raise UnsupportedError("its updates do not fit its positions")
+        raise UnsupportedError("its updates do not match its positions")
     return [program.like("index_put.default", operand, selection, updates, mode == "add")]
 
 

@@ -37,7 +37,7 @@ def gemm(node: Node, program: Lowering) -> list[Operand]:
     one, other, added = node.operand(0), node.operand(1), node.optional(2)
     alpha, beta = node.real("alpha", 1.0), node.real("beta", 1.0)
     if one.rank != 2 or other.rank != 2:
-        raise UnsupportedError("its factors are no matrices")
+        raise UnsupportedError("its factors are not matrices")
     one = permuted(program, one, [1, 0]) if node.truth("transA") else one
     is_transposed = node.truth("transB")
     inner, columns = other.shape[::-1] if is_transposed else other.shape
@@ -54,7 +54,7 @@ def gemm(node: Node, program: Lowering) -> list[Operand]:
     if added is None:
         return [result]
     if broadcast(added.shape, shape) != shape:
-        raise UnsupportedError("its third input does not fit the product")
+        raise UnsupportedError("its third input does not match the product")
     added = program.like("mul.Tensor", added, beta) if beta != 1 else added
     return [program.like("add.Tensor", result, added)]
 
@@ -70,10 +70,10 @@ def einsum(node: Node, program: Lowering) -> list[Operand]:
     for term, operand in zip(terms, operands, strict=True):
         for letter, length in zip(term, operand.shape, strict=True):
             if lengths.setdefault(letter, length) not in (length, 1) and length != 1:
-                raise UnsupportedError("its equation does not fit its inputs")
+                raise UnsupportedError("its equation does not match its inputs")
             lengths[letter] = length if lengths[letter] == 1 else lengths[letter]
     if not set(result) <= lengths.keys():
-        raise UnsupportedError("its equation does not fit its inputs")
+        raise UnsupportedError("its equation does not match its inputs")
     shape = tuple(lengths[letter] for letter in result)
     written = f"{','.join(terms)}->{result}"
     return [program.emit("einsum.default", written, operands, shape=shape, dtype=operands[0].dtype)]
@@ -84,14 +84,14 @@ def _written_out(equation: str, operands: list[Operand]) -> tuple[list[str], str
     left, arrow, result = equation.partition("->")
     terms = left.split(",")
     if len(terms) != len(operands) or any(each.count(".") not in (0, 3) for each in (*terms, result)):
-        raise UnsupportedError("its equation does not fit its inputs")
+        raise UnsupportedError("its equation does not match its inputs")
     spare = [letter for letter in ascii_letters if letter not in equation]
     counts = [operand.rank - len(term.replace("...", "")) for term, operand in zip(terms, operands, strict=True)]
     largest = max(count if "..." in term else 0 for term, count in zip(terms, counts, strict=True))
     if not 0 <= largest <= len(spare) or any(
         count < 0 or (count > 0 and "..." not in term) for term, count in zip(terms, counts, strict=True)
     ):
-        raise UnsupportedError("its equation does not fit its inputs")
+        raise UnsupportedError("its equation does not match its inputs")
     hidden = "".join(spare[:largest])
     written = [
         term.replace("...", hidden[largest - count :] if count else "")
@@ -118,11 +118,11 @@ def attention(node: Node, program: Lowering) -> list[Operand]:
     query, key, value = (_by_head(program, node.operand(index), count) for index, count in enumerate(counts))
     is_causal, mask = node.truth("is_causal"), node.optional(3)
     if is_causal and mask is not None:
-        raise UnsupportedError("it is causal and has a mask: give one mask")
+        raise UnsupportedError("it is causal and also has a mask: combine both in one mask")
     shape = (*query.shape[:-1], value.shape[-1])
     scale = node.real("scale", 0.0) or None
     if isinstance(query.shape[1], Length) or isinstance(key.shape[1], Length) or query.shape[1] % key.shape[1]:
-        raise UnsupportedError("its numbers of heads do not fit")
+        raise UnsupportedError("its numbers of heads do not match")
     result = program.emit(
         "scaled_dot_product_attention.default",
         *(query, key, value, mask, 0.0, is_causal),
@@ -142,6 +142,6 @@ def _by_head(program: Lowering, operand: Operand, heads: int) -> Operand:
     if operand.rank == 4:
         return operand
     if operand.rank != 3 or heads < 1:
-        raise UnsupportedError("its inputs have no heads: give q_num_heads and kv_num_heads")
+        raise UnsupportedError("its inputs have no heads: specify q_num_heads and kv_num_heads")
     count, length, width = operand.shape
     return permuted(program, reshaped(program, operand, (count, length, heads, width // heads)), [0, 2, 1, 3])

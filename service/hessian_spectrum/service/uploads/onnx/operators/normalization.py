@@ -19,7 +19,7 @@ def _channels(operand: Operand) -> int:
 
 def _check_weights(weights: list[Operand], shape: Shape) -> None:
     if any(each.shape != shape for each in weights):
-        raise UnsupportedError("its weights do not fit its input")
+        raise UnsupportedError("its weights do not match its input")
 
 
 @lowers("BatchNormalization")
@@ -42,7 +42,7 @@ def instance_norm(node: Node, program: Lowering) -> list[Operand]:
     _check_weights(weights, (_channels(operand),))
     epsilon = node.real("epsilon", 1e-5)
     if operand.rank < 3 or all(length == 1 for length in operand.shape[2:]):
-        raise UnsupportedError("its channels have one entry, of which there is no variance")
+        raise UnsupportedError("its channels have a single entry, and so no variance")
     return [program.like("instance_norm.default", operand, *weights, None, None, True, 0.1, epsilon, False)]
 
 
@@ -53,7 +53,7 @@ def group_norm(node: Node, program: Lowering) -> list[Operand]:
     operand, weights = node.operand(0), [node.operand(1), node.operand(2)]
     channels, groups = _channels(operand), node.integer("num_groups", 0)
     if groups < 1 or channels % groups:
-        raise UnsupportedError("its channels do not fit its groups")
+        raise UnsupportedError("its channels do not match its groups")
     if node.version < _PER_CHANNEL:
         _check_weights(weights, (groups,))
         each = channels // groups
@@ -91,4 +91,4 @@ def _fitted(program: Lowering, weight: Operand, lengths: Shape) -> Operand:
     surplus = weight.rank - len(lengths)
     if surplus > 0 and all(length == 1 for length in weight.shape[:surplus]):
         return reshaped(program, weight, lengths)
-    raise UnsupportedError("its weights do not fit the axes that it normalises")
+    raise UnsupportedError("its weights do not match the axes that it normalises")

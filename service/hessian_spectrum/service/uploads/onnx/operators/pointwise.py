@@ -204,7 +204,7 @@ def parametric_relu(node: Node, program: Lowering) -> list[Operand]:
     """X for positive x, slope times x for negative x, where the slope is an array that fits x."""
     operand, slope = node.operand(0), node.operand(1)
     if broadcast(operand.shape, slope.shape) != operand.shape:
-        raise UnsupportedError("its slopes do not fit its input")
+        raise UnsupportedError("its slopes do not match its input")
     is_positive = program.emit("gt.Scalar", operand, 0, shape=operand.shape, dtype="bool")
     scaled = program.like("mul.Tensor", operand, slope)
     return [program.emit("where.self", is_positive, operand, scaled, shape=operand.shape, dtype=operand.dtype)]

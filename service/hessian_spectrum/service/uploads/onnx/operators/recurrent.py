@@ -76,14 +76,14 @@ def _check_settings(node: Node, directions: int) -> str:
 def _layer(node: Node, inputs: Operand, weights: Operand) -> _Layer:
     direction = node.text("direction", "forward")
     if inputs.rank != 3 or weights.rank != 3 or direction not in _DIRECTIONS:
-        raise UnsupportedError("its inputs or its direction do not fit")
+        raise UnsupportedError("its inputs or its direction do not match")
     if isinstance(inputs.shape[0], Length):
-        raise UnsupportedError("its number of steps is that of the samples")
+        raise UnsupportedError("its steps lie along the axis of the samples")
     gates = len(_GATES[node.op])
     directions = _DIRECTIONS[direction]
     rows = weights.shape[1]
     if isinstance(rows, Length) or rows % gates:
-        raise UnsupportedError("its weights do not fit")
+        raise UnsupportedError("its weights do not match")
     hidden = rows // gates
     recurrent = node.operand(2)
     if (
@@ -92,7 +92,7 @@ def _layer(node: Node, inputs: Operand, weights: Operand) -> _Layer:
         or recurrent.shape != (directions, rows, hidden)
         or node.integer("hidden_size", hidden) != hidden
     ):
-        raise UnsupportedError("its weights do not fit")
+        raise UnsupportedError("its weights do not match")
     return _Layer(inputs.shape[0], inputs.shape[1], hidden, directions)
 
 
@@ -139,7 +139,7 @@ def _weights(node: Node, program: Lowering, layer: _Layer) -> list[Operand]:
     biases = node.optional(3)
     gates = len(_GATES[node.op])
     if biases is not None and biases.shape != (layer.directions, 2 * gates * layer.hidden):
-        raise UnsupportedError("its biases do not fit")
+        raise UnsupportedError("its biases do not match")
     found = []
     for direction in range(layer.directions):
         found += [_reordered(program, node.operand(index), node, layer, direction) for index in (1, 2)]
@@ -155,5 +155,5 @@ def _state(program: Lowering, operand: Operand | None, layer: _Layer, is_batch_f
         return program.emit("zeros.default", shape, shape=shape, dtype="float32", cast="float32")
     operand = permuted(program, operand, [1, 0, 2]) if is_batch_first else operand
     if operand.shape != shape:
-        raise UnsupportedError("its first state does not fit")
+        raise UnsupportedError("its first state does not match")
     return operand

@@ -31,8 +31,8 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
 
 
 _RANDOM = "it draws random numbers, which differ from product to product: export the network for inference"
-_DATA_DEPENDENT = "the number of its results depends on data: write it with Where"
-_LOOP = "branches and loops are not supported: export with a fixed number of steps, which unrolls them"
+_DATA_DEPENDENT = "the number of its results depends on data: replace it by Where"
+_LOOP = "branches and loops are not supported: export the network with a fixed number of steps, which unrolls them"
 
 REASONS: dict[str, str] = {
     **dict.fromkeys(

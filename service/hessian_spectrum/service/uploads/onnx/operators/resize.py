@@ -39,7 +39,7 @@ def resize(node: Node, program: Lowering) -> list[Operand]:
         raise UnsupportedError(f"its coordinates {coordinates:.32} are not supported")
     exact = all(math.isclose(size, length * scale) for size, length, scale in zip(sizes, lengths, scales, strict=True))
     if is_aligned and not exact:
-        raise UnsupportedError("it aligns corners at a scale that gives no whole number of entries: give sizes")
+        raise UnsupportedError("it aligns corners at a scale that gives a fractional number of entries: specify sizes")
     if mode == "linear":
         op = f"upsample_{_NAMES[len(sizes)]}.default"
     elif mode == "cubic" and len(sizes) == 2:
@@ -73,7 +73,7 @@ def _target(node: Node, operand: Operand, lengths: list[int]) -> tuple[list[int]
         sizes = cast("list[int]", wanted[skipped:])
         numbers = [size / length for size, length in zip(sizes, lengths, strict=True)]
     if any(not 1 <= size <= _LONGEST for size in sizes):
-        raise UnsupportedError("its sizes are impossible")
+        raise UnsupportedError("its sizes are not valid")
     return sizes, numbers
 
 
@@ -133,7 +133,7 @@ def grid_sample(node: Node, program: Lowering) -> list[Operand]:
     if mode not in _INTERPOLATIONS or border not in _BORDERS or rank == 1 or (mode.endswith("cubic") and rank != 2):
         raise UnsupportedError("its mode is not supported for this input")
     if grid.rank != operand.rank or grid.shape[0] != operand.shape[0] or grid.shape[-1] != rank:
-        raise UnsupportedError("its grid does not fit its input")
+        raise UnsupportedError("its grid does not match its input")
     shape: Shape = (*operand.shape[:2], *grid.shape[1:-1])
     options = (_INTERPOLATIONS[mode], _BORDERS[border], node.truth("align_corners"))
     return [program.emit("grid_sampler.default", operand, grid, *options, shape=shape, dtype=operand.dtype)]

@@ -21,7 +21,7 @@ def _sequence(parts: list[Operand]) -> Operand:
 def _parts(node: Node) -> tuple[Operand, ...]:
     parts = node.operand(0).parts
     if parts is None:
-        raise UnsupportedError("its input is no sequence")
+        raise UnsupportedError("its input is not a sequence")
     return parts
 
 
@@ -42,7 +42,7 @@ def split(node: Node, program: Lowering) -> list[Operand]:
     keeps = node.truth("keepdims", True)
     sizes = _sizes(node, length)
     if sum(sizes) != length or any(size < 1 for size in sizes) or len(sizes) > _MAX_PARTS:
-        raise UnsupportedError("its parts do not add up to its input")
+        raise UnsupportedError("the lengths of its parts do not add up to that of its input")
     results = [(with_length(operand, axis, size), operand.dtype) for size in sizes]
     parts = program.emit_several("split_with_sizes.default", operand, sizes, axis, results=results, is_list=True)
     if node.optional(1) is None and not keeps:
@@ -64,7 +64,7 @@ def _sizes(node: Node, length: int) -> list[int]:
         return sizes
     (size,) = sizes
     if size < 1 or length // size > _MAX_PARTS:
-        raise UnsupportedError("its parts do not add up to its input")
+        raise UnsupportedError("the lengths of its parts do not add up to that of its input")
     count, rest = divmod(length, size)
     return [size] * count + ([rest] if rest else [])
 
@@ -86,7 +86,7 @@ def concat(node: Node, program: Lowering) -> list[Operand]:
     first = parts[0]
     if node.truth("new_axis"):
         if any(part.shape != first.shape for part in parts):
-            raise UnsupportedError("its arrays do not fit")
+            raise UnsupportedError("its arrays do not match")
         axis = axis_of(node.integer("axis", 0), first.rank + 1)
         shape = (*first.shape[:axis], len(parts), *first.shape[axis:])
         return [program.emit("stack.default", parts, axis, shape=shape, dtype=first.dtype)]
@@ -94,7 +94,7 @@ def concat(node: Node, program: Lowering) -> list[Operand]:
     total: Dimension = 0
     for part in parts:
         if part.rank != first.rank or with_length(part, axis, 0) != with_length(first, axis, 0):
-            raise UnsupportedError("its arrays do not fit")
+            raise UnsupportedError("its arrays do not match")
         total = total + part.shape[axis]
     shape = with_length(first, axis, total)
     return [program.emit("cat.default", parts, axis, shape=shape, dtype=first.dtype)]

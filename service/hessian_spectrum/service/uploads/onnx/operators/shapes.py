@@ -46,7 +46,7 @@ def dimensions(node: Node, index: int) -> list[Dimension]:
     """Return the values of an operand that holds lengths."""
     entries = values_of(node, index).ravel().tolist()
     if not all(type(each) in (int, Length) for each in entries):
-        raise UnsupportedError(f"its input {index} holds no whole numbers")
+        raise UnsupportedError(f"its input {index} does not contain integers")
     return cast("list[Dimension]", entries)
 
 
@@ -76,7 +76,7 @@ def reshaped(program: Lowering, operand: Operand, shape: Shape) -> Operand:
 def permuted(program: Lowering, operand: Operand, order: list[int]) -> Operand:
     """Return an operand with its axes in another order."""
     if sorted(order) != list(range(operand.rank)):
-        raise UnsupportedError(f"{order!s:.64} is no order of {operand.rank} axes")
+        raise UnsupportedError(f"{order!s:.64} is not a permutation of {operand.rank} axes")
     if order == sorted(order):
         return operand
     shape = tuple(operand.shape[axis] for axis in order)
@@ -102,7 +102,7 @@ def cut(program: Lowering, operand: Operand, axis: int, start: Dimension, end: D
     length = end - start
     if step != 1:
         if isinstance(length, Length):
-            raise UnsupportedError("it takes every few samples")
+            raise UnsupportedError("it selects only some of the samples")
         length = -(-length // step)
     if length == operand.shape[axis]:
         return operand
@@ -159,7 +159,7 @@ def range_(node: Node, program: Lowering) -> list[Operand]:
     count = limit - start
     if step != 1:
         if isinstance(count, Length):
-            raise UnsupportedError("it takes every few samples")
+            raise UnsupportedError("it selects only some of the samples")
         count = -int((start - limit) // step)
     elif isinstance(count, float):
         count = -int(-count // 1)
@@ -173,7 +173,7 @@ def eye_like(node: Node, program: Lowering) -> list[Operand]:
     node.refuse("dtype", 1)
     shape = node.operand(0).shape
     if len(shape) != 2:
-        raise UnsupportedError("its input is no matrix")
+        raise UnsupportedError("its input is not a matrix")
     return [program.emit("eye.m", *shape, shape=shape, dtype="float32", cast="float32")]
 
 
@@ -183,14 +183,14 @@ def reshape(node: Node, program: Lowering) -> list[Operand]:
     operand, lengths = node.operand(0), dimensions(node, 1)
     if not node.truth("allowzero"):
         if any(length == 0 and axis >= operand.rank for axis, length in enumerate(lengths)):
-            raise UnsupportedError("its shape keeps the length of an axis that is not there")
+            raise UnsupportedError("its shape keeps the length of an axis that does not exist")
         lengths = [operand.shape[axis] if length == 0 else length for axis, length in enumerate(lengths)]
     if lengths.count(-1) > 1:
-        raise UnsupportedError("its shape leaves several lengths open")
+        raise UnsupportedError("its shape leaves more than one length open")
     if -1 in lengths:
         rest = product(tuple(length for length in lengths if length != -1))
         if rest == 0 or (not isinstance(rest, Length) and rest < 0):
-            raise UnsupportedError("its shape is impossible")
+            raise UnsupportedError("its shape is not valid")
         left = product(operand.shape) // rest
         lengths[lengths.index(-1)] = left
     return [reshaped(program, operand, tuple(lengths))]
@@ -252,7 +252,7 @@ def tile(node: Node, program: Lowering) -> list[Operand]:
     """The array repeated along each axis."""
     operand, repeats = node.operand(0), dimensions(node, 1)
     if len(repeats) != operand.rank or any(sign(each) <= 0 for each in repeats):
-        raise UnsupportedError("its repeats do not fit its input")
+        raise UnsupportedError("its repeats do not match its input")
     shape = tuple(length * times for length, times in zip(operand.shape, repeats, strict=True))
     return [program.emit("repeat.default", operand, repeats, shape=shape, dtype=operand.dtype)]
 
@@ -266,7 +266,7 @@ def concat(node: Node, program: Lowering) -> list[Operand]:
     total: Dimension = 0
     for operand in operands:
         if operand.rank != first.rank or with_length(operand, axis, 0) != with_length(first, axis, 0):
-            raise UnsupportedError("its inputs do not fit")
+            raise UnsupportedError("its inputs do not match")
         total = total + operand.shape[axis]
     shape = with_length(first, axis, total)
     return [program.emit("cat.default", operands, axis, shape=shape, dtype=first.dtype)]
@@ -287,7 +287,7 @@ def split(node: Node, program: Lowering) -> list[Operand]:
         each = -(-length // count)
         sizes = [each] * (count - 1) + [length - each * (count - 1)]
     if sum(sizes) != length or any(part <= 0 for part in sizes) or len(sizes) != len(node.outputs):
-        raise UnsupportedError("its parts do not add up to its input")
+        raise UnsupportedError("the lengths of its parts do not add up to that of its input")
     results = [(with_length(operand, axis, part), operand.dtype) for part in sizes]
     return program.emit_several("split_with_sizes.default", operand, sizes, axis, results=results, is_list=True)
 
@@ -319,7 +319,7 @@ def _within(position: Dimension, length: Dimension) -> Dimension:
         return position
     if is_at_most(length, position) or (isinstance(position, int) and position >= _ANY_POSITION):
         return length
-    raise UnsupportedError("it takes a number of samples that not every batch has")
+    raise UnsupportedError("it selects a number of samples that some batches may not have")
 
 
 @lowers("Pad")
@@ -331,7 +331,7 @@ def pad(node: Node, program: Lowering) -> list[Operand]:
     if node.optional(3) is not None:
         axes = [axis_of(axis, operand.rank) for axis in plain_integers(node, 3)]
     if len(amounts) != 2 * len(axes) or len(set(axes)) != len(axes):
-        raise UnsupportedError("its pads do not fit its axes")
+        raise UnsupportedError("its pads do not match its axes")
     pairs = dict(zip(axes, zip(amounts[: len(axes)], amounts[len(axes) :], strict=True), strict=True))
     if mode == "constant":
         value = values_of(node, 2).item() if node.optional(2) is not None else 0
@@ -380,7 +380,7 @@ def depth_to_space(node: Node, program: Lowering) -> list[Operand]:
     operand, block, mode = node.operand(0), node.integer("blocksize", 0), node.text("mode", "DCR")
     count, channels, height, width = _image(operand)
     if block < 1 or channels % block**2 or mode not in ("DCR", "CRD"):
-        raise UnsupportedError("its block size does not fit its channels")
+        raise UnsupportedError("its block size does not match its channels")
     depth = channels // block**2
     outer = (block, block, depth) if mode == "DCR" else (depth, block, block)
     split_up = reshaped(program, operand, (count, *outer, height, width))
@@ -394,7 +394,7 @@ def space_to_depth(node: Node, program: Lowering) -> list[Operand]:
     operand, block = node.operand(0), node.integer("blocksize", 0)
     count, channels, height, width = _image(operand)
     if block < 1 or height % block or width % block:
-        raise UnsupportedError("its block size does not fit its input")
+        raise UnsupportedError("its block size does not match its input")
     rows, columns = height // block, width // block
     split_up = reshaped(program, operand, (count, channels, rows, block, columns, block))
     moved = permuted(program, split_up, [0, 3, 5, 1, 2, 4])
@@ -403,7 +403,7 @@ def space_to_depth(node: Node, program: Lowering) -> list[Operand]:
 
 def _image(operand: Operand) -> tuple[Dimension, int, int, int]:
     if operand.rank != 4 or any(isinstance(length, Length) for length in operand.shape[1:]):
-        raise UnsupportedError("its input is no batch of images")
+        raise UnsupportedError("its input is not a batch of images")
     count, *rest = operand.shape
     channels, height, width = cast("list[int]", rest)
     return count, channels, height, width
