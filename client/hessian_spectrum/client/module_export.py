@@ -215,10 +215,13 @@ def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
     from torch.func import functional_call  # noqa: PLC0415
     from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
 
+    from hessian_spectrum.client.exact_norms import ExactNorms  # noqa: PLC0415
+
     values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
     def run(named: dict[str, Any], *arguments: Any) -> Any:
-        return functional_call(module, named, arguments)
+        with ExactNorms():
+            return functional_call(module, named, arguments)
 
     written_out: Any = {op: function for op, function in decomposition_table.items() if "backward" in str(op)}
     graph = make_fx(run, decomposition_table=written_out, tracing_mode="symbolic")(values, *inputs)
@@ -279,7 +282,10 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
     """Compare output and gradient on the example: export drops hooks and the derivatives of custom functions."""
     import torch  # noqa: PLC0415
 
-    expected, expected_gradient = _value_and_gradient(module, inputs)
+    from hessian_spectrum.client.exact_norms import ExactNorms  # noqa: PLC0415
+
+    with ExactNorms():
+        expected, expected_gradient = _value_and_gradient(module, inputs)
     value, gradient = _value_and_gradient(program.module(), inputs)
     if not bool(expected.isfinite().all()):
         raise ModuleExportError("the module returns NaN or infinity on the example: give other example inputs")
