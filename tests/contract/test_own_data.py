@@ -82,7 +82,7 @@ def test_images_in_uint8_are_scaled_as_stated(
     assert "0.00392" in message
     for scaling, where, what in (
         ({"z": {}}, "body.data.scaling.z", "no such array"),
-        ({"x": {"mean": [1.0]}}, "body.data.scaling.x", "1 entries along axis 1"),
+        ({"x": {"mean": [1.0]}}, "body.data.scaling.x", "1 entries do not fit axis 1"),
         ({"x": {"std": 0}}, "body.data.scaling.x.std", "greater than 0"),
         ({"x": {}, "y": {"scale": 2}}, "body.data.scaling.y", "no scaling"),
     ):

@@ -217,7 +217,7 @@ def test_parameters_that_do_not_fit_and_globs_that_match_nothing_are_refused(
         (model | {"trainable": "body.*"}, "no parameter has such a name"),
         (model | {"program": data}, "not a program"),
         (model | {"program": {"kind": "artifact", "id": 64 * "0"}}, "no such artifact"),
-        (model | {"numbers_per_sample": {"linear": 1}}, "may be left out"),
+        (model | {"numbers_per_sample": {"linear": 1}}, "leave it out"),
     ):
         with pytest.raises(ProblemResponseError, match=words):
             client.submit(spectrum(changed, data))
@@ -356,7 +356,7 @@ def test_weights_that_are_not_finite_are_named(number: float) -> None:
 def test_results_that_are_not_finite_are_said_to_be() -> None:
     with pytest.raises(ModuleExportError, match="returns NaN or infinity on the example"):
         module_program(Calls(lambda module, x: module.layer(x) / 0), torch.randn(3, 3))
-    with pytest.raises(ModuleExportError, match="gradient of the module's output in layer"):
+    with pytest.raises(ModuleExportError, match="gradient of the module's output with respect to layer"):
         module_program(Calls(lambda module, x: (module.layer(x) * 0).sqrt()), torch.randn(3, 3))
 
 

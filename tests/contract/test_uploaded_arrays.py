@@ -168,10 +168,10 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
         ({"x": X, "y": LABELS[:-1]}, "data.id", "y holds 19 samples, x holds 20"),
         ({"x": np.ones((20, 1, 1, 3)), "y": LABELS}, "data.x", "x has 1 x 1 x 3 numbers per sample"),
         ({"x": X[:, :2], "y": LABELS}, "data.x", "x has 2 numbers per sample"),
-        ({"x": X, "y": LABELS + 1}, "data.y", "-99 is no whole number from 0 to 3"),
-        ({"x": X, "y": LABELS * 0 + 4}, "data.y", "4 is no whole number from 0 to 3"),
+        ({"x": X, "y": LABELS + 1}, "data.y", "-99 is not a whole number from 0 to 3"),
+        ({"x": X, "y": LABELS * 0 + 4}, "data.y", "4 is not a whole number from 0 to 3"),
         ({"x": X, "y": LABELS * 0 - 100}, "data.y", "every target is ignored"),
-        ({"x": X, "y": LABELS + 0.5}, "data.y", "no whole ones from 0 to 3"),
+        ({"x": X, "y": LABELS + 0.5}, "data.y", "not whole numbers from 0 to 3"),
         ({"x": X, "y": NUMBERS}, "data.y", "labels are whole numbers from 0 of shape (n,)"),
     ):
         found, said = refused(server, job(model, named(upload(**arrays))))
@@ -180,7 +180,7 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
     for data, field, message in (
         (named("0" * 64), "data.id", "no such artifact"),
         (named(tokens), "data.id", "num_sequences and sequence_length"),
-        (named(good) | {"x": {"dtype": "F32", "shape": [20, 4]}}, "data.x", "holds another array"),
+        (named(good) | {"x": {"dtype": "F32", "shape": [20, 4]}}, "data.x", "differs from the uploaded file"),
         (named(good) | {"num_sequences": 1, "sequence_length": 1}, "data.kind", "mlp takes no artifact data"),
         (named(good) | {"path": "/etc/passwd"}, "data.path", "no such field"),
     ):

@@ -106,8 +106,8 @@ class ProgramInput(RequestMessage):
     )
     num_rows: int | None = Field(
         default=None,
-        description="Length of the table into which this input is an index, such as the vocabulary of an embedding; "
-        "null if it is no index.",
+        description="Number of rows of the table that this input indexes, such as the vocabulary of an embedding; null "
+        "if the input is not an index.",
     )
 
 
@@ -124,10 +124,12 @@ class ProgramArtifact(Artifact):
 
     kind: Literal["program"]
     source: str = Field(description="Format of the file that was uploaded: torch.export or onnx.")
-    parameters: list[ProgramParameter] = Field(description="Parameters in the order of the flat vector.")
+    parameters: list[ProgramParameter] = Field(description="Parameters in the order of the entries of eigenvectors.")
     inputs: list[ProgramInput] = Field(description="Inputs of the program, in order.")
     output: ProgramInput = Field(description="The output of the program.")
-    num_samples: int | None = Field(description="The number of samples that it accepts; null if it accepts any.")
+    num_samples: int | None = Field(
+        description="Number of samples that it evaluates at a time; null if it accepts any."
+    )
     num_calls: int = Field(description="Number of operator calls in the program.")
     operators: list[str] = Field(description="The operators that it calls, in alphabetical order.")
     numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
@@ -135,13 +137,13 @@ class ProgramArtifact(Artifact):
     )
     numbers_per_pair: dict[Sort, NonNegativeInt] = Field(
         default_factory=dict,
-        description="Numbers that it produces for each pair of samples, such as those of a similarity between all of a "
-        "batch.",
+        description="Numbers that a forward pass produces for each pair of samples, such as similarities between all "
+        "samples of a batch.",
     )
     mixes_samples: bool = Field(
         default=False,
-        description="Whether outputs of a sample depend on the others, as far as shapes show, so that all samples are "
-        "evaluated together.",
+        description="Whether the output of a sample depends on other samples, judging by shapes, so that all samples "
+        "are evaluated together.",
     )
 
 
@@ -188,7 +190,7 @@ class ArtifactCatalog(Protocol):
             Its parameters, inputs and output.
 
         Raises:
-            ArtifactError: If there is no such artifact, or it is no program.
+            ArtifactError: If there is no such artifact, or it is not a program.
         """
         ...
 

@@ -71,8 +71,8 @@ class CrossEntropyOptions(LossMessage):
         | None
     ) = Field(
         default=None,
-        description="Weight of each class; the loss is the weighted mean: the sum over targets divided by the sum of "
-        "the weights of their labels. null means 1 for each.",
+        description="Weight of each class; the loss is the weighted mean: the weighted sum over targets divided by the "
+        "sum of the weights of their labels. null means 1 for each.",
     )
     class_axis: ClassAxis = None
 

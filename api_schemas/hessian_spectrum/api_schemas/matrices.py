@@ -24,7 +24,7 @@ GAUSS_NEWTON: frozenset[Matrix] = frozenset({"ggn", "fisher", *OF_GRADIENTS})
 class StoredDiagonal(RequestMessage):
     """Positive numbers in an uploaded safetensors or npz file, one array for each parameter by its name.
 
-    The shapes are filled in from the file; where they are given, they must agree.
+    The server fills in the shapes from the file. Values that a request states must agree.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
@@ -41,7 +41,7 @@ class StoredDiagonal(RequestMessage):
             return fields
         shapes = {name: array.shape for name, array in arrays.items()}
         if fields.get("shapes") not in (None, shapes):
-            raise misfit("shapes", message="the artifact holds other arrays; it may be left out")
+            raise misfit("shapes", message="differs from the uploaded file: leave it out, and the server fills it in")
         return fields | {"shapes": shapes}
 
 
@@ -81,7 +81,7 @@ def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None) -> None:
 
     Args:
         matrix: Matrix of the request.
-        loss: Loss of the request; None if the model's output is its own loss, as of a quadratic form.
+        loss: Loss of the request; None if the model's output is its own loss, as for a quadratic form.
 
     Raises:
         ValidationError: At `matrix`.
@@ -93,7 +93,7 @@ def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None) -> None:
         message = f"the loss {loss_name(loss)} is not the negative logarithm of a distribution: use empirical-fisher"
         raise misfit("matrix", message=message)
     if loss is not None and name == "ggn" and kind_of_loss(loss).is_linear:
-        message = f"the Gauss-Newton matrix of the loss {loss_name(loss)} is zero, as it is linear in the output"
+        message = f"the Gauss-Newton matrix of the loss {loss_name(loss)} is zero, as this loss is linear in the output"
         raise misfit("matrix", message=f"{message}: use hessian or empirical-fisher")
 
 
@@ -112,5 +112,5 @@ def check_preconditioner(diagonal: StoredDiagonal, shapes: Shapes) -> None:
         raise misfit("matrix", "preconditioner", "id", message=f"lacks the parameters {listed(missing)}")
     for name, shape in shapes.items():
         if tuple(diagonal.shapes[name]) != shape:
-            message = f"{name} has shape {diagonal.shapes[name]}, the parameter {list(shape)}"
+            message = f"{name} has shape {diagonal.shapes[name]}, but the parameter has {list(shape)}"
             raise misfit("matrix", "preconditioner", "id", message=message)

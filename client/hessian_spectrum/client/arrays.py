@@ -39,7 +39,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
 
 
 class UnfitArrayError(SpectrumClientError):
-    """An array that the server does not take; the message says why."""
+    """An array that the server does not accept; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ def sample_arrays(x: Any, y: Any) -> dict[str, NamedArray]:
 
     Args:
         x: Inputs, or several by name.
-        y: Targets; None: there are none.
+        y: Targets; None if there are none.
 
     Returns:
         The arrays by name: x, or the names of the inputs; and y.
 
     Raises:
-        UnfitArrayError: If an array has a type that the server does not take, or the numbers of samples differ.
+        UnfitArrayError: If an array has a type that the server does not accept, or the numbers of samples differ.
     """
     inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
     if TARGETS in inputs or not inputs:
-        raise UnfitArrayError("inputs need names other than y, which is that of the targets")
+        raise UnfitArrayError("inputs need names other than y, the name of the targets")
     given = inputs if y is None else {**inputs, TARGETS: y}
     arrays = {name: _named_array(name, values) for name, values in given.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
@@ -108,7 +108,7 @@ def _named_array(name: str, values: Any) -> NamedArray:
     array = np.asarray(values)
     dtype = _NAMES.get(array.dtype.newbyteorder("<"))
     if dtype is None:
-        raise UnfitArrayError(f"{name} holds {array.dtype}; give float16, float32, float64, integers or truth values")
+        raise UnfitArrayError(f"{name} holds {array.dtype}; give float16, float32, float64, integers or booleans")
     if array.ndim == 0:
         raise UnfitArrayError(f"{name} is one number; its first axis must be that of the samples")
     return NamedArray(dtype, array)

@@ -15,7 +15,7 @@ _MAX_PARTS = 512
 """Largest number of parts that a request may name."""
 
 UploadProgress = Callable[[int, int], None]
-"""Called with the number of bytes that the server has, and of those that there are, after each part."""
+"""Called after each part with the number of bytes that the server has, and with the total number of bytes."""
 
 
 def ignore_progress(done_bytes: int, total_bytes: int) -> None:
@@ -65,7 +65,7 @@ class DataSet:
         """Return the data set of inputs and targets.
 
         Raises:
-            UnfitArrayError: If an array has a type that the server does not take, or the numbers of samples differ.
+            UnfitArrayError: If an array has a type that the server does not accept, or the numbers of samples differ.
         """
         return cls(sample_arrays(x, y), part_bytes)
 

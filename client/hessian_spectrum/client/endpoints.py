@@ -174,7 +174,7 @@ def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
 
 
 def upload_arrays(chunks: Chunks, path: Path, name: str | None) -> ApiRequest[ArrayArtifact]:
-    """Upload the chunks of a file of arrays; the array of a .npy file is called `name`, or else as the file."""
+    """Upload the chunks of a file of arrays; the array of a .npy file is called `name`, or else like the file."""
     suffix = path.suffix.lower()
     sent_as = {".npz": _NPZ, ".npy": _NPY}.get(suffix, _SAFETENSORS)
     name = path.stem if name is None and suffix == ".npy" else name
@@ -190,10 +190,10 @@ def upload_program(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[Pr
 
 
 def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> ApiRequest[dict[str, Any]]:
-    """Upload a network of PyTorch or JAX as a program, after a comparison of outputs and gradients.
+    """Upload a PyTorch or JAX network as a program, after comparing outputs and gradients with those of the original.
 
-    The parameters that require gradients, or are `flax.nnx.Param`, are those that jobs differentiate. Needs the extra
-    `torch` or `jax` of the client.
+    Jobs differentiate the parameters that require gradients, or that are `flax.nnx.Param`. The client needs its extra
+    `torch` or `jax`.
 
     Args:
         module: A `torch.nn.Module` or `flax.nnx.Module` in eval mode, or with `parameters` a function of JAX; it
@@ -232,11 +232,11 @@ def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:
 
 
 def upload_data(x: Any, y: Any = None) -> ApiRequest[dict[str, Any]]:
-    """Upload samples, each array in the type that it has.
+    """Upload samples; each array keeps its type.
 
     Args:
         x: Inputs (n, ...) as an array of numpy, a tensor of torch, or anything that `numpy.asarray` takes; for a
-            program with several inputs a dictionary of these, by the names of the inputs.
+            program with several inputs, a dictionary of arrays by the names of the inputs.
         y: Targets (n, ...): class labels as whole numbers, or real numbers; None for a loss that needs none.
 
     Returns:
@@ -297,7 +297,7 @@ def artifacts(page_token: str | None) -> ApiRequest[ArtifactPage]:
 
 
 def delete_artifact(artifact_id: str) -> ApiRequest[None]:
-    """Delete an uploaded file; jobs that wait for it fail."""
+    """Delete an uploaded file; jobs that have not read it yet fail."""
     return ApiRequest("DELETE", f"/v1/artifacts/{artifact_id}", lambda _: None)
 
 

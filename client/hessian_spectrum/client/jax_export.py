@@ -1,4 +1,4 @@
-"""Networks of JAX as ONNX files that the server reads: exported by jax2onnx, named, and compared with JAX."""
+"""Export of JAX networks as ONNX files that the server reads, with names of parameters, and compared with JAX."""
 
 import itertools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from hessian_spectrum.client.module_export import ModuleExportError
 Array = NDArray[Any]
 
 MAX_DEVIATION = {"output": 1e-4, "gradient": 2e-2}
-"""Largest relative deviation of a file's outputs from the module's, and of a slope by differences of these outputs."""
+"""Largest relative deviation of a file's outputs from the module's, and of slopes, which are differences of outputs."""
 
 _STEP = 1e-2
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
@@ -22,14 +22,14 @@ _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 def jax_program(module: Any, example_inputs: Any, parameters: Any = None) -> bytes:
     """Export a network of JAX as an ONNX file whose parameters have its names and its order of axes.
 
-    jax2onnx writes arrays without names, equal ones once, and kernels transposed. The network is therefore exported
-    with other, random numbers, by which each parameter is found in the file, and the file then gets those of the
-    network, with the transposition as an operation.
+    jax2onnx drops the names of parameters, writes equal arrays once, and transposes kernels. The network is therefore
+    exported with random numbers, by which each parameter is found in the file. The file is then given the numbers of
+    the network, and operations that transpose them.
 
     Args:
         module: A `flax.nnx.Module` in eval mode, or a function of `parameters` and the inputs; it returns one array
             (n, ...).
-        example_inputs: Its input, or a tuple of its inputs, for at least two samples, which are the first axis.
+        example_inputs: Its input, or a tuple of its inputs, for at least two samples along the first axis.
         parameters: Arrays in a tree of dictionaries, tuples or lists, for a function; None for a module.
 
     Returns:
@@ -79,7 +79,7 @@ def is_flax_module(module: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Network:
-    """A network taken apart: its parameters by name, and the function of the inputs that others of them give."""
+    """The parameters of a network by name, and a function that rebuilds the network from other parameters."""
 
     values: dict[str, Array]
     rebuild: Callable[[Sequence[Any]], Callable[..., Any]]
@@ -117,7 +117,7 @@ def _function_network(function: Any, parameters: Any) -> _Network:
     values = {name: np.asarray(each) for name, (_, each) in zip(names, leaves, strict=True)}
     if len(values) < len(leaves) or "" in values or any(each.dtype.kind not in "fV" for each in values.values()):
         raise ModuleExportError(
-            "parameters must be floating-point arrays in dictionaries, tuples or lists, each with a name of its own"
+            "parameters must be floating-point arrays in dictionaries, tuples or lists, each with its own name"
         )
 
     def rebuild(values: Sequence[Any]) -> Any:
@@ -144,7 +144,7 @@ def _to_onnx(module: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def _name_parameters(model: Any, values: Mapping[str, Array]) -> None:
-    """Give the arrays of a file that have the numbers of parameters the parameters' names and axes."""
+    """Give each array that holds the numbers of a parameter the parameter's name and order of axes."""
     from onnx import numpy_helper  # noqa: PLC0415
 
     arrays = [(each, numpy_helper.to_array(each)) for each in model.graph.initializer]
@@ -154,8 +154,8 @@ def _name_parameters(model: Any, values: Mapping[str, Array]) -> None:
         matches = [(each, axes) for each, array in arrays for axes in _orders(value, array)]
         if len(matches) != 1:
             raise ModuleExportError(
-                f"the parameter {name} is not in the file as one array: jax2onnx has computed with it, or the output "
-                "does not depend on it"
+                f"the parameter {name} is not in the file as one array: jax2onnx has folded it into another array, or "
+                "the output does not depend on it"
             )
         ((array, axes),) = matches
         names[array.name] = _with_layout(model, nodes, name=name, axes=axes, shape=value.shape, used=tuple(array.dims))
@@ -194,7 +194,7 @@ def _orders(value: Array, array: Array) -> Iterator[tuple[int, ...]]:
 
 
 def _fill(model: Any, values: Mapping[str, Array]) -> None:
-    """Give parameters their numbers."""
+    """Write the numbers of parameters into the file."""
     from onnx import numpy_helper  # noqa: PLC0415
 
     for each in model.graph.initializer:
@@ -215,7 +215,7 @@ def _mark(model: Any, names: Container[str]) -> None:
 
 
 def _check_equal(model: Any, network: _Network, inputs: tuple[Any, ...]) -> None:
-    """Compare outputs, and the slope along a random direction: a file has no derivatives of a module's own."""
+    """Compare outputs, and slopes along random directions: a file does not keep custom derivatives."""
     import jax  # noqa: PLC0415
 
     def weighted_sum(values: Mapping[str, Any]) -> Any:
@@ -226,7 +226,7 @@ def _check_equal(model: Any, network: _Network, inputs: tuple[Any, ...]) -> None
     outputs = np.asarray(network.function(values)(*inputs))
     run = _run(model, inputs)
     if run.shape != outputs.shape or np.abs(run - outputs).max() > MAX_DEVIATION["output"] * np.abs(outputs).max():
-        raise ModuleExportError("the file gives other outputs than the module: is it in eval mode?")
+        raise ModuleExportError("the outputs of the file differ from the module's: is the module in eval mode?")
     gradient = jax.grad(weighted_sum)(values)
     noise = 1e-2 * max(float(np.linalg.norm(each)) for each in gradient.values())  # differences are not exact
     generator = np.random.default_rng(1)
@@ -242,8 +242,8 @@ def _check_equal(model: Any, network: _Network, inputs: tuple[Any, ...]) -> None
         scale = float(np.linalg.norm(gradient[name]) + abs(slope)) + noise
         if abs(slope - exact) > MAX_DEVIATION["gradient"] * scale:
             raise ModuleExportError(
-                f"the file has another gradient than the module, of {name}: ONNX has neither stop_gradient nor "
-                "derivatives of a function's own; write them with ordinary operations"
+                f"the gradient of the file with respect to {name} differs from the module's: ONNX has neither "
+                "stop_gradient nor custom derivatives; write the network with ordinary operations"
             )
 
 

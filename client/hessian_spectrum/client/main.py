@@ -32,7 +32,7 @@ def options(version: VersionOption = False) -> None:
 
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
-"""Environment variable of the API key, which is no option because others can read the arguments of a process."""
+"""Environment variable of the API key, not a command-line option, because others can see arguments of a process."""
 
 URL_VARIABLE = "SPECTRUM_URL"
 
@@ -48,7 +48,7 @@ Output = Annotated[
     typer.Option("--output", "-o", help="File ending in .json, .npz, .png, .svg or .pdf, or - for standard output."),
 ]
 Format = Annotated[
-    ResultFormat | None, typer.Option("--format", help="Format of the output, unless the file's name tells.")
+    ResultFormat | None, typer.Option("--format", help="Format of the output, by default that of the file's ending.")
 ]
 
 _UPLOADS: dict[str, Callable[[SpectrumClient, Path], AnyArtifact]] = {
@@ -232,14 +232,14 @@ def upload(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz, or as "
-            ".npy with --name; programs of torch.export as .pt2, or networks as .onnx.",
+            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz; one "
+            "array of data as .npy with --name; networks as .pt2 of torch.export or as .onnx.",
             dir_okay=False,
         ),
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the array of data in a .npy file, such as x; without it they are tokens."),
+        typer.Option(help="Name of the array in a .npy file of data, such as x; without it, the file holds tokens."),
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -261,7 +261,7 @@ def upload(
 
 @app.command("artifacts")
 def list_artifacts(url: Url = DEFAULT_URL) -> None:
-    """Print id, time, number of tokens and the largest, or names and shapes of arrays, of every file, newest first."""
+    """Print id, time and contents of every uploaded file, newest first."""
     with _client(url) as client:
         for artifact in client.artifacts():
             typer.echo(f"{artifact.id}  {artifact.created_at:%Y-%m-%d %H:%M:%S}  {_contents(artifact)}")

@@ -1,4 +1,4 @@
-"""Modules of PyTorch as programs that the server reads: exported, and compared with the module before they are sent."""
+"""Export of PyTorch modules as programs that the server reads, compared with the modules before they are sent."""
 
 import io
 import traceback
@@ -22,18 +22,18 @@ class ModuleExportError(SpectrumClientError):
 
 
 TARGETS = "y"
-"""Name of the array of targets in data, which hold several inputs under the names that the forward pass has."""
+"""Name of the array of targets in data, where several inputs have the names of the arguments of the forward pass."""
 
 
 def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
-    """Export a module as a .pt2 file, whose outputs and gradients have been compared with the module's.
+    """Export a module as a .pt2 file, after comparing outputs and gradients of the program with those of the module.
 
-    A forward pass that takes derivatives itself, such as that of a physics-informed network, is traced before it is
+    A forward pass that computes derivatives itself, such as that of a physics-informed network, is traced before it is
     exported. The number of samples may vary, unless the forward pass fixes it.
 
     Args:
         module: The module, in eval mode if it has dropout or batch norm. It returns one array (n, ...).
-        example_inputs: Its arguments for at least two samples, which are the first axis: tensors, or arrays of numpy.
+        example_inputs: Its arguments for at least two samples along their first axis: tensors, or arrays of numpy.
 
     Returns:
         The content of the file.
@@ -41,7 +41,7 @@ def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tenso
     Raises:
         ModuleExportError: If the module cannot be exported, or the program differs from it.
     """
-    import torch  # noqa: PLC0415 - the client without it is for everyone else
+    import torch  # noqa: PLC0415 - the client can be installed without torch
 
     # the caller may have switched gradients off, which the comparison needs
     with torch.inference_mode(False), torch.enable_grad():
@@ -124,15 +124,15 @@ def _check_inputs(inputs: "tuple[Tensor, ...]") -> None:
     if len({len(each) for each in inputs}) > 1:
         raise ModuleExportError("the example inputs must have the same number of samples")
     if len(inputs[0]) < 2:
-        raise ModuleExportError("give at least two samples: with one, the program would be fixed to one")
+        raise ModuleExportError("give at least two samples: from one, torch.export makes a program for one sample only")
 
 
 def _check_mode(module: "nn.Module") -> None:
     for name, part in module.named_modules():
         if part.training and (what := _differs_in_training(part)):
             raise ModuleExportError(
-                f"{name or 'the module'} is {what} in training mode, whose loss is not a function of parameters and "
-                "samples alone: call module.eval() first"
+                f"{name or 'the module'} is {what} in training mode, so the loss would depend on more than parameters "
+                "and samples: call module.eval() first"
             )
 
 
@@ -154,8 +154,8 @@ def _check_buffers(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> None:
     changed = [name for name, buffer in module.named_buffers() if buffer._version != before.get(name)]
     if changed:
         raise ModuleExportError(
-            f"the forward pass changes the buffer {changed[0]}: the loss would not be a function of parameters and "
-            "samples alone"
+            f"the forward pass changes the buffer {changed[0]}, so the loss would depend on more than parameters and "
+            "samples: export a module that does not change its buffers"
         )
 
 
@@ -206,9 +206,9 @@ def _quiet_logs() -> Any:
 def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
     """Return the module with the derivatives in its forward pass written out as operators.
 
-    PyTorch 2.13 reads results that a derivative saves through `detach`, so that second derivatives would be lost:
-    these nodes are removed. What a module detaches on purpose is then differentiated, which the comparison of gradients
-    finds.
+    In PyTorch 2.13, formulas of derivatives read saved results through `detach`, which would drop second derivatives:
+    all `detach` nodes are removed. If the module detaches a value on purpose, the comparison of gradients finds that
+    this is lost.
     """
     import torch  # noqa: PLC0415
     from torch._decomp import decomposition_table  # noqa: PLC0415
@@ -267,7 +267,7 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     if "data-dependent" in first:
-        first = "a value decides what is computed (data-dependent control flow); write it with torch.where"
+        first = "control flow depends on a value of a tensor (data-dependent control flow): write it with torch.where"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     return f"{first[:300]} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else first[:300]
 
@@ -292,21 +292,22 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
     tolerance = GRADIENT_TOLERANCES.get(str(expected.dtype).removeprefix("torch."), 1e-2)
     if value.shape != expected.shape or not _is_close(value, expected, tolerance):
         raise ModuleExportError(
-            "the exported program gives other outputs than the module: does the forward pass draw random numbers, or "
-            "depend on something other than parameters and inputs?"
+            "the outputs of the exported program differ from the module's: does the forward pass draw random numbers, "
+            "or depend on something other than parameters and inputs?"
         )
     scale = max((float(each.abs().max()) for each in expected_gradient.values() if each.numel()), default=0.0)
     for name, one in expected_gradient.items():
         if not bool(one.isfinite().all()):
             raise ModuleExportError(
-                f"the gradient of the module's output in {name} is NaN or infinite on the example: give other example "
-                "inputs"
+                f"the gradient of the module's output with respect to {name} is NaN or infinite on the example: give "
+                "other example inputs"
             )
         other = gradient.get(name, torch.zeros_like(one))
         if not bool((one - other).abs().max() <= tolerance * scale):
             raise ModuleExportError(
-                f"the exported program has another gradient than the module, of {name}: export drops the backward "
-                "passes of custom autograd functions, and hooks; write them with ordinary operations and detach"
+                f"the gradient of the exported program with respect to {name} differs from the module's: export drops "
+                "hooks and the backward passes of custom autograd functions; write them with ordinary operations and "
+                "detach"
             )
 
 
@@ -343,8 +344,8 @@ def _warn_if_fixed(program: "ExportedProgram", inputs: "tuple[Tensor, ...]") -> 
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and is_concrete_int(value.shape[0]):
             warnings.warn(
-                f"the forward pass fixes the number of samples to {value.shape[0]}, for example by len(x); data must "
-                "then hold a multiple of it. Use x.shape[0] to let it vary.",
+                f"the forward pass fixes the number of samples to {value.shape[0]}, for example by len(x), so the "
+                "number of samples in data must be a multiple of it. Use x.shape[0] to allow any number.",
                 stacklevel=4,
             )
             return

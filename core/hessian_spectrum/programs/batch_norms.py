@@ -49,7 +49,7 @@ class NormOfConvolution:
     num_axes: int
 
     def folded(self) -> Iterator[Call]:
-        """Yield the calls on the right of the equation; what they make besides the result has names with a space."""
+        """Yield the calls on the right of the equation; names of intermediate results contain a space."""
         norm, convolution = _arguments(self.norm), _arguments(self.convolution)
         output, made = self.norm.outputs[0], _Calls(f"{self.norm.outputs[0]} folded", self.convolution.module)
         scale = made("rsqrt.default", made("add.Scalar", norm["running_var"], norm["eps"]))
@@ -69,7 +69,7 @@ class NormOfConvolution:
 
 
 class _Calls:
-    """Calls that were made, with results named after a prefix."""
+    """New calls, whose results have names that begin with a prefix."""
 
     def __init__(self, prefix: str, module: str) -> None:
         self.calls: list[Call] = []
@@ -82,9 +82,10 @@ class _Calls:
 
 
 def norms_of_convolutions(program: Program, differentiated: Collection[str]) -> dict[str, NormOfConvolution]:
-    """Find the batch norms that can be folded, where that saves work.
+    """Find the batch norms that can be folded, if that saves work.
 
-    It does not where the convolution's weight is constant: the norm's parameters would then cost as much as its.
+    It saves none if the convolution's weight is constant: the folded weight would depend on the norm's parameters,
+    whose derivatives would then cost as much as those of a weight.
 
     Args:
         program: The graph.
@@ -155,5 +156,5 @@ def _arguments(call: Call) -> dict[str, Argument]:
 
 
 def _name(argument: Argument) -> str | None:
-    """Return the name of the value that an argument is; None for others."""
+    """Return the name of the value that an argument refers to; None for others."""
     return argument.get("$") if isinstance(argument, dict) else None

@@ -77,8 +77,8 @@ _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 _CELLS = {"aten.lstm_cell": 4, "aten.gru_cell": 3, "aten.rnn_tanh_cell": 1, "aten.rnn_relu_cell": 1}
 
 _PAIR_COPIES = 2
-"""As how many numbers one of a pair of samples counts: a similarity and its softmax took 1.7 times as much memory as
-the same sorts of independent samples, to which the coefficients were fitted."""
+"""Factor by which numbers of pairs of samples count: a similarity and its softmax took 1.7 times as much memory as the
+same sorts of numbers of independent samples, to which the coefficients were fitted."""
 
 _ATTENTION = "aten.scaled_dot_product_attention"
 
@@ -181,7 +181,7 @@ def _real_numbers(value: Value) -> int:
 
 
 def _names_of_results(program: Program) -> set[str | None]:
-    """Return the name of the output, and of each value of which it is a view."""
+    """Return the name of the output, and of each value that it is a view of."""
     makers = {name: call for call in program.body for name in call.outputs}
     names: set[str | None] = {program.output}
     call = makers.get(program.output)
@@ -206,9 +206,9 @@ class ProgramCost:
 
     Attributes:
         numbers_per_sample: For each sample, by the sort of the operator, rounded up.
-        numbers_per_pair: For each pair of samples, of values with two axes as long as their number, an upper estimate.
-        mixes_samples: Whether outputs depend on the other samples, as far as the shapes of values show: some value has
-            two such axes, or none although samples were read.
+        numbers_per_pair: An upper estimate for each pair of samples, from the values that have two axes of samples.
+        mixes_samples: Whether the output of a sample depends on other samples, judging by shapes: some value that is
+            computed from samples has two axes of samples, or none.
     """
 
     numbers_per_sample: dict[Sort, int]
@@ -219,7 +219,7 @@ class ProgramCost:
 def program_cost(program: Program) -> ProgramCost:
     """Count the numbers of a forward pass.
 
-    Batch norms that are folded into convolutions are not counted, nor are views, nor what depends on no parameter.
+    Batch norms that are folded into convolutions, views, and values that depend on no parameter are not counted.
     Values that do not depend on the number of samples count once for each batch of the example's size;
     results of the whole network count as outputs alone.
 
@@ -239,7 +239,7 @@ def program_cost(program: Program) -> ProgramCost:
 
 
 def _mixes_samples(program: Program) -> bool:
-    """Return whether the output depends on a value of the samples without one axis, or with several axes, of them."""
+    """Return whether the output depends on a value computed from samples that has no axis of samples, or several."""
     of_samples, mixed = set(program.inputs), set[str]()
     for call in program.body:
         read = set(call.names_read())

@@ -80,5 +80,5 @@ def _note(call: Call, origins: Mapping[str, str], rows: Mapping[str, int], *, fo
 
 
 def _name(argument: Argument) -> str:
-    """Return the name of the value that an argument is; empty if it is none."""
+    """Return the name of the value that an argument refers to; empty if it refers to none."""
     return str(argument["$"]) if isinstance(argument, dict) and "$" in argument else ""

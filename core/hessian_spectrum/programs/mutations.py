@@ -42,7 +42,7 @@ def changed_inputs(program: Program) -> frozenset[str]:
         program: The graph.
 
     Returns:
-        Names of inputs, more than there are in doubt.
+        Names of inputs, including those that might be changed.
 
     Raises:
         ProgramError: If it changes parameters or constants, or a view that is a copy here.
@@ -97,9 +97,9 @@ def _check(call: Call, shared: Iterable[str], stored: Mapping[str, str]) -> None
     where = f"{call.op:.64} in {call.module:.128}" if call.module else f"{call.op:.64}"
     for name in shared:
         if name in _COPIED_VIEWS:
-            raise ProgramError(f"{where} changes in place what {name} returned: copy that first, with clone()")
+            raise ProgramError(f"{where} changes the result of {name} in place: copy it first with clone()")
         if name in stored:
             raise ProgramError(
                 f"{where} changes {stored[name]:.96} in place: call eval() on the module before it is exported, or let "
-                "its forward pass change a copy, made with clone()"
+                "its forward pass change a copy made with clone()"
             )

@@ -132,14 +132,14 @@ _RANDOM = (
     "input"
 )
 
-_PRODUCT = "its second derivative is wrong: use sums of logarithms, or multiply along an axis"
+_PRODUCT = "PyTorch's second derivative of it is wrong: use sums of logarithms, or multiply along an axis"
 
-_PACKED = "packed sequences are not supported: pad them, and mask what is beyond their ends"
+_PACKED = "packed sequences are not supported: pad the sequences and mask the padding"
 
 REFUSED: Mapping[str, str] = {
     **{f"aten.{name}": _RANDOM for name in _RANDOM_OPERATORS.split()},
     "aten.embedding_renorm_": "it rewrites a parameter in place: remove max_norm from the embedding",
-    "aten._embedding_bag": "export the module without decompositions, where it is embedding_bag",
+    "aten._embedding_bag": "export the module without decompositions, so that it calls embedding_bag",
     "aten._ctc_loss": "it has no second derivative",
     "aten.ctc_loss": "it has no second derivative",
     "aten.scatter.reduce": _PRODUCT,
@@ -150,8 +150,8 @@ REFUSED: Mapping[str, str] = {
     "aten.gru.data": _PACKED,
     "aten.rnn_tanh.data": _PACKED,
     "aten.rnn_relu.data": _PACKED,
-    "aten.item": "a value decides what is computed: write it with where",
-    "aten._local_scalar_dense": "a value decides what is computed: write it with where",
+    "aten.item": "it reads a number out of a tensor, as for control flow: write it with torch.where",
+    "aten._local_scalar_dense": "it reads a number out of a tensor, as for control flow: write it with torch.where",
 }
 """Reasons for refusing operators, or single overloads, that users might expect to be allowed."""
 
@@ -201,7 +201,7 @@ def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
 
     Args:
         op: Name of the operator with its overload.
-        arguments: Arguments by name; tensors as anything that is no number.
+        arguments: Arguments by name; tensors as anything that is not a number.
 
     Returns:
         The reason, and what to change; None if the call is allowed.

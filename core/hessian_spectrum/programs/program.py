@@ -51,7 +51,7 @@ Argument = Any
 
 
 class ProgramError(ValueError):
-    """A program that cannot be used; the message says why, as a sentence without its end."""
+    """A program that cannot be used; the message says why, as a sentence without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Value:
         if self.dtype not in DTYPES:
             raise ProgramError(f"values of type {self.dtype!s:.32} are not supported")
         if len(self.shape) > MAX_DIMENSIONS:
-            raise ProgramError(f"a value has {len(self.shape)} dimensions, at most {MAX_DIMENSIONS} are supported")
+            raise ProgramError(f"a value has {len(self.shape)} dimensions; at most {MAX_DIMENSIONS} are supported")
         if any(length < 0 for length in self.shape) or math.prod(self.shape) > MAX_NUMBERS_OF_A_VALUE:
             raise ProgramError("a value has an impossible shape")
         if any(not 0 <= axis < len(self.shape) for axis in self.dynamic):
@@ -289,12 +289,12 @@ class Program:
         given = [*self.inputs, *self.constants, *(alias for each in self.parameters for alias in each.aliases)]
         known = set(given)
         if len(known) < len(given):
-            raise ProgramError("two of its inputs, parameters and constants have one name")
+            raise ProgramError("two of its inputs, parameters and constants have the same name")
         for name in (*known, *self.values, *self.constants.values(), *(each.name for each in self.parameters)):
             _check_name(name)
         _check_calls(self.body, known, depth=0)
         if self.output not in known:
-            raise ProgramError(f"its output {self.output:.64} is computed nowhere")
+            raise ProgramError(f"no call computes its output {self.output:.64}")
         if self.output in given:
             raise ProgramError(f"its output {self.output:.64} is one of its inputs, parameters or constants")
         if self.output not in self.values or self.output_value.dtype not in FLOATING_DTYPES:
@@ -329,7 +329,7 @@ def _check_calls(calls: tuple[Call, ...], known: set[str], depth: int) -> None:
             inner = set(region.inputs)
             _check_calls(region.calls, inner, depth + 1)
             if not inner.issuperset(region.outputs):
-                raise ProgramError(f"a region of {call.op:.64} returns what it does not compute")
+                raise ProgramError(f"a region of {call.op:.64} returns a value that it does not compute")
         for output in call.outputs:
             if output is None:
                 continue
@@ -346,7 +346,7 @@ def _check_name(name: object) -> None:
 def _check_operator(call: Call) -> None:
     """Check that a call names an operator rather than an attribute of one, and that its arguments are bounded."""
     if not isinstance(call.op, str) or not _OPERATOR.fullmatch(call.op):
-        raise ProgramError(f"{call.op!a:.64} is no name of an operator")
+        raise ProgramError(f"{call.op!a:.64} is not the name of an operator")
     for output in call.outputs:
         if output is not None:
             _check_name(output)

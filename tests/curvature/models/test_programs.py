@@ -205,7 +205,7 @@ def _by_complex_weights(net: Any, x: Tensor) -> Tensor:
         (_noisy, "draws random numbers"),
         (_dropped, "training mode: call eval"),
         (_normalised, "training mode: call eval"),
-        (_multiplied_by_scatter, "second derivative is wrong"),
+        (_multiplied_by_scatter, "second derivative of it is wrong"),
         (_by_complex_weights, "weights is complex"),
     ],
 )

@@ -68,17 +68,16 @@ Samples = Annotated[
 
 
 class InlineData(DataMessage):
-    """Samples in the request: numbers, rows, or for attention sequences: rows of numbers, or of vectors.
+    """Samples in the request: numbers, rows, or for attention, sequences: rows of numbers or of vectors.
 
-    Class labels and token ids are whole numbers, -100 is ignored. The loss `output` needs no targets.
+    Class labels and token ids are whole numbers; the label -100 is ignored. The loss `output` needs no targets.
     """
 
     kind: Literal["inline"]
     x: Samples = Field(description="Inputs of the network, one row per sample.")
     y: Samples | None = Field(
         default=None,
-        description="Targets, one per sample: rows of numbers, class indices or tokens; null where the loss needs "
-        "none.",
+        description="Targets, one per sample: rows of numbers, class indices or tokens; null if the loss needs none.",
     )
 
     @model_validator(mode="after")
@@ -100,7 +99,7 @@ def _one_input(data: SampleData) -> Numbers | StoredArray:
     """
     if data.x is None:
         assert isinstance(data, UploadedSamples)
-        raise misfit("data", data.reference, message=f"holds {listed(data.arrays)}; data are the arrays x and y")
+        raise misfit("data", data.reference, message=f"holds {listed(data.arrays)}; the model needs the arrays x and y")
     return data.x
 
 
@@ -169,7 +168,7 @@ def check_sequences(model: Model, data: SampleData, loss: AnyLoss | None) -> Non
             raise misfit("data", name, message=f"{model.kind} takes sequences with {needed} at each position of {name}")
         length = length or have[0]
         if have[0] != length:
-            raise misfit("data", name, message=f"sequences of {have[0]} positions, those of x have {length}")
+            raise misfit("data", name, message=f"sequences have {have[0]} positions, but those of x have {length}")
 
 
 def check_tokens(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
@@ -190,7 +189,7 @@ def check_tokens(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
         if len(have) != 1:
             raise misfit("data", name, message=f"{model.kind} takes one row of token ids per sequence")
         if have != sample_shape(x):
-            raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(x)[0]}")
+            raise misfit("data", name, message=f"has rows of {have[0]} tokens, but x has rows of {sample_shape(x)[0]}")
         check_labels(name, rows, model.vocab_size, ignorable=name == "y")
     check_length(model, sample_shape(x)[0], "x")
 
@@ -252,7 +251,8 @@ def _program_inputs(model: Any, data: SampleData) -> Iterator[tuple[str, Numbers
 def _check_program_numbers(data: SampleData, name: str, values: Numbers | StoredArray, expected: ProgramInput) -> None:
     """Check that stored numbers can be those of an input; numbers in the request are checked by the worker."""
     if expected.dtype.startswith("complex"):
-        raise misfit("model", "program", message=f"the input {expected.name} is complex; give real and imaginary part")
+        message = f"the input {expected.name} is complex: export a network that takes real and imaginary parts"
+        raise misfit("model", "program", message=message)
     if not isinstance(values, StoredArray):
         return
     is_scaled = isinstance(data, UploadedSamples) and name in data.scaling
@@ -315,7 +315,8 @@ def check_length(model: Any, length: int, name: str) -> None:
         ValidationError: At that field, or at a field of `model`, if it does not.
     """
     if length > model.n_positions:
-        raise misfit("data", name, message=f"sequences of {length} tokens, the model has {model.n_positions} positions")
+        message = f"sequences have {length} tokens, but the model has {model.n_positions} positions"
+        raise misfit("data", name, message=message)
     kind_of(model).check_length(model, length)
 
 
@@ -323,7 +324,8 @@ def _check_row(name: str, values: Numbers | StoredArray, *, width: int, kind: st
     have = sample_shape(values) or (1,)
     if have != (width,):
         numbers = " x ".join(map(str, have))
-        raise misfit("data", name, message=f"{name} has {numbers} numbers per sample, {kind} {width} with these fields")
+        message = f"{name} has {numbers} numbers per sample, but {kind} with these fields has {width}"
+        raise misfit("data", name, message=message)
 
 
 def check_unscaled(data: SampleData, name: str) -> None:
@@ -355,7 +357,7 @@ def check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *, 
     every_one_is_ignored = True
     for label in labels:
         if label != int(label) or not (0 <= label < num_classes or (ignorable and label == IGNORED)):
-            raise misfit("data", name, message=f"{label:g} is no whole number from 0 to {num_classes - 1}")
+            raise misfit("data", name, message=f"{label:g} is not a whole number from 0 to {num_classes - 1}")
         every_one_is_ignored = every_one_is_ignored and label == IGNORED
     if every_one_is_ignored:
         raise misfit("data", name, message="every target is ignored")
@@ -363,12 +365,12 @@ def check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *, 
 
 def _check_stored_labels(name: str, labels: WholeNumbers | None, num_classes: int, *, ignorable: bool) -> None:
     if labels is None:
-        raise misfit("data", name, message=f"holds numbers that are no whole ones from 0 to {num_classes - 1}")
+        raise misfit("data", name, message=f"holds numbers that are not whole numbers from 0 to {num_classes - 1}")
     outside = [each for each in (labels.smallest, labels.largest) if each is not None and not 0 <= each < num_classes]
     if labels.num_ignored and not ignorable:
         outside.append(IGNORED)
     if outside:
-        raise misfit("data", name, message=f"{outside[0]} is no whole number from 0 to {num_classes - 1}")
+        raise misfit("data", name, message=f"{outside[0]} is not a whole number from 0 to {num_classes - 1}")
     if labels.largest is None:
         raise misfit("data", name, message="every target is ignored")
 

@@ -38,14 +38,17 @@ def target_axes(outputs: Axes, loss: AnyLoss) -> Axes:
         message = f"{loss_name(loss)}: the program must return one number for each sample, not {_spelled(axes)}"
         raise misfit("loss", message=message)
     if axis is not None and axis > len(axes):
-        message = f"the output has axes 1 to {len(axes)} beside that of the samples"
+        message = f"the output has only axes 1 to {len(axes)} besides that of the samples"
         raise misfit("loss", "class_axis", message=message)
     if kind.needs_labels:
         del axes[-1 if axis is None else axis - 1]
     elif kind.outputs_per_target > 1 and axes[-1] is not None:
         number, rest = divmod(axes[-1], kind.outputs_per_target)
         if rest:
-            message = f"{loss_name(loss)} needs a mean and a log variance for each target; {axes[-1]} outputs are odd"
+            message = (
+                f"{loss_name(loss)} needs a mean and a log variance for each target, but the number of outputs, "
+                f"{axes[-1]}, is odd"
+            )
             raise misfit("loss", message=message)
         axes[-1] = number
     return axes
@@ -73,7 +76,7 @@ def check_class_axis(outputs: Axes, targets: tuple[int, ...], loss: AnyLoss) -> 
     if fits(targets, outputs[:-1]):
         message = "the labels fit classes along axis 1 of the output as well as along the last: state class_axis"
     else:
-        message = "the labels fit classes along axis 1 of the output, and the last is the default: state class_axis"
+        message = "the labels fit classes along axis 1 of the output, but the last is the default: state class_axis"
     raise misfit("loss", "class_axis", message=message)
 
 

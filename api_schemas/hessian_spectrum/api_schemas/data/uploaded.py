@@ -40,7 +40,7 @@ _Spread = Annotated[
 class Scaling(RequestMessage):
     """Stored numbers as the network takes them: (scale * stored - mean) / std, computed in float64.
 
-    Images in uint8 have a scale of 1/255 where the network was trained on numbers from 0 to 1.
+    For images in uint8, the scale is 1/255 if the network was trained on numbers from 0 to 1.
     """
 
     scale: float = Field(default=1.0, description="Factor on the stored numbers.")
@@ -67,28 +67,29 @@ class Scaling(RequestMessage):
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
         if isinstance(self.mean, list) and isinstance(self.std, list) and len(self.mean) != len(self.std):
-            raise misfit("std", message=f"{len(self.std)} entries, mean has {len(self.mean)}")
+            raise misfit("std", message=f"has {len(self.std)} entries, but mean has {len(self.mean)}")
         return self
 
 
 class UploadedSamples(DataMessage):
-    """Samples in uploaded files, whose arrays are described as the server knows them.
+    """Samples in uploaded files, with a description of the stored arrays.
 
-    The array y holds the targets. The others are inputs: x, or several by the names that the program has for them.
+    The array y holds the targets. The others are inputs: x, or several with the names of the inputs of the program.
     """
 
     x: StoredArray | None = Field(
-        default=None, description="Type and shape of the stored inputs; null where they have other names than x."
+        default=None, description="Type and shape of the stored inputs x; null if the inputs have other names."
     )
     inputs: dict[str, StoredArray] = Field(
-        default_factory=dict, description="Type and shape of stored inputs by name, where they are not one array x."
+        default_factory=dict,
+        description="Type and shape of each stored input by name, if the inputs are not one array x.",
     )
     y: StoredArray | None = Field(
-        default=None, description="Type and shape of the stored targets; null where the loss needs none."
+        default=None, description="Type and shape of the stored targets; null if the loss needs none."
     )
     scaling: dict[str, Scaling] = Field(
         default_factory=dict,
-        description="Scaling of real numbers by the name of the array; arrays without an entry stay as they are.",
+        description="Scaling of arrays of real numbers by name; arrays without an entry are used as they are.",
     )
 
     @property
@@ -116,12 +117,12 @@ class UploadedSamples(DataMessage):
         if not self.stored_inputs:
             raise misfit("x", message="field required: the arrays of the file, which the server fills in")
         if self.x is not None and self.inputs:
-            raise misfit("inputs", message="inputs are one array x, or several with other names")
+            raise misfit("inputs", message="give either one array x, or several inputs with other names")
         for name, array in self.arrays.items():
             if len(array.shape) > MAX_SAMPLE_DIMENSIONS:
                 raise misfit(
                     self.reference,
-                    message=f"{name} has {len(array.shape)} dimensions, at most {MAX_SAMPLE_DIMENSIONS} are supported",
+                    message=f"{name} has {len(array.shape)} dimensions; at most {MAX_SAMPLE_DIMENSIONS} are supported",
                 )
             if len(array) != self.num_samples:
                 first = next(iter(self.stored_inputs))
@@ -144,7 +145,7 @@ class UploadedSamples(DataMessage):
                 continue
             have = array.shape[scaling.axis] if scaling.axis < len(array.shape) else None
             if have != scaling.length:
-                message = f"{scaling.length} entries along axis {scaling.axis} of an array of shape {array.shape}"
+                message = f"{scaling.length} entries do not fit axis {scaling.axis} of an array of shape {array.shape}"
                 raise misfit("scaling", name, message=message)
 
 
@@ -153,20 +154,20 @@ def _filled_in(fields: Any, arrays: Mapping[str, StoredArray], reference: str) -
     known = {name: array.model_dump() for name, array in arrays.items()}
     targets = known.pop(TARGETS, None)
     if not known:
-        raise misfit(reference, message="holds no inputs; data are the arrays x and y")
+        raise misfit(reference, message="holds no inputs: give the array x, or the inputs of the program")
     described = {"x": known.get("x"), "inputs": {}} if known.keys() == {"x"} else {"x": None, "inputs": known}
     described[TARGETS] = targets
     for name, value in described.items():
         if fields.get(name) not in (None, {}, value):
-            raise misfit(name, message="the artifact holds another array; it may be left out")
+            raise misfit(name, message="differs from the uploaded file: leave it out, and the server fills it in")
     return fields | described
 
 
 class ArrayData(UploadedSamples):
-    """Samples in an uploaded file that holds the arrays x and y, as `inline` has them, or in one file for each array.
+    """Samples in an uploaded file with the arrays x and y, of shapes as in `inline`, or in one file for each array.
 
-    Inputs and targets of an exported program may have any shape; a program with several inputs takes arrays of their
-    names instead of x. What the arrays are is filled in from the file; where it is given, it must agree.
+    Inputs and targets of an exported program may have any shape. For a program with several inputs, the arrays have
+    their names instead of x. The server fills in types and shapes; those that a request states must agree.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
@@ -208,9 +209,9 @@ class ArrayData(UploadedSamples):
 
 
 class PartsData(UploadedSamples):
-    """Samples in several uploaded files, each with the same arrays as that of `artifact`, one after the other.
+    """Samples in several uploaded files in order, each with the same arrays as a file of `artifact`.
 
-    Each part is uploaded on its own, so that an upload that was interrupted continues with the parts that are missing.
+    Each part is uploaded separately, so that an interrupted upload can continue with the missing parts.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "parts"]})
@@ -256,7 +257,7 @@ def _joined(parts: Sequence[Mapping[str, StoredArray]]) -> Mapping[str, StoredAr
     names = parts[0].keys()
     for index, part in enumerate(parts):
         if part.keys() != names:
-            raise misfit("parts", index, message=f"holds {listed(part)}, part 0 holds {listed(names)}")
+            raise misfit("parts", index, message=f"holds {listed(part)}, but part 0 holds {listed(names)}")
     whole = {}
     for name in names:
         try:

@@ -52,24 +52,25 @@ _RESOLVED = {
 
 
 class Exported(ModelMessage):
-    """A network of one's own: a program of torch.export or ONNX that was uploaded as an artifact.
+    """Your own network: a program of torch.export or an ONNX file that was uploaded as an artifact.
 
-    What follows from the program is filled in; where it is given, it must agree.
+    The server fills in the fields that follow from the program. Values that a request states must agree.
     """
 
     model_config = ConfigDict(json_schema_extra=_describe_as_resolved)
 
     kind: Literal["exported"]
-    program: StoredProgram = Field(description="The uploaded program, as the id of its artifact.")
+    program: StoredProgram = Field(description="The uploaded program, referred to by its id.")
     parameters: StoredParameters | None = Field(
-        default=None, description="Uploaded parameters for the program; null means those that it came with."
+        default=None,
+        description="Uploaded parameters that replace those of the program; null means those of the program.",
     )
     trainable: str | None = Field(
         default=None,
         min_length=1,
         max_length=256,
-        description="Glob (*, ?, [...]) on names of parameters to differentiate, the others being constants; null "
-        "means those that required gradients when the program was exported.",
+        description="Glob (*, ?, [...]) on the names of the parameters that are differentiated; the others are "
+        "constants. null means those that the description of the program lists as trainable.",
     )
     parameter_list: list[ProgramParameter] = Field(
         description="Names and shapes of all parameters, which the server fills in from the program."
@@ -78,7 +79,8 @@ class Exported(ModelMessage):
     output: ProgramInput = Field(description="Output of the program, which the server fills in.")
     num_samples: int | None = Field(
         default=None,
-        description="The number of samples that the program accepts, which the server fills in; null if it is any.",
+        description="Number of samples that the program evaluates at a time, which the server fills in; null if it "
+        "accepts any.",
     )
     numbers_per_sample: dict[Sort, NonNegativeInt] = Field(
         description="Numbers that a forward pass produces for each sample, by the sort of operator that produces them, "
@@ -89,8 +91,8 @@ class Exported(ModelMessage):
     )
     mixes_samples: bool = Field(
         default=False,
-        description="Whether outputs of a sample depend on the others, which the server fills in: all samples are then "
-        "evaluated together.",
+        description="Whether the output of a sample depends on other samples, so that all are evaluated together; the "
+        "server fills it in.",
     )
 
     @model_validator(mode="before")
@@ -109,7 +111,9 @@ class Exported(ModelMessage):
         known = {name: described[source] for name, source in _RESOLVED.items()}
         for name, value in known.items():
             if fields.get(name) not in (None, value):
-                raise misfit(name, message="the program has other values; it may be left out")
+                raise misfit(
+                    name, message="differs from the uploaded program: leave it out, and the server fills it in"
+                )
         return fields | known
 
     @property
@@ -133,7 +137,7 @@ def _check_parameters(reference: Any, program: ProgramArtifact, info: Validation
         raise misfit("parameters", "id", message=what)
     for name, array in arrays.items():
         if array.shape != shapes[name]:
-            raise misfit("parameters", "id", message=f"{name} has shape {array.shape}, the program's {shapes[name]}")
+            raise misfit("parameters", "id", message=f"{name} has shape {array.shape}, in the program {shapes[name]}")
 
 
 def _size(model: Exported, num_samples: int, _length: int) -> Size:
@@ -149,7 +153,8 @@ def _size(model: Exported, num_samples: int, _length: int) -> Size:
 
 def _check(model: Exported) -> None:
     if not model.shapes:
-        raise misfit("model", "trainable", message="no parameter of the program is differentiated")
+        message = "no parameter of the program is differentiated: give a glob on names of parameters"
+        raise misfit("model", "trainable", message=message)
 
 
 KINDS = (

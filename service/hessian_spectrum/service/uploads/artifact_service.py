@@ -21,7 +21,7 @@ class ArtifactQuota:
     """Limits on the size and number of uploaded files."""
 
     max_bytes: int | None
-    """Size of all files in bytes, of which one key may hold `MAX_SHARE_PER_KEY`; None: a quarter of the disk."""
+    """Largest total size in bytes; one key may use the share `MAX_SHARE_PER_KEY`. None: a quarter of the disk."""
     max_number: int
     """Largest number of files of one key."""
 
@@ -123,7 +123,7 @@ class ArtifactService:
             Its parameters, inputs and output.
 
         Raises:
-            ArtifactError: There is no such artifact, or it is no program.
+            ArtifactError: There is no such artifact, or it is not a program.
         """
         try:
             self._check(artifact_id)

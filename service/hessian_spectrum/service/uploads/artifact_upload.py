@@ -1,7 +1,7 @@
 """Files that become artifacts: spooled to disk as they arrive, checked, and stored as tokens or as arrays.
 
-Tokens come as nanoGPT's .bin or as a one-dimensional .npy array of integers. Arrays with names come as npz or
-safetensors, or one as .npy, whose name the query gives. Nothing is read by pickle.
+Tokens come as nanoGPT's .bin or as a one-dimensional .npy array of integers. Named arrays come as npz or
+safetensors, or one at a time as .npy, with the name in the query. Nothing is read by pickle.
 """
 
 import asyncio
@@ -179,7 +179,7 @@ def store_arrays(
         The artifact, and whether it is new to the uploader.
 
     Raises:
-        ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
+        ProblemError: 400 for a malformed file, 422 for an array that no job can use, 413 or 503 for lack of memory.
     """
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
@@ -206,7 +206,7 @@ def store_program(
         The artifact, and whether it is new to the uploader.
 
     Raises:
-        ProblemError: 400 for a malformed file, 422 for a program that cannot be used, 413 or 503 for want of memory.
+        ProblemError: 400 for a malformed file, 422 for a program that cannot be used, 413 or 503 for lack of memory.
     """
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
@@ -226,7 +226,7 @@ def _read_program(body: memoryview, media_type: str, reservation: Reservation) -
 
 @contextmanager
 def _explained(body: memoryview, media_type: str) -> Iterator[None]:
-    """Where a file is refused, say instead what it is if it looks like a file of another kind."""
+    """If a file is refused and looks like a file of another kind, say so instead."""
     try:
         yield
     except ProblemError as error:
@@ -236,7 +236,7 @@ def _explained(body: memoryview, media_type: str) -> Iterator[None]:
 
 
 def _printable(text: str) -> str:
-    """Return a text that may hold names of a file, without what is no character."""
+    """Return a text that may quote names from a file, with unprintable characters replaced."""
     return "".join(each if each.isprintable() else "?" for each in text[:_MAX_REASON_LENGTH])
 
 

@@ -12,7 +12,7 @@ PT2, ONNX = "application/vnd.pytorch.pt2", "application/onnx"
 _HEAD_BYTES = 256
 _MAX_DIRECTORY_BYTES = 2**22
 _OLD_PICKLE = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""First bytes of a file of torch.save that is no archive."""
+"""First bytes of a file of torch.save that is not an archive."""
 
 _OLDEST_IR, _NEWEST_IR = 3, 20
 """Versions of the ONNX format, which the second byte of a file names."""
@@ -44,7 +44,9 @@ _NPZ_FILE = _sent_as("an npz archive", NPZ)
 _SAFETENSORS_FILE = _sent_as("a safetensors file", SAFETENSORS)
 _PT2_FILE = _sent_as("a .pt2 file of torch.export.save", PT2)
 _ONNX_FILE = _sent_as("an ONNX file", ONNX)
-NPY_FILE = FileKind("a .npy array", f"send it as {NPY}, an array of data with its name, as in ?name=x", NPY)
+NPY_FILE = FileKind(
+    "a .npy array", f"send it with Content-Type: {NPY}, and an array of data also with its name, as in ?name=x", NPY
+)
 _TORCH_SAVE_FILE = FileKind(
     "a file of torch.save or torch.jit.save, which holds a pickle",
     "write a network with torch.export.save, and parameters or data as safetensors",
@@ -56,7 +58,7 @@ _ARCHIVE = FileKind("a zip archive", f"send npz as {NPZ}, and the .pt2 file of t
 
 
 def recognised(body: memoryview) -> FileKind | None:
-    """Return the kind of file that bytes look like; None if they look like none."""
+    """Return the kind of file that bytes look like; None if it is not recognised."""
     head = bytes(body[:_HEAD_BYTES])
     if head.startswith(ZIP_MAGIC):
         return _archive_kind(body)
@@ -70,7 +72,7 @@ def recognised(body: memoryview) -> FileKind | None:
 
 
 def check_kind(body: memoryview, media_type: str) -> None:
-    """Say what a file is that could not be read; nothing if it looks like what its Content-Type says.
+    """Say what kind of file could not be read, unless it looks like what its Content-Type says.
 
     Args:
         body: The bytes of the file.

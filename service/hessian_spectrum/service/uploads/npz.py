@@ -90,14 +90,14 @@ def read_numbers(content: memoryview) -> NDArray[np.generic]:
         content: The bytes of the file.
 
     Returns:
-        A view of the bytes: floats of 2, 4 or 8 bytes, integers or truth values, of any shape and order.
+        A view of the bytes: floats of 2, 4 or 8 bytes, integers or booleans, of any shape and order.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
     """
     shape, fortran_order, dtype, start = read_header(content)
     if not (dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize <= 8)):
-        raise UnreadableArrayError("must hold float16, float32, float64, integers or truth values")
+        raise UnreadableArrayError("must hold float16, float32, float64, integers or booleans")
     if not is_shape(shape):
         raise UnreadableArrayError(NO_SHAPE)
     if math.prod(shape) * dtype.itemsize != len(content) - start:
@@ -134,7 +134,7 @@ def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.
     except UnreadableArrayError:
         raise
     except (ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, tokenize.TokenError, RecursionError):
-        raise UnreadableArrayError("is no array in .npy format") from None
+        raise UnreadableArrayError("is not an array in .npy format") from None
     return *header, stream.tell()
 
 
@@ -247,7 +247,7 @@ def archive_members(body: memoryview, reservation: Reservation, *, max_members: 
         if len(folders) > 1 or folders == {""} or "" in name.split("/") or ".." in name.split("/"):
             raise ProgramError("its members do not lie in one folder")
         if name in members:
-            raise ProgramError("it has two members of one name")
+            raise ProgramError("two of its members have the same name")
         members[name] = member
     known: dict[str, memoryview] = {}
 
@@ -371,7 +371,7 @@ def _content_start(body: memoryview, member: zipfile.ZipInfo) -> int:
 
 
 def _inflated(packed: memoryview, size: int) -> memoryview:
-    """Inflate into exactly `size` bytes, piece by piece, so that no bomb gets further than one piece."""
+    """Inflate into exactly `size` bytes, piece by piece, so that a zip bomb gets no further than one piece."""
     content = np.empty(size, np.uint8).data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     filled = 0

@@ -1,4 +1,4 @@
-"""Networks in ONNX files, read into programs: no code, no other files, everything bounded before it is made.
+"""Networks in ONNX files, read into programs: no code, no other files, and sizes are checked before memory is taken.
 
 The nodes are lowered one by one onto PyTorch's operators. Arithmetic on shapes is done while the file is read, exactly
 for every number of samples. Real numbers have the precision of the job, whatever their type in the file.
@@ -41,7 +41,7 @@ MAX_OPERANDS = 4096
 """Largest number of operands, or of results, of one node."""
 
 MAX_KNOWN = 2**21
-"""Number of values followed while the file is read from which on only short arrays are."""
+"""Number of values that are computed while the file is read before only short arrays still are."""
 
 MAX_LISTED = 40
 """Largest number of nodes that one answer lists."""
@@ -79,11 +79,11 @@ def read_onnx(content: memoryview, reserve: Callable[[int], None]) -> ReadProgra
 
 def _version(model: ModelProto) -> int:
     if not model.HasField("graph"):
-        raise ProgramError("it holds no graph: it is no ONNX model")
+        raise ProgramError("it holds no graph: it is not an ONNX model")
     if model.functions:
         names = ", ".join(f"{each.name:.64}" for each in model.functions[:8])
         raise ProgramError(
-            f"it has functions of its own ({names}): inline them with onnx.inliner.inline_local_functions, or export "
+            f"it has model-local functions ({names}): inline them with onnx.inliner.inline_local_functions, or export "
             "without them"
         )
     if model.training_info:
@@ -91,7 +91,7 @@ def _version(model: ModelProto) -> int:
     versions = [each.version for each in model.opset_import if each.domain in _OWN_DOMAINS]
     if len(versions) != 1 or not OLDEST <= versions[0] <= NEWEST:
         listed = ", ".join(map(str, versions[:4])) or "none"
-        raise ProgramError(f"it uses operators of version {listed}; this server reads versions {OLDEST} to {NEWEST}")
+        raise ProgramError(f"it uses opset version {listed}; this server reads versions {OLDEST} to {NEWEST}")
     return int(versions[0])
 
 
@@ -161,7 +161,7 @@ class _Reader:
         for value in self.graph.input:
             if value.name not in initializers:
                 if not value.name or len(value.name) > MAX_NAME_LENGTH or value.name in inputs:
-                    raise ProgramError("an input has no name, or that of another one")
+                    raise ProgramError("an input has no name, or the same name as another one")
                 # names of the program's own are a letter and a number
                 inputs[value.name] = Operand(*_type_and_shape(value), name=f"input:{value.name}")
         if not inputs:
@@ -266,7 +266,7 @@ class _Reader:
             )
         operand = self.operands.get(names[0])
         if operand is None or operand.name is None or not operand.name.startswith("v"):
-            raise ProgramError(f"its output {names[0]:.64} is computed nowhere")
+            raise ProgramError(f"no node computes its output {names[0]:.64}")
         samples = next(iter(inputs.values())).shape[0]
         if not operand.shape or operand.shape[0] != samples:
             raise ProgramError("the first axis of its output is not that of the samples")
@@ -316,7 +316,7 @@ def _renamed(call: Call, old: str, new: str) -> Call:
 def _type_and_shape(value: ValueInfoProto) -> tuple[str, Shape]:
     """Read type and shape of an input: the first axis may have any length, the others have fixed ones."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
-        raise ProgramError(f"its input {value.name:.64} is no array with a shape")
+        raise ProgramError(f"its input {value.name:.64} is not an array with a shape")
     lengths: list[Dimension] = []
     for axis, each in enumerate(value.type.tensor_type.shape.dim):
         if each.HasField("dim_value") and each.dim_value > 0:
@@ -325,8 +325,8 @@ def _type_and_shape(value: ValueInfoProto) -> tuple[str, Shape]:
             lengths.append(Length.of_samples())
         else:
             raise ProgramError(
-                f"axis {axis} of its input {value.name:.64} has no fixed length: export it with lengths for all axes "
-                "but the first, which is that of the samples"
+                f"axis {axis} of its input {value.name:.64} has no fixed length: export it with fixed lengths for all "
+                "axes except the first, which is that of the samples"
             )
     if not lengths:
         raise ProgramError(f"its input {value.name:.64} has no axis for the samples")

@@ -259,7 +259,7 @@ async def read_parts(request: Request) -> list[Part]:
         The parts in the order of the form.
 
     Raises:
-        ProblemError: 400 if it is no complete form.
+        ProblemError: 400 if it is not a complete form.
     """
     form = _Form()
     try:

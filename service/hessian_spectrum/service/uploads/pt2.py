@@ -1,4 +1,4 @@
-"""Programs of `torch.export.save`: their JSON and raw weights, without torch, pickle or a parser that evaluates.
+"""Files of `torch.export.save`: JSON and raw weights, read without torch or pickle and without evaluating anything.
 
 A .pt2 file is a zip archive. This reader opens the members `models/model.json`, `byteorder`, and the tables and raw
 bytes below `data/weights` and `data/constants`. It never opens `data/sample_inputs`, which is a pickle.
@@ -36,7 +36,7 @@ _TARGET = re.compile(r"torch\.ops\.((?:aten|higher_order)\.[A-Za-z_]\w*(?:\.[A-Z
 """Names of operators in a file: no overload begins with an underscore, as `__class__` would."""
 
 _DROPPED = re.compile(r"aten\.(_assert\w*|sym_constrain_range\w*)\.|torch\._check")
-"""Checks of what the example had: types and ranges, which the loader checks itself."""
+"""Calls that check types and ranges of the example inputs, which the loader checks itself."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Reader:
         if version["major"] != SCHEMA_MAJOR:
             raise ProgramError(
                 f"it has schema version {int(version['major'])}.{int(version['minor'])}; this server reads version "
-                f"{SCHEMA_MAJOR}: export it with a PyTorch that writes that version"
+                f"{SCHEMA_MAJOR}: export it with a version of PyTorch that writes that version"
             )
         module = self.document["graph_module"]
         graph, signature = module["graph"], module["signature"]
@@ -226,7 +226,7 @@ _REGIONS = (_SET_GRADIENTS, "higher_order.wrap_with_autocast")
 
 
 def _operator(target: str) -> str:
-    """Return the operator's name in a program, or a name that is no operator."""
+    """Return the operator's name in a program, or a name that no operator has."""
     if found := _TARGET.fullmatch(target):
         return found[1]
     module, _, name = target.rpartition(".")

@@ -86,7 +86,7 @@ class ArrayTable:
                 if entry["use_pickle"] is not False:
                     raise ProgramError(f"{name:.64} is stored as a pickle, which is never opened")
                 if not _MEMBER.fullmatch(entry["path_name"]) or name in self._entries:
-                    raise ProgramError(f"its table of arrays has an entry that does not fit: {name!a:.64}")
+                    raise ProgramError(f"its table of arrays has an invalid entry: {name!a:.64}")
                 self._entries[name] = (f"{directory}/{entry['path_name']}", entry["tensor_meta"])
         self.arrays: dict[str, NamedArray] = {}
 
@@ -103,7 +103,7 @@ class ArrayTable:
         """Read a parameter; it becomes one of `arrays`."""
         value, array = self._read(name)
         if value.dtype not in ("float16", "bfloat16", "float32", "float64"):
-            raise ProgramError(f"its parameter {name:.64} holds no floating-point numbers")
+            raise ProgramError(f"its parameter {name:.64} does not hold floating-point numbers")
         self._check_finite(name, array)
         self.arrays[name] = array
         return value
@@ -144,7 +144,7 @@ class ArrayTable:
         self._num_spare -= math.prod(value.shape) - (0 if path in self._read_paths else len(numbers))
         self._read_paths.add(path)
         if self._num_spare < 0:
-            raise ProgramError(f"its arrays repeat more than {MAX_EXPANDED_NUMBERS:,} of their numbers")
+            raise ProgramError(f"its expanded arrays repeat more than {MAX_EXPANDED_NUMBERS:,} numbers")
         return value, NamedArray(stored, view)
 
 

@@ -1,6 +1,6 @@
 """Fields of the JSON of torch.export: names, types, shapes and arguments, each of which is checked.
 
-Whatever has another type than torch writes raises TypeError, KeyError or ValueError.
+Fields of other types than torch writes raise TypeError, KeyError or ValueError.
 """
 
 import math
@@ -35,19 +35,19 @@ _RESERVED_NAMES = {"__metadata__"}
 def identifier(name: object) -> str:
     """Return the name of a value in a graph, which torch.export makes an identifier."""
     if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH or not name.isidentifier():
-        raise ProgramError(f"it has a value whose name is no identifier: {name!a:.64}")
+        raise ProgramError(f"it has a value whose name is not an identifier: {name!a:.64}")
     return name
 
 
 def array_name(name: object) -> str:
-    """Return the name of a parameter or constant; a colon marks the names that the stored file gives to others."""
+    """Return the name of a parameter or constant; a colon is reserved for names that the stored file uses itself."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable() or ":" in name:
         raise ProgramError(
             f"it has a parameter or buffer whose name is not one to {MAX_NAME_LENGTH} printable characters without a "
             f"colon: {name!a:.64}"
         )
     if name in _RESERVED_NAMES:
-        raise ProgramError(f"it has a parameter or buffer of the name {name}, which files of arrays reserve: rename it")
+        raise ProgramError(f"it has a parameter or buffer named {name}, a name that safetensors reserves: rename it")
     return name
 
 
@@ -95,7 +95,7 @@ def _list_of(convert: Callable[[Any, str], Any]) -> Callable[[Any, str], list[An
 
 
 def text(value: Any, _: str) -> str:
-    """Return a short text in ASCII, as a name of an operator or of a mode is."""
+    """Return a short text in ASCII, such as the name of an operator or of a mode."""
     if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or not value.isascii():
         raise TypeError
     return value

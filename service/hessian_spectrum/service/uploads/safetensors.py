@@ -41,7 +41,7 @@ def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
         The name of an entry as the file has it and its array, a view of `body`.
 
     Raises:
-        ProblemError: 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
+        ProblemError: 400 for a file that is damaged or not a safetensors file; 422 for an array without numbers.
     """
     try:
         header, start = _header(body)

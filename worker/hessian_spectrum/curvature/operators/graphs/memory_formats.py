@@ -1,4 +1,4 @@
-"""Where convolutions find their operands in memory."""
+"""The memory layout of the operands of convolutions."""
 
 from typing import Any, cast
 
@@ -18,13 +18,13 @@ _READ_BY_STRIDES = (aten.as_strided.default, aten.as_strided_scatter.default, at
 
 
 def lay_channels_last(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Let images and kernels of convolutions have channels as the last axis in memory.
+    """Store images and kernels of convolutions with channels last.
 
-    That is how a CPU convolves in single precision: otherwise each call rearranges its operands, for up to a third of
-    its time. Results follow their operands.
+    A CPU convolves in this layout in single precision. Otherwise each call first rearranges its operands, which takes
+    up to a third of its time. Results have the layout of their operands.
 
     Args:
-        graph: Graph to rewrite in place, without changes in place.
+        graph: Graph to rewrite in place; it has no in-place operations.
         constants: Its constants, some of which are replaced by copies in the other layout.
     """
     if any(node.target in _READ_BY_STRIDES for node in graph.nodes):

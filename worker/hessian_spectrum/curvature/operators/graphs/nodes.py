@@ -49,7 +49,7 @@ def layout_of(node: fx.Node) -> object:
 
 
 def shape_of(node: object) -> tuple[int, ...]:
-    """Return the shape of a node's result; () for constants and for what is no node."""
+    """Return the shape of a node's result; () for constants and for arguments that are not nodes."""
     layout = node.meta.get("layout") if isinstance(node, fx.Node) else None
     return tuple(layout[0]) if layout else ()
 

@@ -38,7 +38,7 @@ _SHARING = (
     aten.unsqueeze.default,
     aten.squeeze.dim,
 )
-"""Operations whose results are in the memory of their first argument, each entry once."""
+"""Operations whose results share the memory of their first argument, each entry at most once."""
 
 
 def in_place(module: fx.GraphModule) -> fx.GraphModule:
@@ -90,7 +90,7 @@ def _may_be_overwritten(operand: object, node: fx.Node, position: dict[fx.Node, 
 
 
 def _is_read_last(operand: fx.Node, node: fx.Node, position: dict[fx.Node, int]) -> bool:
-    """Return whether nothing reads the operand's memory after the node: neither a result that it is, nor one of it."""
+    """Return whether nothing reads the operand's memory after the node, neither directly nor through a view."""
     reader = node
     while operand.op == "call_function":
         others = set(operand.users) - {reader}  # the node itself among them, where it reads a view and what it views
@@ -136,7 +136,7 @@ def _assemble_in_place(graph: fx.Graph) -> None:
 
 
 def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
-    """Copy the part into a slice, before it is reshaped at the end of the graph for the result alone."""
+    """Copy the part into a slice as soon as it is computed, before the reshapes that only the result needs."""
     source: Any = part
     while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
         source = source.args[0]

@@ -1,4 +1,4 @@
-"""Simpler graphs for recorded linear maps: constants are multiplied in advance, sums become part of products."""
+"""Simplification of recorded linear maps: constants are multiplied in advance, sums become part of products."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _COPIES = (aten._to_copy.default, aten.clone.default, aten.expand.default, aten.
 
 
 def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Rewrite in place to a map that is equal up to the order of roundings; adds the constants that it multiplies."""
+    """Rewrite a graph in place as a map that is equal up to rounding; products of constants become new constants."""
     avoid_mutations(graph)
     if any(is_mutation(node) for node in graph.nodes):
         _reshape_views(graph)
@@ -42,7 +42,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
 
 
 def _merge_duplicates(graph: fx.Graph) -> None:
-    """Compute once what autograd's formulas compute twice, as the deviations from the mean in a layer norm.
+    """Compute once what autograd's formulas compute twice, such as the deviations from the mean in a layer norm.
 
     Meant for graphs without changes in place: the results are deterministic functions of the arguments.
     """

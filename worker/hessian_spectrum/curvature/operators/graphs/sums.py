@@ -87,9 +87,9 @@ def add_biases(graph: fx.Graph) -> None:
 
 
 def join_parts(graph: fx.Graph) -> None:
-    """Rewrite a sum of parts that are zero elsewhere, and fill the whole, as one concatenation.
+    """Rewrite a sum of padded parts that together fill a tensor as one concatenation.
 
-    Such are the derivatives of a tensor that was cut into pieces, as queries, keys and values are.
+    The derivative of a tensor that was split into pieces, such as queries, keys and values, is such a sum.
     """
     for node in reversed(list(graph.nodes)):
         if node.target == aten.add.Tensor and not node.users:
@@ -144,7 +144,7 @@ def _part(node: fx.Node) -> _Part | None:
 
 
 def _parts(node: fx.Node) -> list[_Part]:
-    """Return the parts whose sum a node is, over all sums in it that only it reads; nothing for other nodes."""
+    """Return the parts that a node adds up, also through inner sums that nothing else reads; none for other nodes."""
     found: list[_Part] = []
     sums = [node]
     while sums:
@@ -161,7 +161,7 @@ def _parts(node: fx.Node) -> list[_Part]:
 
 
 def _contiguous(sizes: tuple[int, ...], like: fx.Node) -> dict[str, Any]:
-    """Return what a node knows of its result, if that is contiguous."""
+    """Return the metadata of a node whose result is contiguous."""
     strides = tuple(prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
     return {"layout": (sizes, strides, like.meta["layout"][2])}
 
@@ -203,7 +203,7 @@ def _add_in_place(graph: fx.Graph, node: fx.Node, *, first: fx.Node, second: fx.
 
 
 def _product_below(argument: object) -> fx.Node | None:
-    """Return the matrix product of which the argument is a reshaped view, if no other node reads either."""
+    """Return the matrix product that the argument is a reshaped view of, if no other node reads either."""
     node = argument
     while isinstance(node, fx.Node) and node.target in VIEWS and len(node.users) == 1:
         node = node.args[0]
