@@ -66,8 +66,8 @@ def _follow(calls: Sequence[Call], origins: dict[str, str], rows: Mapping[str, i
         name = base_name(call.op)
         if name in _TABLES:
             _note(call, origins, rows, found=found)
-        elif name in _SAME_NUMBERS and call.args and _name(call.args[0]) in origins and call.outputs[0] is not None:
-            origins[call.outputs[0]] = origins[_name(call.args[0])]
+        elif name in _SAME_NUMBERS and call.args and _name(call.args[0]) in origins:
+            origins |= {output: origins[_name(call.args[0])] for output in call.outputs[:1] if output is not None}
 
 
 def _note(call: Call, origins: Mapping[str, str], rows: Mapping[str, int], *, found: dict[str, int]) -> None:

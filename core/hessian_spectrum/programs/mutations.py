@@ -65,8 +65,7 @@ def _changed(calls: Sequence[Call], memory: dict[str, frozenset[str]], stored: M
             continue
         shared: frozenset[str] = frozenset()
         if changes_in_place(call.op):
-            target = next(call.names_read())
-            shared = memory.get(target, frozenset())
+            shared = memory.get(_target(call), frozenset())
             _check(call, shared, stored)
             changed |= shared
         elif name in _MAY_BE_VIEWS:
@@ -75,6 +74,14 @@ def _changed(calls: Sequence[Call], memory: dict[str, frozenset[str]], stored: M
             shared = frozenset({name})
         memory.update((output, shared) for output in call.outputs if output is not None and shared)
     return changed
+
+
+def _target(call: Call) -> str:
+    """Return the name of the value that a call changes."""
+    name = next(call.names_read(), None)
+    if name is None:
+        raise ProgramError(f"{call.op:.64} has no argument that it could change in place")
+    return name
 
 
 def _changed_in_region(

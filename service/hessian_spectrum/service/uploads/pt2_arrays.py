@@ -108,14 +108,14 @@ class ArrayTable:
         self.arrays[name] = array
         return value
 
-    def add_constant(self, name: str) -> str:
-        """Read a buffer or a constant; it becomes one of `arrays`, under the name that is returned."""
-        _, array = self._read(name)
+    def add_constant(self, name: str) -> tuple[Value, str]:
+        """Read a buffer or a constant; it becomes one of `arrays`, under the name that is returned with its type."""
+        value, array = self._read(name)
         if array.dtype in _FLOATING and any(np.isnan(numbers).any() for numbers in _blocks(array)):
             raise ProgramError(f"its constant {name:.64} holds NaN")
         key = f"constant:{name}"
         self.arrays[key] = array
-        return key
+        return value, key
 
     def _check_finite(self, name: str, array: NamedArray) -> None:
         if not all(np.isfinite(numbers).all() for numbers in _blocks(array)):
