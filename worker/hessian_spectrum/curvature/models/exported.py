@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import SampleInputs, input_tensors
 from hessian_spectrum.curvature.models.base import Model, Parameters
-from hessian_spectrum.curvature.models.program_check import FILLED, check_calls, overload_named
+from hessian_spectrum.curvature.models.program_check import check_calls, overload_named
 from hessian_spectrum.curvature.models.program_inputs import check_program_inputs, named_inputs
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.products import is_memory_error
@@ -59,6 +59,10 @@ _FACTORIES = frozenset(f"aten.{name}" for name in _FACTORY_NAMES.split())
 
 _CASTS = frozenset({"aten.to", "aten.type_as"})
 """Operators that return their argument itself where it has the type already."""
+
+
+_MISUSE = (RuntimeError, LookupError, ArithmeticError, AttributeError, AssertionError, ValueError, TypeError)
+"""What operators raise where a graph gives them arguments that they do not take."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,7 @@ class ProgramRun:
         for index, call in enumerate(calls):
             try:
                 results = self.results(call, values)
-            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            except _MISUSE as error:
                 if is_memory_error(error):
                     raise
                 raise _failure(call, error) from error
@@ -349,8 +353,6 @@ def _detached(value: Any) -> Any:
 def _function(op: str) -> Callable[..., Any]:
     """Return what runs an operator: the one that is written out here, or that of PyTorch."""
     name = base_name(op)
-    if name in FILLED:
-        return FILLED[name]
     if name in WRITTEN_OUT:
         return WRITTEN_OUT[name]
     if name in _SIZE_FUNCTIONS:
