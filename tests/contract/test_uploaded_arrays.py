@@ -239,6 +239,7 @@ def test_files_that_do_not_belong_together(client: SpectrumClient, tmp_path: Pat
         (short,): "y holds 7 samples, x holds 20",
         (tokens,): "a .npy array of data is uploaded with its name, as in ?name=y",
         ("0" * 64,): "data.more.0: there is no",
+        ("0" * 64,) * 16: "at most 15 items",
     }.items():
         with pytest.raises(ProblemResponseError) as caught:
             client.submit(job({"widths": list(WIDTHS)}, named(x) | {"more": list(more)}))
