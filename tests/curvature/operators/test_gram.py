@@ -16,6 +16,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.class_axis import ClassesLast
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
@@ -129,7 +130,8 @@ MIXTURES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("num_samples", [2, 6])
 def test_networks_that_mix_samples(mixture: str, matrix: str, num_samples: int) -> None:
     """Rows of B are those of the whole micro-batch: of a sample alone they would be wrong."""
-    model = exported(Mixed(MIXTURES[mixture]).eval(), drawn(4, 3).float())
+    program = exported(Mixed(MIXTURES[mixture]).eval(), drawn(4, 3).float())
+    model = ClassesLast(program, axis=1, output_axes=(2,)) if num_samples == 2 else program
     risk = EmpiricalRisk(model, Mse(), Dataset(drawn(num_samples, 3), drawn(num_samples, 2)).split(num_samples))
     operator = OPERATORS[matrix](risk, model.initial_parameters(generator(0), F64, CPU))
     assert uses_gram(operator)
