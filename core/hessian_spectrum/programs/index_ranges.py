@@ -1,5 +1,6 @@
 """The tables into which the inputs of a program are indices: an index beyond the last row is found before a run."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 from hessian_spectrum.programs.operators import base_name
@@ -51,18 +52,18 @@ def index_ranges(program: Program) -> dict[str, int]:
     rows = {alias: each.value.shape[0] for each in program.parameters for alias in each.aliases if each.value.shape}
     rows |= {name: value.shape[0] for name, value in program.values.items() if value.shape and name not in rows}
     found: dict[str, int] = {}
-    _follow(program.body, {name: name for name in program.inputs}, rows, found=found)
+    _follow(program.body, {name: name for name in program.inputs}, ChainMap(rows), found=found)
     return found
 
 
-def _follow(calls: Sequence[Call], origins: dict[str, str], rows: Mapping[str, int], *, found: dict[str, int]) -> None:
+def _follow(calls: Sequence[Call], origins: dict[str, str], rows: ChainMap[str, int], *, found: dict[str, int]) -> None:
     """Follow values that hold numbers of an input alone, named in `origins`, through calls and their regions."""
     for call in calls:
         for region in call.regions:
             outside = dict(zip(region.inputs, call.args[1:], strict=False))
             inside = {name: origins[_name(each)] for name, each in outside.items() if _name(each) in origins}
             tables = {name: rows[_name(each)] for name, each in outside.items() if _name(each) in rows}
-            _follow(region.calls, inside, {**rows, **tables}, found=found)
+            _follow(region.calls, inside, rows.new_child(tables), found=found)  # no copy: there may be many regions
         name = base_name(call.op)
         if name in _TABLES:
             _note(call, origins, rows, found=found)
