@@ -401,6 +401,24 @@ def test_norms_whose_third_derivatives_pytorch_does_not_know(
     assert close(result.eigenvalues, eigenvalues(written_out, x, y.double(), half_squared_error))
 
 
+class Held(Weighted):
+    """A residual, times a parameter that has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        slope = torch.autograd.grad(torch.tanh(self.layer(x)).sum(), x, create_graph=True)[0]
+        return slope * self.factor.detach()
+
+
+def test_a_parameter_that_a_traced_forward_pass_detaches_is_refused() -> None:
+    with pytest.raises(ModuleExportError, match="with respect to factor differs"):
+        module_program(Held(), torch.randn(4, 3))
+
+
 def test_indices_beyond_a_table_are_refused(client: SpectrumClient) -> None:
     module = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
     model = client.upload_module(module, torch.tensor([[0, 1], [2, 4]]))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hessian_spectrum.api_schemas.data.uploaded import TARGETS
 from hessian_spectrum.client.errors import SpectrumClientError
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ GRADIENT_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
 
 class ModuleExportError(SpectrumClientError):
     """A module cannot be sent to the server; the message says why, and what to change."""
-
-
-TARGETS = "y"
-"""Name of the array of targets in data, where several inputs have the names of the arguments of the forward pass."""
 
 
 def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
@@ -296,6 +293,8 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
             "or depend on something other than parameters and inputs?"
         )
     scale = max((float(each.abs().max()) for each in expected_gradient.values() if each.numel()), default=0.0)
+    for name in gradient.keys() - expected_gradient.keys():  # what the module detaches
+        expected_gradient[name] = torch.zeros_like(gradient[name])
     for name, one in expected_gradient.items():
         if not bool(one.isfinite().all()):
             raise ModuleExportError(
