@@ -63,6 +63,12 @@ def test_what_the_server_does_not_take_is_refused_before_it_is_sent(x: Any, y: A
         sample_arrays(x, y)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_before_they_are_sent(number: float) -> None:
+    with pytest.raises(UnfitArrayError, match="x must be finite"):
+        b"".join(file_pieces(sample_arrays(np.array([[1.0, number]]), None)))
+
+
 def test_an_upload_that_was_interrupted_continues(client: SpectrumClient, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = RNG.normal(size=(103, 8)).astype(np.float32), RNG.integers(0, 3, 103)
     sent: list[str] = []

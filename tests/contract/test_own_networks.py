@@ -4,6 +4,7 @@ import asyncio
 import copy
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -359,10 +360,10 @@ def test_results_that_are_not_finite_are_said_to_be() -> None:
         module_program(Calls(lambda module, x: (module.layer(x) * 0).sqrt()), torch.randn(3, 3))
 
 
-def physics(module: Calls, x: Tensor) -> Tensor:
+def physics(module: Calls, x: Tensor, norm: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
     """The residual of a differential equation: the forward pass takes two derivatives itself."""
     x = x.detach().requires_grad_()
-    values = torch.tanh(module.layer(x))
+    values = norm(module.layer(x))
     slope = torch.autograd.grad(values.sum(), x, create_graph=True)[0]
     curvature = torch.autograd.grad(slope[:, 0].sum(), x, create_graph=True)[0]
     return (curvature[:, :1] + values[:, :1].square()).expand(-1, 3)
@@ -374,6 +375,48 @@ def test_a_forward_pass_that_takes_derivatives(client: SpectrumClient) -> None:
     x, y = torch.randn(5, 3), torch.randn(5, 3)
     result = client.run(spectrum(client.upload_module(module, x), client.upload_data(x, y), "mse"))
     assert close(result.eigenvalues, eigenvalues(module, x, y.double(), half_squared_error))
+
+
+def standardised(values: Tensor) -> Tensor:
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt()
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda values: nn.functional.layer_norm(values, (4,), eps=0.1),
+        lambda values: nn.functional.instance_norm(values.unsqueeze(1), eps=0.1).squeeze(1),
+    ],
+)
+def test_norms_whose_third_derivatives_pytorch_does_not_know(
+    client: SpectrumClient, norm: Callable[[Tensor], Tensor]
+) -> None:
+    """The residual holds two derivatives of the norm, the Hessian two more."""
+    torch.manual_seed(0)
+    module, written_out = Calls(partial(physics, norm=norm)), Calls(partial(physics, norm=standardised))
+    written_out.load_state_dict(module.state_dict())
+    x, y = torch.randn(5, 3), torch.randn(5, 3)
+    result = client.run(spectrum(client.upload_module(module, x), client.upload_data(x, y), "mse"))
+    assert close(result.eigenvalues, eigenvalues(written_out, x, y.double(), half_squared_error))
+
+
+class Held(Weighted):
+    """A residual, times a parameter that has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        slope = torch.autograd.grad(torch.tanh(self.layer(x)).sum(), x, create_graph=True)[0]
+        return slope * self.factor.detach()
+
+
+def test_a_parameter_that_a_traced_forward_pass_detaches_is_refused() -> None:
+    with pytest.raises(ModuleExportError, match="with respect to factor differs"):
+        module_program(Held(), torch.randn(4, 3))
 
 
 def test_indices_beyond_a_table_are_refused(client: SpectrumClient) -> None:

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessian_spectrum.api_schemas.data.uploaded import TARGETS
 from hessian_spectrum.client.errors import SpectrumClientError
-
-TARGETS = "y"
-"""Name of the array of targets; the other arrays are inputs."""
 
 _IGNORED = -100
 _MAX_WHOLE_NUMBER = 2**53
@@ -122,8 +120,11 @@ def file_pieces(arrays: Mapping[str, NamedArray]) -> Iterator[bytes]:
 
     Yields:
         The file in pieces.
+
+    Raises:
+        UnfitArrayError: If an array holds NaN or infinity.
     """
-    whole = {name: ends for name in sorted(arrays) if (ends := _whole_numbers(arrays[name])) is not None}
+    whole = {name: ends for name in sorted(arrays) if (ends := _whole_numbers(name, arrays[name])) is not None}
     header: dict[str, Any] = {"__metadata__": {"whole_numbers": json.dumps(whole)}}
     start = 0
     for name in sorted(arrays):
@@ -142,13 +143,15 @@ def file_pieces(arrays: Mapping[str, NamedArray]) -> Iterator[bytes]:
             yield block.tobytes()
 
 
-def _whole_numbers(array: NamedArray) -> dict[str, int | None] | None:
+def _whole_numbers(name: str, array: NamedArray) -> dict[str, int | None] | None:
     """Return the range of an array of whole numbers, without those that are ignored; None for others."""
     smallest: int | None = None
     largest: int | None = None
     num_ignored = 0
     for block in array.blocks():
         numbers = (block.astype(np.uint32) << 16).view(np.float32) if array.dtype == "BF16" else block
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise UnfitArrayError(f"{name} must be finite: no NaN, no infinity")
         if numbers.dtype.kind == "f" and not np.array_equal(numbers, np.rint(numbers)):
             return None
         others = numbers[numbers != _IGNORED]

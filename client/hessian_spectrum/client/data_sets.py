@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from hessian_spectrum.api_schemas.data.uploaded import MAX_PARTS
 from hessian_spectrum.client.arrays import NamedArray, file_pieces, sample_arrays
 
 PART_BYTES = 2**26
 """Size in bytes of the numbers in a part, by default."""
-
-_MAX_PARTS = 512
-"""Largest number of parts that a request may name."""
 
 UploadProgress = Callable[[int, int], None]
 """Called after each part with the number of bytes that the server has, and with the total number of bytes."""
@@ -77,7 +75,7 @@ class DataSet:
     def parts(self) -> Iterator[Part]:
         """Yield the parts in the order of their samples; equal data sets have equal parts."""
         num_samples = len(next(iter(self.arrays.values())))
-        num_parts = min(_MAX_PARTS, max(1, self.num_bytes // max(1, self.part_bytes)))
+        num_parts = min(MAX_PARTS, max(1, self.num_bytes // max(1, self.part_bytes)))
         step = max(1, -(-num_samples // num_parts))
         for start in range(0, num_samples, step):
             yield Part({name: array[start : start + step] for name, array in self.arrays.items()})

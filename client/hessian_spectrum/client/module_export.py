@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hessian_spectrum.api_schemas.data.uploaded import TARGETS
 from hessian_spectrum.client.errors import SpectrumClientError
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ GRADIENT_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
 
 class ModuleExportError(SpectrumClientError):
     """A module cannot be sent to the server; the message says why, and what to change."""
-
-
-TARGETS = "y"
-"""Name of the array of targets in data, where several inputs have the names of the arguments of the forward pass."""
 
 
 def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
@@ -215,10 +212,13 @@ def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
     from torch.func import functional_call  # noqa: PLC0415
     from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
 
+    from hessian_spectrum.client.exact_norms import ExactNorms  # noqa: PLC0415
+
     values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
     def run(named: dict[str, Any], *arguments: Any) -> Any:
-        return functional_call(module, named, arguments)
+        with ExactNorms():
+            return functional_call(module, named, arguments)
 
     written_out: Any = {op: function for op, function in decomposition_table.items() if "backward" in str(op)}
     graph = make_fx(run, decomposition_table=written_out, tracing_mode="symbolic")(values, *inputs)
@@ -279,7 +279,10 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
     """Compare output and gradient on the example: export drops hooks and the derivatives of custom functions."""
     import torch  # noqa: PLC0415
 
-    expected, expected_gradient = _value_and_gradient(module, inputs)
+    from hessian_spectrum.client.exact_norms import ExactNorms  # noqa: PLC0415
+
+    with ExactNorms():
+        expected, expected_gradient = _value_and_gradient(module, inputs)
     value, gradient = _value_and_gradient(program.module(), inputs)
     if not bool(expected.isfinite().all()):
         raise ModuleExportError("the module returns NaN or infinity on the example: give other example inputs")
@@ -290,6 +293,8 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
             "or depend on something other than parameters and inputs?"
         )
     scale = max((float(each.abs().max()) for each in expected_gradient.values() if each.numel()), default=0.0)
+    for name in gradient.keys() - expected_gradient.keys():  # what the module detaches
+        expected_gradient[name] = torch.zeros_like(gradient[name])
     for name, one in expected_gradient.items():
         if not bool(one.isfinite().all()):
             raise ModuleExportError(

@@ -137,8 +137,7 @@ class _Counter:
         elif name in _CELLS:
             yield "recurrent", _CELLS[name] * outputs
         elif name == _ATTENTION:
-            query, key = arguments[:2]
-            pairs = query.size // query.shape[-1] * key.shape[-2]
+            pairs = _num_scores(arguments)
             yield "softmax", pairs
             yield "products", pairs + outputs
         elif name in _GATED:
@@ -149,7 +148,8 @@ class _Counter:
             yield "piecewise", outputs
         else:
             is_result = not self.results.isdisjoint(call.outputs)
-            yield self._sort(name, read), outputs - (self.program.output_value.size if is_result else 0)
+            # an output that repeats the entries of a result is larger than it
+            yield self._sort(name, read), max(0, outputs - (self.program.output_value.size if is_result else 0))
 
     def _sort(self, name: str, read: list[str]) -> Sort:
         if name in _MATRIX_PRODUCTS:
@@ -190,6 +190,15 @@ def _names_of_results(program: Program) -> set[str | None]:
         names.add(viewed)
         call = makers.get(viewed)
     return names
+
+
+def _num_scores(arguments: list[Value]) -> int:
+    """Return the number of pairs of a query and a key; 0 where the call lacks one of them."""
+    shapes = [each.shape for each in arguments[:2]]
+    if len(shapes) < 2 or min(map(len, shapes)) < 2:
+        return 0
+    query, key = shapes
+    return math.prod(query[:-1]) * key[-2]
 
 
 def _recurrent_numbers(arguments: list[Value], num_gates: int) -> int:

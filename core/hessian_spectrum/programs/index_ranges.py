@@ -1,5 +1,6 @@
 """The tables into which the inputs of a program are indices: an index beyond the last row is found before a run."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 from hessian_spectrum.programs.operators import base_name
@@ -51,23 +52,23 @@ def index_ranges(program: Program) -> dict[str, int]:
     rows = {alias: each.value.shape[0] for each in program.parameters for alias in each.aliases if each.value.shape}
     rows |= {name: value.shape[0] for name, value in program.values.items() if value.shape and name not in rows}
     found: dict[str, int] = {}
-    _follow(program.body, {name: name for name in program.inputs}, rows, found=found)
+    _follow(program.body, {name: name for name in program.inputs}, ChainMap(rows), found=found)
     return found
 
 
-def _follow(calls: Sequence[Call], origins: dict[str, str], rows: Mapping[str, int], *, found: dict[str, int]) -> None:
+def _follow(calls: Sequence[Call], origins: dict[str, str], rows: ChainMap[str, int], *, found: dict[str, int]) -> None:
     """Follow values that hold numbers of an input alone, named in `origins`, through calls and their regions."""
     for call in calls:
         for region in call.regions:
             outside = dict(zip(region.inputs, call.args[1:], strict=False))
             inside = {name: origins[_name(each)] for name, each in outside.items() if _name(each) in origins}
             tables = {name: rows[_name(each)] for name, each in outside.items() if _name(each) in rows}
-            _follow(region.calls, inside, {**rows, **tables}, found=found)
+            _follow(region.calls, inside, rows.new_child(tables), found=found)  # no copy: there may be many regions
         name = base_name(call.op)
         if name in _TABLES:
             _note(call, origins, rows, found=found)
-        elif name in _SAME_NUMBERS and call.args and _name(call.args[0]) in origins and call.outputs[0] is not None:
-            origins[call.outputs[0]] = origins[_name(call.args[0])]
+        elif name in _SAME_NUMBERS and call.args and _name(call.args[0]) in origins:
+            origins |= {output: origins[_name(call.args[0])] for output in call.outputs[:1] if output is not None}
 
 
 def _note(call: Call, origins: Mapping[str, str], rows: Mapping[str, int], *, found: dict[str, int]) -> None:

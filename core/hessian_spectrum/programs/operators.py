@@ -1,7 +1,7 @@
 """The operators that a program may call, by name; everything else is refused, with the reason where it is known.
 
 All of them compute arrays from arrays: none reads or writes files, starts processes, draws random numbers or keeps
-state. The worker has one entry for each name in `curvature.models.exported`.
+state. The worker runs them in `curvature.models.program_run`.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,13 @@
 """A worker runs no call of a program that names something else than an operator, or that reads memory of others."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from hessian_spectrum.curvature.models.exported import Exported
-from hessian_spectrum.curvature.models.program_check import FILLED
+from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.programs.program import Call, Parameter, Program, Value
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
@@ -79,4 +80,32 @@ def test_memory_without_values_is_zero(op: str, args: tuple[Any, ...]) -> None:
     for _ in range(20):
         torch.full((2, 1), 7.0)
         assert torch.equal(model({"w": torch.ones(1)}, x), x)
-    assert set(FILLED) == {"aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"}
+
+
+def test_memory_without_values_has_no_gaps() -> None:
+    """What lies in gaps would not be zero, and other strides would show it."""
+    zeros = WRITTEN_OUT["aten.empty_strided"]([2, 1], [1000, 1], dtype=torch.float32)
+    assert zeros.untyped_storage().nbytes() == 2 * 4
+
+
+def test_a_copy_without_values_has_the_order_in_memory_that_is_asked_for() -> None:
+    like, x = WRITTEN_OUT["aten.empty_like"], torch.ones(2, 3).T
+    assert like(x).stride() == x.stride()
+    assert like(x, memory_format=torch.contiguous_format).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [("aten.silu.default", (3,)), ("operator.floordiv", (1, 0)), ("aten.glu.default", (Y,)), ("aten.view.default", ())],
+    ids=["number-for-an-array", "division-by-zero", "odd-halves", "no-arguments"],
+)
+def test_arguments_that_an_operator_does_not_take_are_a_problem_of_the_network(op: str, args: tuple[Any, ...]) -> None:
+    with pytest.raises(InvalidProblemError, match="fails"):
+        model_of(op, *args)({"w": torch.ones(1)}, torch.ones(2, 1))
+
+
+def test_an_array_whose_type_is_not_stated_is_a_problem_of_the_network() -> None:
+    model = model_of("aten.ones.default", [2, 1])
+    values = {name: value for name, value in model.program.values.items() if name != "more"}
+    with pytest.raises(InvalidProblemError, match="fails"):
+        replace(model, program=replace(model.program, values=values))({"w": torch.ones(1)}, torch.ones(2, 1))

@@ -35,6 +35,21 @@ def test_counts_by_hand() -> None:
     }
 
 
+class Repeated(nn.Module):
+    """One number for each sample, returned three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x)).expand(-1, 3)
+
+
+def test_results_that_the_output_repeats_are_not_counted() -> None:
+    assert counted(Repeated(), torch.randn(4, 5)) == {"inputs": 5, "linear": 1, "outputs": 3}
+
+
 class Contrastive(nn.Module):
     """Each sample's loss is that of its similarity to all samples of the batch."""
 

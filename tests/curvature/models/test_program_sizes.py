@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hessian_spectrum.curvature.models import program_sizes
-from hessian_spectrum.curvature.models.exported import bounded_size
+from hessian_spectrum.curvature.models.program_run import bounded_size
 from hessian_spectrum.curvature.models.program_sizes import check_sizes
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from tests.fixtures.exported import exported, loaded, stored

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
-from hessian_spectrum.curvature.models.exported import Exported, _function
+from hessian_spectrum.curvature.models.exported import Exported
+from hessian_spectrum.curvature.models.program_run import _function
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.programs.operators import SIZE_OPERATORS, refusal
 from hessian_spectrum.programs.program import ProgramError
@@ -247,7 +248,7 @@ def test_too_little_memory_is_no_error_of_the_program(
     def fail(*_: Any) -> Iterator[Any]:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr("hessian_spectrum.curvature.models.exported._function", lambda _: fail)
+    monkeypatch.setattr("hessian_spectrum.curvature.models.program_run._function", lambda _: fail)
     parameters = rows_of_a_table.initial_parameters(torch.Generator(), F64, CPU)
     with pytest.raises(RuntimeError, match="can't allocate"):
         rows_of_a_table(parameters, torch.tensor([[0, 1]]))

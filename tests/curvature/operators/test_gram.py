@@ -1,13 +1,13 @@
 """Spectra of Gauss-Newton matrices by way of their Gram matrices, against the dense matrices."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver, DenseMatrixState
 from hessian_spectrum.curvature.classification_losses import CrossEntropy, cross_entropy
@@ -16,6 +16,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.class_axis import ClassesLast
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
@@ -103,6 +104,38 @@ def error(spectrum: ExactSpectrum, operator: RiskOperator) -> float:
 
 def uses_gram(operator: RiskOperator) -> bool:
     return DenseEigensolver().init(operator, generator=generator(0)).is_gram
+
+
+class Mixed(nn.Module):
+    """Outputs that depend on the other samples, as a function says."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.mix = nn.Linear(3, 8), nn.Linear(8, 2), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.last(self.mix(torch.tanh(self.first(x))))
+        return mixed
+
+
+MIXTURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda hidden: hidden - hidden.mean(0),
+    "attention": lambda hidden: torch.softmax(hidden @ hidden.T, -1) @ hidden,
+    "pairs": lambda hidden: hidden * hidden.flip(0),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("num_samples", [2, 6])
+def test_networks_that_mix_samples(mixture: str, matrix: str, num_samples: int) -> None:
+    """Rows of B are those of the whole micro-batch: of a sample alone they would be wrong."""
+    program = exported(Mixed(MIXTURES[mixture]).eval(), drawn(4, 3).float())
+    model = ClassesLast(program, axis=1, output_axes=(2,)) if num_samples == 2 else program
+    risk = EmpiricalRisk(model, Mse(), Dataset(drawn(num_samples, 3), drawn(num_samples, 2)).split(num_samples))
+    operator = OPERATORS[matrix](risk, model.initial_parameters(generator(0), F64, CPU))
+    assert uses_gram(operator)
+    assert error(spectrum_of(operator), operator) < TOLERANCE
 
 
 @pytest.mark.parametrize("matrix", MATRICES)

@@ -379,7 +379,7 @@ def test_models_that_cannot_be_recorded_fall_back_with_a_reason(
     def failing(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
         raise error
 
-    monkeypatch.setattr("hessian_spectrum.curvature.operators.risk_operator.record", failing)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.recordings.record", failing)
     assert_close(operator.matmat(columns), expected, rtol=1e-12, atol=1e-13)
     assert_close(assemble(operator), matrix, rtol=1e-12, atol=1e-13)
     assert operator.fallback_reason is not None
@@ -405,7 +405,7 @@ def test_a_wrong_recording_is_noticed(
     operator, plain = operator_of(seeded), operator_of(seeded)
     vector = torch.randn(operator.dim, generator=seeded(7), dtype=F64)
     expected = plain.matvec(vector)
-    monkeypatch.setattr("hessian_spectrum.curvature.operators.risk_operator.record", record_wrongly)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.recordings.record", record_wrongly)
     assert_close(operator.matvec(vector), expected, rtol=1e-12, atol=1e-13)
     assert operator.fallback_reason is not None
     assert "products that differ" in operator.fallback_reason

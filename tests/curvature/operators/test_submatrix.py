@@ -64,7 +64,7 @@ def test_blocks_share_one_linearisation(whole: Whole, block: str | None, seeded:
     assert_close(part.matmat(vectors), expected, rtol=0, atol=1e-13 * scale)
     assert_close(part.matvec(vectors[:, 1]), expected[:, 1], rtol=0, atol=1e-13 * scale)
     # two micro-batches, by number of columns
-    assert set(whole.operator._programs) == {(0, 3), (1, 3), (0, 1), (1, 1)}
+    assert set(whole.operator._recordings._programs) == {(0, 3), (1, 3), (0, 1), (1, 1)}
 
 
 def test_a_submatrix_is_the_operator_of_its_block_alone(whole: Whole, seeded: Seeded) -> None:

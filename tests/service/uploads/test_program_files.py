@@ -1,7 +1,7 @@
 """Files of programs with any part of their JSON replaced: they are stored or refused, and never raise an error."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,7 +16,7 @@ from hessian_spectrum.service.uploads.artifact_upload import PT2, store_program
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from tests.security.program_files import Parts, changed, parts
+from tests.security.program_files import BATCH, Parts, changed, node, parts, tensor, value
 
 JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 8, 2**31, 2**63, -(2**63), 10**300, 0.5, 1e308, -0.0),
@@ -114,6 +114,56 @@ def test_a_file_made_by_hand_is_stored(artifacts: ArtifactService, tmp_path: Pat
 
 def test_sixty_mutations_are_stored_or_refused(artifacts: ArtifactService, tmp_path: Path) -> None:
     assert 0 < check(range(60), artifacts, tmp_path / "file") < 60
+
+
+def without_arguments(op: str) -> Callable[[Parts], None]:
+    return lambda each: each.nodes.append(node(f"torch.ops.aten.{op}", "more") | {"inputs": []})
+
+
+def without_results(op: str, *arguments: tuple[str, Any]) -> Callable[[Parts], None]:
+    return lambda each: each.nodes.append(node(f"torch.ops.aten.{op}", "more", *arguments) | {"outputs": []})
+
+
+def attention(*shapes: tuple[int, ...]) -> Callable[[Parts], None]:
+    """Attention of queries and keys of these shapes, as far as the file says."""
+
+    def change(each: Parts) -> None:
+        names = ("linear", "tanh")[: len(shapes)]
+        each.values.update({name: tensor(*shape) for name, shape in zip(names, shapes, strict=True)})
+        arguments = zip(("query", "key"), map(value, names), strict=False)
+        each.call("torch.ops.aten.scaled_dot_product_attention.default", *arguments)
+
+    return change
+
+
+def repeated_output(each: Parts) -> None:
+    each.call("torch.ops.aten.expand.default", ("self", value("out")), ("size", {"as_ints": [-1, 10]}))
+    each.values["more"] = tensor(BATCH, 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_arguments("zero_.default"),
+        without_arguments("batch_norm.default"),
+        without_results("view.default", ("self", value("x")), ("size", {"as_ints": [3, 2]})),
+        attention((3, 1)),
+        attention((), ()),
+        attention((3,), (3, 1)),
+        attention((3, 0), (3, 0)),
+        repeated_output,
+        lambda each: each.values.pop("b_scale"),
+    ],
+    ids=[
+        *("nothing-to-change", "norm-of-nothing", "no-results", "no-key", "no-axes", "one-axis", "no-entries"),
+        *("output-larger-than-the-result", "constant-without-type"),
+    ],
+)
+def test_incomplete_calls_are_stored_or_refused(
+    artifacts: ArtifactService, tmp_path: Path, change: Callable[[Parts], object]
+) -> None:
+    stored(changed(change)(), artifacts, tmp_path / "file")
+    assert len(artifacts.page(10, None)[0]) <= 1
 
 
 def renamed(parameter: str) -> bytes:

@@ -12,6 +12,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.class_axis import ClassesLast
 from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
@@ -100,6 +101,17 @@ def test_an_operator_with_a_wrong_tangent_makes_the_job_go_on_by_double_backward
     assert fallback is not None
     assert fallback.method == "double-backward"
     assert fallback.reason.startswith("products of this network are wrong: v.Aw differs from w.Av")
+
+
+def test_a_network_whose_classes_lie_along_another_axis_is_checked_like_others(
+    model: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WRITTEN_OUT, "aten.tanh", half_tangent)
+    monkeypatch.setattr("hessian_spectrum.worker.experiments.product_check.SUSPECTS", {"aten.tanh"})
+    fallback = fallback_of(ClassesLast(model, axis=1, output_axes=(2,)))
+    assert fallback is not None
+    assert fallback.method == "double-backward"
+    assert fallback.reason.endswith("of its operators these may be the cause: aten.tanh")
 
 
 def test_an_operator_that_is_wrong_in_both_modes_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Samples in uploaded files: one artifact, or a data set in parts, with the scaling of stored numbers."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
@@ -77,6 +78,9 @@ class UploadedSamples(DataMessage):
     The array y holds the targets. The others are inputs: x, or several with the names of the inputs of the program.
     """
 
+    reference: ClassVar[str]
+    """Name of the field that refers to the files."""
+
     x: StoredArray | None = Field(
         default=None, description="Type and shape of the stored inputs x; null if the inputs have other names."
     )
@@ -103,9 +107,9 @@ class UploadedSamples(DataMessage):
         return {**self.stored_inputs, **({} if self.y is None else {TARGETS: self.y})}
 
     @property
+    @abstractmethod
     def files(self) -> Sequence[Sequence[str]]:
         """Ids of the files that hold the samples: of each part in order those whose arrays belong together."""
-        raise NotImplementedError
 
     @property
     def num_samples(self) -> int:
@@ -130,11 +134,6 @@ class UploadedSamples(DataMessage):
                 raise misfit(self.reference, message=message)
         self._check_scaling()
         return self
-
-    @property
-    def reference(self) -> str:
-        """Name of the field that refers to the files."""
-        raise NotImplementedError
 
     def _check_scaling(self) -> None:
         for name, scaling in self.scaling.items():
@@ -171,6 +170,7 @@ class ArrayData(UploadedSamples):
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
+    reference = "id"
 
     kind: Literal["artifact"]
     id: ArtifactId
@@ -185,20 +185,15 @@ class ArrayData(UploadedSamples):
         """All files, as one part."""
         return [[self.id, *self.more]]
 
-    @property
-    def reference(self) -> str:
-        """The field `id`."""
-        return "id"
-
     @model_validator(mode="before")
     @classmethod
     def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
         arrays = arrays_of(fields, info)
-        if arrays is None:
+        more = fields.get("more", []) if isinstance(fields, dict) else None
+        if arrays is None or not isinstance(more, list) or len(more) >= MAX_FILES:
             return fields
         found = {**_with_samples(arrays, "id")}
-        more = fields.get("more")
-        for index, each in enumerate(more if isinstance(more, list) else ()):
+        for index, each in enumerate(more):
             others = stored_arrays(each, info, "more", index) if isinstance(each, str) else None
             if others is None:
                 return fields
@@ -215,6 +210,7 @@ class PartsData(UploadedSamples):
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "parts"]})
+    reference = "parts"
 
     kind: Literal["parts"]
     parts: list[ArtifactId] = Field(
@@ -225,11 +221,6 @@ class PartsData(UploadedSamples):
     def files(self) -> Sequence[Sequence[str]]:
         """The parts, of one file each."""
         return [[each] for each in self.parts]
-
-    @property
-    def reference(self) -> str:
-        """The field `parts`."""
-        return "parts"
 
     @model_validator(mode="before")
     @classmethod

@@ -90,7 +90,7 @@ async def upload_artifact(request: Request, artifacts: Artifacts, name: ArrayNam
         else:
             budget = service_context(request).upload_budget
             is_program = content_type in PROGRAM_MEDIA_TYPES
-            store = partial(store_program) if is_program else partial(store_arrays, name=name or "")
+            store = store_program if is_program else partial(store_arrays, name=name or "")
             artifact, is_new = await run_in_threadpool(store, file, artifacts, media_type=content_type, budget=budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(

@@ -131,7 +131,9 @@ class _Reader:
                 stored.setdefault(table.location(name), []).append((name, identifier(fields["arg"]["name"])))
             elif kind in ("buffer", "tensor_constant"):
                 name = array_name(fields["buffer_name" if kind == "buffer" else "tensor_constant_name"])
-                self._define(constants, fields["arg"]["name"], table.add_constant(name))
+                value, key = table.add_constant(name)
+                self._define(constants, fields["arg"]["name"], key)
+                self.values[fields["arg"]["name"]] = value
             elif kind == "user_input":
                 if "as_tensor" in fields["arg"]:
                     name = fields["arg"]["as_tensor"]["name"]
@@ -213,7 +215,7 @@ class _Reader:
             args=({"graph": region.to_json()}, *(self._argument(each, prefix) for each in operands)),
             kwargs={},
             outputs=outputs,
-            returns_list=returns_list or bool(node.get("is_hop_single_tensor_return") is False),
+            returns_list=returns_list or node.get("is_hop_single_tensor_return") is False,
         )
 
     def _argument(self, argument: dict[str, Any], prefix: str) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.api_schemas.artifacts import ArrayType
 from hessian_spectrum.programs.program import ProgramError, Value
 from hessian_spectrum.service.uploads.pt2_fields import length_of, value_of
-from hessian_spectrum.storage.artifact_files import NamedArray
+from hessian_spectrum.storage.artifact_files import NamedArray, widened
 
 MAX_JSON_BYTES = 2**26
 """Largest size of the graph's JSON document in bytes."""
@@ -108,17 +108,17 @@ class ArrayTable:
         self.arrays[name] = array
         return value
 
-    def add_constant(self, name: str) -> str:
-        """Read a buffer or a constant; it becomes one of `arrays`, under the name that is returned."""
-        _, array = self._read(name)
-        if array.dtype in _FLOATING and any(np.isnan(numbers).any() for numbers in _blocks(array)):
+    def add_constant(self, name: str) -> tuple[Value, str]:
+        """Read a buffer or a constant; it becomes one of `arrays`, under the name that is returned with its type."""
+        value, array = self._read(name)
+        if array.dtype in _FLOATING and any(np.isnan(numbers).any() for numbers in _numbers(array)):
             raise ProgramError(f"its constant {name:.64} holds NaN")
         key = f"constant:{name}"
         self.arrays[key] = array
-        return key
+        return value, key
 
     def _check_finite(self, name: str, array: NamedArray) -> None:
-        if not all(np.isfinite(numbers).all() for numbers in _blocks(array)):
+        if not all(np.isfinite(numbers).all() for numbers in _numbers(array)):
             raise ProgramError(f"its parameter {name:.64} holds NaN or infinity")
 
     def _entry(self, name: str) -> tuple[str, Any]:
@@ -148,10 +148,8 @@ class ArrayTable:
         return value, NamedArray(stored, view)
 
 
-def _blocks(array: NamedArray) -> Iterator[NDArray[Any]]:
-    """The numbers of an array, with those of bfloat16 in float32."""
-    for block in array.blocks():
-        yield (block.astype(np.uint32) << 16).view(np.float32) if array.dtype == "BF16" else block
+def _numbers(array: NamedArray) -> Iterator[NDArray[Any]]:
+    return (widened(array.dtype, block) for block in array.blocks())
 
 
 def _strided(name: str, numbers: NDArray[Any], shape: tuple[int, ...], strides: list[int], offset: int) -> NDArray[Any]:

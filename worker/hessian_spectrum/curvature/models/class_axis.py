@@ -36,6 +36,11 @@ class ClassesLast(Model):
         return self.model.fixed_size
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether the operators of the model are known."""
+        return self.model.is_built_in
+
+    @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the model's parameters."""
         return self.model.parameter_shapes

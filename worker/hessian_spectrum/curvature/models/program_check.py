@@ -1,10 +1,8 @@
 """What a worker checks of a program's calls before it runs them: they name operators, whose arguments they give."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from hessian_spectrum.programs.operators import base_name, refusal
@@ -54,32 +52,3 @@ def _check_call(call: Call) -> None:
     changed = [argument.name for argument in arguments if argument.alias_info and argument.alias_info.is_write]
     if changed and (changed != names[:1] or not base_name(call.op).endswith("_")):
         raise InvalidProblemError(f"the program calls {call.op:.64}, which writes to its argument {changed[0]}")
-
-
-def _empty(size: Any, *, memory_format: Any = None, **options: Any) -> Tensor:
-    result: Tensor = torch.ops.aten.zeros.default(size, **options)
-    return result
-
-
-def _empty_like(x: Tensor, **options: Any) -> Tensor:
-    result: Tensor = torch.ops.aten.zeros_like.default(x, **options)
-    return result
-
-
-def _new_empty(x: Tensor, size: Any, **options: Any) -> Tensor:
-    result: Tensor = torch.ops.aten.new_zeros.default(x, size, **options)
-    return result
-
-
-def _empty_strided(size: Any, stride: Any, **options: Any) -> Tensor:
-    result: Tensor = torch.ops.aten.empty_strided.default(size, stride, **options).zero_()
-    return result
-
-
-FILLED: Mapping[str, Callable[..., Tensor]] = {
-    "aten.empty": _empty,
-    "aten.empty_like": _empty_like,
-    "aten.new_empty": _new_empty,
-    "aten.empty_strided": _empty_strided,
-}
-"""Factories of arrays without values: zeros here, because the memory may hold numbers of other jobs."""

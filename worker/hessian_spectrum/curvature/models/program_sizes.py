@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hessian_spectrum.curvature.data.base import SampleInputs
-from hessian_spectrum.curvature.models.exported import Exported, ProgramRun, RunPrecision, Values
+from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.models.program_inputs import named_inputs
+from hessian_spectrum.curvature.models.program_run import ProgramRun, RunPrecision, Values
 from hessian_spectrum.programs.operators import base_name
 from hessian_spectrum.programs.program import Call, Program
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError

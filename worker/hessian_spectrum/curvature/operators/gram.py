@@ -18,6 +18,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.products import OF_GRADIENTS, Matrix, is_memory_error, output_product
 from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import BLOCK_BYTES, HELD_ROWS_BYTES, TANGENT_COPIES
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 CHECK_TOLERANCE = 1e4
 """Machine epsilons by which rows of single samples may differ, relative to their size, from those of the samples
@@ -76,7 +77,8 @@ class GramAssembly(GramForm):
     The rows of B are S_i^T J_i of `output_roots`. For an `Mlp`, J_W = delta h^T and J_b = delta for each layer, so that
     B B^T is the sum over layers of the entrywise products of the Gram matrices of the deltas and of (h, 1): no row of
     length P exists. For other models, rows are computed by vector-Jacobian products, sample by sample under vmap, and
-    compared with one product of the samples together; where vmap fails or differs, they are computed row by row.
+    compared with one product of the samples together; where vmap fails or differs, they are computed row by row. If
+    the outputs of a sample depend on the other samples, each row is a product of the whole micro-batch.
 
     Attributes:
         matrix: Which matrix.
@@ -255,20 +257,22 @@ class GramAssembly(GramForm):
 
 
 class _Rows:
-    """Rows of B, by vmap over samples as long as the result agrees with products of all samples together."""
+    """Rows of B, by vmap over samples as long as the result agrees with products of the samples together."""
 
     def __init__(self, assembly: GramAssembly) -> None:
         self._assembly = assembly
         self._risk = assembly.risk
         self._layout = assembly.layout
-        # a program for a fixed number of samples cannot be applied to one of them
-        self._is_vmapped = self._risk.model.fixed_size in (None, 1)
+        self._is_vmapped = True
         self._roots: tuple[int, Dataset, Tensor] | None = None  # of the last micro-batch
+        self._separable: dict[int, bool] = {}  # by micro-batch
 
     def of(self, piece: _Piece) -> Tensor:
         """Return the rows (number of samples times rows of each sample, P)."""
         batch, roots = self._micro_batch(piece.batch)
         cotangents = _cotangents(roots[piece.samples.start : piece.samples.stop], piece.rows)
+        if not self._is_separable(piece.batch, batch, roots):
+            return self._one_by_one(batch, piece, cotangents, is_together=True)
         samples = batch.take(torch.arange(piece.samples.start, piece.samples.stop))
         if self._is_vmapped:
             try:
@@ -281,7 +285,36 @@ class _Rows:
                 if self._agrees(rows, samples.inputs, cotangents):
                     return rows
                 self._is_vmapped = False
-        return self._one_by_one(batch, piece, cotangents)
+        return self._one_by_one(batch, piece, cotangents, is_together=False)
+
+    def _is_separable(self, index: int, batch: Dataset, roots: Tensor) -> bool:
+        """Return whether samples of a micro-batch may be evaluated one by one, as measured for uploaded networks."""
+        model = self._risk.model
+        # a program for a fixed number of samples cannot be applied to fewer
+        if model.fixed_size is not None or model.is_built_in or len(batch) == 1:
+            return model.fixed_size in (None, 1)
+        if index not in self._separable:
+            try:
+                self._separable[index] = self._is_sum_of_halves(batch, roots)
+            except (RuntimeError, NotImplementedError, ValueError, TypeError, InvalidProblemError) as error:
+                if is_memory_error(error):
+                    raise
+                self._separable[index] = False  # the network may not accept fewer samples
+        return self._separable[index]
+
+    def _is_sum_of_halves(self, batch: Dataset, roots: Tensor) -> bool:
+        """Return whether a random product of all samples is the sum of those of two random halves.
+
+        It is not, for example, in a network with a mean over samples.
+        """
+        generator = torch.Generator().manual_seed(0)
+        num_samples, num_targets, _, rank = roots.shape
+        weights = torch.randn(num_samples, num_targets, rank, 1, generator=generator, dtype=torch.float64)
+        cotangents = (roots @ weights.to(roots)).squeeze(-1)
+        order = torch.randperm(num_samples, generator=generator)
+        one, other = (self._pulled(batch.take(half).inputs, cotangents[half]) for half in order.tensor_split(2))
+        deviation = self._pulled(batch.inputs, cotangents) - one - other
+        return _is_rounding(deviation, float(one.norm() + other.norm()))
 
     def _micro_batch(self, index: int) -> tuple[Dataset, Tensor]:
         """Return a micro-batch with its roots (n, *axes, K, R)."""
@@ -316,18 +349,16 @@ class _Rows:
         generator = torch.Generator().manual_seed(0)
         weights = torch.randn(len(rows), generator=generator, dtype=torch.float64).to(rows)
         combined = (weights.view(cotangents.shape[:2])[..., None, None] * cotangents).sum(dim=1)
-        deviation = self._pulled(inputs, combined) - weights @ rows
         size = torch.linalg.vector_norm(torch.linalg.vector_norm(rows, dim=1) * weights)
-        eps = torch.finfo(rows.dtype).eps
-        return bool(torch.linalg.vector_norm(deviation) <= CHECK_TOLERANCE * eps * size)
+        return _is_rounding(self._pulled(inputs, combined) - weights @ rows, float(size))
 
-    def _one_by_one(self, batch: Dataset, piece: _Piece, cotangents: Tensor) -> Tensor:
-        """Return the rows by reverse passes for one sample or, if a program has a fixed size, for all together."""
+    def _one_by_one(self, batch: Dataset, piece: _Piece, cotangents: Tensor, *, is_together: bool) -> Tensor:
+        """Return the rows by reverse passes of one sample, or of all samples together."""
         rows = []
         for position, sample in enumerate(piece.samples):
             inputs, shape = batch.inputs, (len(batch), *cotangents.shape[2:])
             place = sample
-            if self._risk.model.fixed_size is None:
+            if not is_together:
                 inputs, shape, place = batch.take(torch.tensor([sample])).inputs, (1, *cotangents.shape[2:]), 0
             for cotangent in cotangents[position]:
                 padded = cotangent.new_zeros(shape)
@@ -346,6 +377,11 @@ class _Rows:
                 outputs, list(leaves.values()), cotangent.reshape(outputs.shape), materialize_grads=True
             )
         return self._flat(dict(zip(leaves, parts, strict=True)))
+
+
+def _is_rounding(deviation: Tensor, size: float) -> bool:
+    """Return whether a deviation (P,) may be due to rounding of terms of this size."""
+    return float(torch.linalg.vector_norm(deviation)) <= CHECK_TOLERANCE * torch.finfo(deviation.dtype).eps * size
 
 
 def _cotangents(roots: Tensor, rows: range) -> Tensor:

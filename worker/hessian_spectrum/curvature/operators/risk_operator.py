@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
@@ -11,38 +10,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.func import jvp
-from torch.fx import GraphModule
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.linear_algebra import GramForm, SymmetricOperator, Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators import rounding
 from hessian_spectrum.curvature.operators.correction import Correction, inverse_roots
 from hessian_spectrum.curvature.operators.gram import GramAssembly, has_gram_form
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
-from hessian_spectrum.curvature.operators.products import (
-    Fallback,
-    Matrix,
-    MicroBatchBlock,
-    is_memory_error,
-)
-from hessian_spectrum.curvature.operators.programs import (
-    Execution,
-    Map,
-    MatmulPrecision,
-    Program,
-    UnrecordableError,
-    is_odd,
-    matmuls_in,
-    record,
-)
-from hessian_spectrum.curvature.operators.reduced_precision import (
-    UnreducedOperator,
-    compared_vectors,
-    deviation,
-    reduced,
-)
+from hessian_spectrum.curvature.operators.products import Fallback, Matrix
+from hessian_spectrum.curvature.operators.programs import Execution, Map, MatmulPrecision, matmuls_in
+from hessian_spectrum.curvature.operators.recordings import Recordings
+from hessian_spectrum.curvature.operators.reduced_precision import UnreducedOperator
 from hessian_spectrum.curvature.process_memory import release_freed_memory
 from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
@@ -56,20 +37,8 @@ with warnings.catch_warnings():
 DEVIATION_MARGIN = 2
 """Factor by which the deviation of reduced products may be larger for vectors other than the measured ones."""
 
-SENSITIVITY_MARGIN = 4
-"""Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
-
-ASYMMETRY_MARGIN, ASYMMETRY_VECTORS = 4, 4
-"""Factor by which errors of products may be larger than their asymmetry, and number of products that measure it."""
-
-POWER_STEPS = 4
-"""Products for a lower bound on the norm of a matrix to whose products something is added or subtracted."""
-
 DECAYED: frozenset[Matrix] = frozenset({"hessian", "ggn"})
 """Matrices to which weight decay adds a multiple of the identity."""
-
-SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
-"""Largest number of samples for measuring the sensitivity, and reciprocal of the largest share of a micro-batch."""
 
 
 class RiskOperator(SymmetricOperator):
@@ -99,11 +68,6 @@ class RiskOperator(SymmetricOperator):
 
     Attributes:
         layout: Layout of the flat vector.
-        held_bytes: Memory of the kept recordings.
-        fallback: How products are computed if they are not recorded, and why; None if they are, or before the first
-            product.
-        precision_deviation: ||(A' - A) V|| / ||A V|| of reduced products A' V from those in float32, for the vectors of
-            the first sweep and for random ones; None if products are not reduced, or before the first product.
 
     Raises:
         InvalidProblemError: If no parameter matches, or reduced products are requested of parameters that are not
@@ -130,7 +94,6 @@ class RiskOperator(SymmetricOperator):
         shapes = risk.model.parameter_shapes
         ParameterLayout.of(shapes).check(parameters)
         self.layout = ParameterLayout.of({name: shapes[name] for name in select(shapes, block)})
-        self.fallback = fallback
         self._risk = risk
         self._point = {name: parameters[name].detach() for name in shapes}
         if matmul_precision is not None and self.dtype != torch.float32:
@@ -139,23 +102,47 @@ class RiskOperator(SymmetricOperator):
         if preconditioner is not None:
             scale = inverse_roots(preconditioner, self.layout, like=self._any_parameter)
         self._scale, self._shift = scale, shift
-        self.precision_deviation: float | None = None
         self._matmul_precision = matmul_precision
-        self._compared: list[Tensor] = []  # A V and the deviation from it, for the micro-batches so far
-        self._num_compared = 0
-        self._memory_bytes = memory_bytes
-        self._execution = execution if execution is not None else Execution(mode="interpreted")
-        self._progress = progress
-        self._programs: dict[tuple[int, int], Map] = {}  # programs by micro-batch and number of columns
-        self._graphs: dict[str, GraphModule] = {}  # graphs of these programs, by structure
-        self.held_bytes = 0
-        self._num_recorded = 0
         self._num_columns = num_columns
+        self._recordings = Recordings(
+            matrix=self.matrix,
+            risk=risk,
+            point=self._point,
+            layout=self.layout,
+            scale=scale,
+            memory_bytes=memory_bytes,
+            execution=execution,
+            matmul_precision=matmul_precision,
+            progress=progress,
+            fallback=fallback,
+        )
 
     @property
     def dim(self) -> int:
         """Number P of parameters, of the block if there is one."""
         return self.layout.dim
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the kept recordings."""
+        return self._recordings.held_bytes
+
+    @property
+    def fallback(self) -> Fallback | None:
+        """How products are computed if they are not recorded, and why; None if they are, or before the first one."""
+        return self._recordings.fallback
+
+    @property
+    def precision_deviation(self) -> float | None:
+        """||(A' - A) V|| / ||A V|| of reduced products A' V from those in float32, for the first and random vectors.
+
+        It is None if products are not reduced, or before the first one.
+        """
+        return self._recordings.precision_deviation
+
+    @precision_deviation.setter
+    def precision_deviation(self, value: float | None) -> None:
+        self._recordings.precision_deviation = value
 
     @property
     def fallback_reason(self) -> str | None:
@@ -181,8 +168,7 @@ class RiskOperator(SymmetricOperator):
     def rounding_error(self) -> float:
         """Bound on ||A' v - A v|| / ||A|| for products that are not reduced.
 
-        The effect of rounding depends on the point: pre-activations of 100 have an error of 1e-5 in float32, and so has
-        a tanh' of that size. It is therefore measured by an equally small change of the parameters.
+        It is measured by an equally small change of the parameters, see `rounding`.
 
         Returns:
             The bound, dimensionless.
@@ -193,8 +179,8 @@ class RiskOperator(SymmetricOperator):
     def term_error(self) -> float:
         """Bound on the error of the sum over micro-batches, relative to its norm, for products that are not reduced."""
         eps = torch.finfo(self.dtype).eps
-        error = super().term_error + SENSITIVITY_MARGIN * self.sensitivity * eps
-        return max(error, ASYMMETRY_MARGIN * self.asymmetry * eps)
+        error = super().term_error + rounding.SENSITIVITY_MARGIN * self.sensitivity * eps
+        return max(error, rounding.ASYMMETRY_MARGIN * self.asymmetry * eps)
 
     @cached_property
     def gram_form(self) -> GramForm | None:
@@ -229,7 +215,7 @@ class RiskOperator(SymmetricOperator):
         generator = torch.Generator().manual_seed(0)
         vector = torch.randn(self.dim, generator=generator, dtype=self.dtype).to(self.device)
         size = 0.0
-        for _ in range(POWER_STEPS):
+        for _ in range(rounding.POWER_STEPS):
             vector = self.matvec(vector / torch.linalg.vector_norm(vector))
             size = max(size, float(torch.linalg.vector_norm(vector)))
             if not 0 < size < math.inf:
@@ -274,26 +260,15 @@ class RiskOperator(SymmetricOperator):
         sample = self._sample
         if sample is None:
             return 0.0
-        generator = torch.Generator().manual_seed(0)
-        eps = torch.finfo(self.dtype).eps
-        vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
-        sampled, perturbed = copy(self), copy(self)
-        sampled._risk = perturbed._risk = sample
-        perturbed._point = {
-            name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
-        }
-        with torch.no_grad():
-            value, moved = (each._unrecorded(0, self.layout, self.layout)(vector) for each in (sampled, perturbed))
-        ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
-        return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
+        return rounding.sensitivity(
+            lambda point: self._recordings.elsewhere(sample, point).direct(0), self._point, self.dim
+        )
 
     @cached_property
     def asymmetry(self) -> float:
         """||B - B^T||_F / ||B|| / eps, estimated from random vectors, of the samples that give the sensitivity.
 
-        The sensitivity does not show errors that arise inside operators of PyTorch, since they do not depend on the
-        parameters. In second derivatives such errors are not symmetric, so the asymmetry shows them. It is measured
-        only for networks that users have uploaded.
+        It is measured only for networks that users have uploaded.
 
         Returns:
             The asymmetry, dimensionless.
@@ -301,33 +276,13 @@ class RiskOperator(SymmetricOperator):
         sample = self._sample if not self._risk.model.is_built_in else None
         if sample is None:
             return 0.0
-        generator = torch.Generator().manual_seed(1)
-        rows = torch.randn(ASYMMETRY_VECTORS, self.dim, generator=generator, dtype=self.dtype).to(self.device)
-        sampled = copy(self)
-        sampled._risk = sample
-        with torch.no_grad():
-            multiply = sampled._unrecorded(0, self.layout, self.layout)
-            products = multiply(rows).double()
-            norm, vector = 0.0, products[:1]
-            for _ in range(POWER_STEPS):
-                vector = multiply((vector / vector.norm()).to(self.dtype)).double()
-                norm = max(norm, float(vector.norm()))
-            forms = rows.double() @ products.T
-        pairs = ASYMMETRY_VECTORS * (ASYMMETRY_VECTORS - 1)
-        ratio = float((forms - forms.T).norm()) / math.sqrt(pairs) / norm if norm > 0 else 0.0
-        return ratio / torch.finfo(self.dtype).eps if math.isfinite(ratio) else 0.0
+        product = self._recordings.elsewhere(sample, self._point).direct(0)
+        return rounding.asymmetry(product, self.dim, like=self._any_parameter)
 
     @cached_property
     def _sample(self) -> EmpiricalRisk | None:
         """The risk of the samples at which rounding is measured; None if there is nothing to measure."""
-        first = self._risk.batches[0]
-        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
-        count = self._risk.model.fixed_size or count
-        if count == 0:
-            return None
-        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
-        is_empty = self._risk.loss.weight(sample.targets) == 0
-        return None if is_empty else EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        return rounding.few_samples(self._risk, is_crowded=self._largest_block == 1)
 
     @property
     def unreduced(self) -> SymmetricOperator:
@@ -409,8 +364,7 @@ class RiskOperator(SymmetricOperator):
             block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
             block[: stop - start, start:stop].fill_diagonal_(1)
             if run is None:
-                run = self._record(index, columns=group.columns, rows=group.rows, vectors=block)
-                run = self._reduced(run) if isinstance(run, Program) else run
+                run = self._recordings.columns_of(index, columns=group.columns, rows=group.rows, vectors=block)
             with matmuls_in(self._matmul_precision):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
 
@@ -420,8 +374,9 @@ class RiskOperator(SymmetricOperator):
         total = torch.zeros_like(rows)
         with matmuls_in(None):
             for index in range(len(self._risk.batches)):
+                run = self._recordings.direct(index)
                 for row in range(len(rows)):
-                    total[row] += self._unrecorded(index, self.layout, self.layout)(rows[row : row + 1])[0]
+                    total[row] += run(rows[row : row + 1])[0]
         return self._corrected(rows, total)
 
     @torch.no_grad()
@@ -438,7 +393,7 @@ class RiskOperator(SymmetricOperator):
 
     def _add_products(self, index: int, blocks: list[Tensor], totals: list[Tensor]) -> None:
         """Products A_b V of micro-batch `index`; a recording that is not kept is freed before the next one is made."""
-        run = self._linearised(index, blocks[0])
+        run = self._recordings.product_of(index, blocks[0])
         with matmuls_in(self._matmul_precision):
             if not totals:
                 totals.extend(run(block) for block in blocks)
@@ -453,113 +408,6 @@ class RiskOperator(SymmetricOperator):
         while width > 1 and (half := -(-width // 2)) >= required:
             width = half
         return max(width, required)
-
-    def _linearised(self, index: int, rows: Tensor) -> Map:
-        """Return the map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
-        run = self._programs.get((index, len(rows)))
-        if run is None:
-            program = self._record(index, columns=self.layout, rows=self.layout, vectors=rows)
-            if isinstance(program, Program):
-                lowered = self._reduced(program)
-                self._compare(program, lowered, rows)
-                return self._hold(index, lowered, rows)
-            run = program
-        return run
-
-    def _reduced(self, program: Program) -> Program:
-        return program if self._matmul_precision is None else reduced(program, self._matmul_precision)
-
-    def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Measure the deviation of reduced products for the first sweep's first vectors and for random ones."""
-        if self._matmul_precision is None or self.precision_deviation is not None:
-            return
-        vectors = torch.split(compared_vectors(rows), len(rows))
-        value = torch.cat([program(each) for each in vectors])
-        with matmuls_in(self._matmul_precision):
-            difference = torch.cat([lowered(each) for each in vectors]) - value
-        if self._num_compared:
-            value, difference = value.add_(self._compared[0]), difference.add_(self._compared[1])
-        self._compared = [value, difference]
-        self._num_compared += 1
-        if self._num_compared == len(self._risk.batches):
-            self.precision_deviation = deviation(*self._compared)
-            self._compared = []
-
-    def _record(self, index: int, *, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
-        """Return the recording of A_b, or A_b computed row by row if it cannot be recorded."""
-        direct = self._block_of(index, columns, rows).forward_over_reverse
-        if self.fallback is None:
-            try:
-                value, program = record(direct, vectors)
-                if is_odd(program, vectors, value):
-                    return program
-                reason = "its recording gives products that differ from those of forward over reverse"
-            except (UnrecordableError, RuntimeError, NotImplementedError) as error:
-                if is_memory_error(error):
-                    raise
-                reason = f"it cannot be recorded: {_first_line(error)}"
-            self.fallback = Fallback("forward-over-reverse", reason)
-        return self._unrecorded(index, columns, rows)
-
-    def _unrecorded(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
-        """A_b without a recording, row by row; by double backward if the model's code has no forward mode."""
-        block = self._block_of(index, columns, rows)
-        direct, backward = _row_by_row(block.forward_over_reverse), block.double_backward
-
-        def run(vectors: Tensor) -> Tensor:
-            if self.fallback is not None and self.fallback.method == "double-backward":
-                return backward(vectors)
-            try:
-                return direct(vectors)
-            except (RuntimeError, NotImplementedError) as error:
-                if is_memory_error(error):
-                    raise
-                self.fallback = Fallback(
-                    "double-backward", f"the model's code has no forward mode: {_first_line(error)}"
-                )
-            return backward(vectors)
-
-        return run
-
-    def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
-        """Return the program in the form in which it is executed, kept for later products if it fits in memory."""
-        self._num_recorded += 1
-        if self._num_recorded <= len(self._risk.batches):
-            self._progress("linearisation", self._num_recorded, len(self._risk.batches))
-        release_freed_memory()  # recording takes more memory than what follows, and what is held lies in between
-        new_bytes = self._own_bytes(program)
-        if self._memory_bytes is not None and self.held_bytes + new_bytes > self._memory_bytes:
-            return program
-        # micro-batches of one shape share a graph: Python's objects for it may take more than what it keeps
-        program = Program(self._graphs.setdefault(program.structure(), program.graph), program.constants)
-        with matmuls_in(self._matmul_precision):
-            run = self._programs[index, len(rows)] = self._execution.prepare(program, rows)
-        self.held_bytes += new_bytes
-        return run
-
-    def _own_bytes(self, program: Program) -> int:
-        """Return the memory that the recording uses in addition to the parameters and the data."""
-        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
-        return sum(storage.nbytes() for address, storage in storages.items() if address not in shared)
-
-    def _shared_tensors(self) -> Iterator[Tensor]:
-        yield from self._point.values()
-        yield from (self._scale or {}).values()
-        for batch in self._risk.batches:
-            yield from batch.tensors
-
-    def _block_of(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> MicroBatchBlock:
-        risk = self._risk.with_batch_in_memory(index)
-        return MicroBatchBlock(
-            matrix=self.matrix,
-            risk=risk,
-            index=index,
-            point=self._point,
-            columns=columns,
-            rows=rows,
-            scale=self._scale,
-        )
 
     def checked_gradient_norm(self) -> float:
         """Return the norm of the risk's gradient with respect to the layout's parameters.
@@ -588,23 +436,7 @@ class RiskOperator(SymmetricOperator):
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]:.300}"
-
-
-def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
-    """1 or -1 for each of the values."""
-    return (2 * torch.randint(0, 2, values.shape, generator=generator) - 1).to(values)
-
-
 def _padded(rows: Tensor, width: int) -> Tensor:
     """Return the rows (k, P), padded with rows of zeros to `width` rows."""
     missing = width - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
-
-
-def _row_by_row(direct: Map) -> Map:
-    """Return the same map on several rows (k, n), without vmap."""
-    return lambda rows: torch.cat([direct(rows[index : index + 1]) for index in range(len(rows))])

@@ -8,6 +8,7 @@ forward mode is wrong, and differences those for which both are wrong.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -102,7 +103,7 @@ def checked_samples(risk: EmpiricalRisk, *, share: int = 1) -> EmpiricalRisk | N
     Returns:
         The risk; None if there are too few samples.
     """
-    fixed = getattr(getattr(risk.model, "program", None), "fixed_size", None)
+    fixed = risk.model.fixed_size
     useful = [batch for batch in risk.batches if risk.loss.weight(batch.targets) > 0]
     chosen = [useful[index] for index in _spaced(len(useful), MAX_BATCHES)]
     batches = [batch if fixed is not None and share == 1 else _sampled(batch, share) for batch in chosen]
@@ -147,34 +148,22 @@ def self_check(
     vectors = [sphere_probe(operator.dim, generator).to(operator.device, operator.dtype) for _ in range(2)]
     products = [operator.matvec(vector) for vector in vectors]
     is_reverse = operator.fallback is not None and operator.fallback.method == "double-backward"
-    references = _References(kind, risk, parameters, operator.layout, block)
-    reverse = None if is_reverse else references.double_backward(vectors[0])
-    difference = references.differences(vectors[0]) if has_memory_for_differences else None
-    tolerance = 10 * torch.finfo(operator.dtype).eps ** 0.5
-    wide = max(tolerance, TOLERANCE_OF_DIFFERENCES)
-    floor = _rounding_floor(risk, parameters)
-    agreements: dict[Check, bool] = {"transpose": _is_symmetric(vectors, products, tolerance)}
-    if reverse is not None:
-        agreements["double-backward"] = not _differ(products[0], reverse, tolerance, floor)
-    if difference is not None and (not agreements["transpose"] or _differ(products[0], difference, wide, floor)):
-        # what is held fixed, as in a region without gradients, moves here: the gradient is then that of no function
-        other = references.differences(vectors[1])
-        difference = None if other is None or not _is_symmetric(vectors, [difference, other], wide) else difference
-    if difference is not None:
-        agreements["differences"] = not _differ(products[0], difference, wide, floor)
+    found = _Comparison(
+        vectors=vectors,
+        products=products,
+        references=_References(kind, risk, parameters, operator.layout, block),
+        tolerance=10 * torch.finfo(operator.dtype).eps ** 0.5,
+        floor=_rounding_floor(risk, parameters),
+        has_reverse=not is_reverse,
+        has_differences=has_memory_for_differences,
+    )
+    agreements = found.agreements()
     passed = tuple(name for name, agrees in agreements.items() if agrees)
     failed = tuple(name for name, agrees in agreements.items() if not agrees)
     if not failed or (failed == ("double-backward",) and "differences" in passed):
         return SelfCheck(passed, failed)
     reason = f"products of this network are wrong: {_described(failed)}"
-    # double backward must have what products lack: the value of the differences, or else a symmetric matrix
-    is_right = reverse is not None
-    if reverse is not None and difference is not None:
-        is_right = not _differ(reverse, difference, wide, floor)
-    elif reverse is not None:
-        again = references.double_backward(vectors[1])
-        is_right = again is not None and _is_symmetric(vectors, [reverse, again], tolerance)
-    if not is_right:
+    if not found.is_double_backward_right():
         raise WrongProductsError(f"{reason}, and double backward is wrong as well")
     return SelfCheck(passed, failed, Fallback("double-backward", reason))
 
@@ -201,12 +190,6 @@ def _sampled(batch: Dataset, share: int) -> Dataset | None:
     return batch.take(torch.tensor(_spaced(len(batch), count))) if count else None
 
 
-def _differ(one: Tensor, other: Tensor, tolerance: float, floor: float) -> bool:
-    one, other = one.double(), other.double()
-    scale = max(float(one.norm()), float(other.norm()), floor)
-    return not float((one - other).norm()) <= tolerance * scale
-
-
 def _is_symmetric(vectors: Sequence[Tensor], products: Sequence[Tensor], tolerance: float) -> bool:
     """Return whether v.Aw = w.Av; a random unit vector sees only 1/sqrt(P) of an error of Aw."""
     (v, w), (av, aw) = [each.double() for each in vectors], [each.double() for each in products]
@@ -220,6 +203,77 @@ def _rounding_floor(risk: EmpiricalRisk, parameters: Parameters) -> float:
     size = math.hypot(*(float(each.norm()) for each in parameters.values()))
     eps = max(torch.finfo(each.dtype).eps for each in parameters.values())
     return 100 * eps**0.5 * math.hypot(*(float(each.norm()) for each in gradient.values())) / size if size else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Comparison:
+    """Products Av and Aw, and the references with which they are compared.
+
+    Attributes:
+        vectors: v and w.
+        products: Av and Aw, as they are computed.
+        references: The same products, computed in other ways.
+        tolerance: Largest relative difference.
+        floor: Norm below which products are rounding errors.
+        has_reverse: Whether they are compared with double backward.
+        has_differences: Whether there is memory for differences.
+    """
+
+    vectors: Sequence[Tensor]
+    products: Sequence[Tensor]
+    references: "_References"
+    tolerance: float
+    floor: float
+    has_reverse: bool
+    has_differences: bool
+
+    def agreements(self) -> dict[Check, bool]:
+        """Return for each comparison whether the products agree; comparisons that decide nothing are omitted."""
+        found: dict[Check, bool] = {"transpose": self._is_transpose_equal}
+        if self._reverse is not None:
+            found["double-backward"] = not self._differ(self.products[0], self._reverse, self.tolerance)
+        if self._difference is not None:
+            found["differences"] = not self._differ(self.products[0], self._difference, self._wide)
+        return found
+
+    def is_double_backward_right(self) -> bool:
+        """Return whether double backward has what products lack: the value of the differences, or else symmetry."""
+        if self._reverse is None:
+            return False
+        if self._difference is not None:
+            return not self._differ(self._reverse, self._difference, self._wide)
+        again = self.references.double_backward(self.vectors[1])
+        return again is not None and _is_symmetric(self.vectors, [self._reverse, again], self.tolerance)
+
+    @property
+    def _wide(self) -> float:
+        return max(self.tolerance, TOLERANCE_OF_DIFFERENCES)
+
+    @cached_property
+    def _is_transpose_equal(self) -> bool:
+        return _is_symmetric(self.vectors, self.products, self.tolerance)
+
+    @cached_property
+    def _reverse(self) -> Tensor | None:
+        return self.references.double_backward(self.vectors[0]) if self.has_reverse else None
+
+    @cached_property
+    def _difference(self) -> Tensor | None:
+        """A v by differences; None if they decide nothing."""
+        difference = self.references.differences(self.vectors[0]) if self.has_differences else None
+        if difference is None:
+            return None
+        if self._is_transpose_equal and not self._differ(self.products[0], difference, self._wide):
+            return difference
+        # what is held fixed, as in a region without gradients, moves here: the gradient is then that of no function
+        other = self.references.differences(self.vectors[1])
+        is_symmetric = other is not None and _is_symmetric(self.vectors, [difference, other], self._wide)
+        return difference if is_symmetric else None
+
+    def _differ(self, one: Tensor, other: Tensor, tolerance: float) -> bool:
+        one, other = one.double(), other.double()
+        scale = max(float(one.norm()), float(other.norm()), self.floor)
+        return not float((one - other).norm()) <= tolerance * scale
 
 
 @dataclass(frozen=True)
@@ -241,7 +295,7 @@ class _References:
             return None
 
     def differences(self, vector: Tensor) -> Tensor | None:
-        """Return A v by central differences in double precision; None if those of two steps differ."""
+        """Return A v by central differences in double precision; None if two step lengths give different results."""
         try:
             batches = [batch.to(torch.float64, vector.device) for batch in self.risk.batches]
             risk = EmpiricalRisk(self.risk.model, self.risk.loss, batches)

@@ -5,7 +5,7 @@ import logging
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
-from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.models.class_axis import ClassesLast
 from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
@@ -71,7 +71,7 @@ def checked_fallback(
     Raises:
         WrongProductsError: If products are wrong in every way.
     """
-    if not isinstance(risk.model, Exported | CausalLm):
+    if risk.model.is_built_in:
         return fallback
     is_crowded = 2 * plan.peak_bytes > hardware.memory_bytes
     samples = checked_samples(risk, share=SHARE_OF_SAMPLES if is_crowded else 1)
@@ -100,6 +100,7 @@ def checked_fallback(
 
 def _suspects(model: Model) -> str:
     """Say which operators of a program may be the cause."""
+    model = model.model if isinstance(model, ClassesLast) else model
     if not isinstance(model, Exported):
         return ""
     found = {

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType
 from hessian_spectrum.programs.program import FLOATING_DTYPES, MAX_DIMENSIONS, ProgramError
-from hessian_spectrum.storage.artifact_files import NamedArray
+from hessian_spectrum.storage.artifact_files import NamedArray, widened
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -113,7 +113,7 @@ def named_array(dtype: str, numbers: NDArray[Any]) -> NamedArray:
 def as_numbers(dtype: str, numbers: NDArray[Any]) -> NDArray[Any]:
     """Return numbers that numpy can compute with, where bfloat16 numbers are represented by their bits."""
     if dtype == "bfloat16":
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return widened("BF16", numbers)
     return numbers.astype(bool) if dtype == "bool" else numbers
 
 

@@ -1,4 +1,4 @@
-"""Attention."""
+"""Attention, and its softmax."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from hessian_spectrum.curvature.models.softmax import softmax
 
 
 def attention(
@@ -29,7 +31,7 @@ def attention(
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if mask is None:
-        return scores.softmax(dim=-1) @ value
+        return softmax(scores, -1) @ value
     if mask.dtype == torch.bool:
         visible = mask
         scores = scores.masked_fill(~mask, -math.inf)
@@ -38,8 +40,23 @@ def attention(
         scores = scores + mask
     hidden = ~visible.any(dim=-1, keepdim=True)
     # a row without a visible position would be 0/0: its scores are replaced before the softmax, its weights after it
-    weights = scores.masked_fill(hidden, 0.0).softmax(dim=-1).masked_fill(hidden, 0.0)
+    weights = softmax(scores.masked_fill(hidden, 0.0), -1).masked_fill(hidden, 0.0)
     return weights @ value
 
 
-OPERATORS: dict[str, Callable[..., Any]] = {"scaled_dot_product_attention": attention}
+def softmax_of_type(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the softmax along an axis, computed in a type of its own if one is given."""
+    return softmax(x if dtype is None else x.to(dtype), dim)
+
+
+def softmax_kernel(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """Return the softmax along an axis; the precision is the request's."""
+    return softmax(x, dim)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": attention,
+    "softmax": softmax_of_type,
+    "special_softmax": softmax_of_type,
+    "_softmax": softmax_kernel,
+}

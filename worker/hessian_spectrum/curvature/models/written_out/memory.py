@@ -1,7 +1,7 @@
 """Operators whose PyTorch versions trust their arguments and may read memory that is not theirs.
 
-`empty` returns what was in memory before, `_reshape_alias` takes any strides, and normalisation in decomposed graphs
-takes statistics of any length.
+`empty` returns what was in memory before, which may be numbers of other jobs, `_reshape_alias` takes any strides, and
+normalisation in decomposed graphs takes statistics of any length.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
-def empty(size: Sequence[int], *_: Any, dtype: torch.dtype, device: torch.device, **__: Any) -> Tensor:
-    """Return zeros of this size, whatever layout is requested."""
+def empty(
+    size: Sequence[int], *_: Any, dtype: torch.dtype | None = None, device: torch.device | None = None, **__: Any
+) -> Tensor:
+    """Return zeros of this size, without gaps between them whatever the strides that are asked for."""
     return torch.zeros(list(size), dtype=dtype, device=device)
 
 
-def empty_like(x: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Return zeros of the shape of x."""
-    return torch.zeros_like(x, dtype=dtype)
+def empty_like(x: Tensor, *, dtype: torch.dtype | None = None, memory_format: Any = None, **_: Any) -> Tensor:
+    """Return zeros of the shape of x, and in its order in memory by default."""
+    result: Tensor = torch.ops.aten.zeros_like.default(x, dtype=dtype, memory_format=memory_format)
+    return result
 
 
 def new_empty(x: Tensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:

@@ -65,7 +65,7 @@ def in_place(module: fx.GraphModule) -> fx.GraphModule:
 def _overwrite_operands(graph: fx.Graph) -> None:
     position = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if node.target not in _OVERWRITING or node.kwargs:
+        if node.target not in _OVERWRITING or (node.kwargs and node.target != aten.addcmul.default):
             continue
         candidates = node.args[:2] if node.target in _COMMUTATIVE else node.args[:1]
         operand = next((each for each in candidates if _may_be_overwritten(each, node, position)), None)

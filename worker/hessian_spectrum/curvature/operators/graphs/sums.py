@@ -167,21 +167,29 @@ def _contiguous(sizes: tuple[int, ...], like: fx.Node) -> dict[str, Any]:
 
 
 def accumulate_scalings(graph: fx.Graph) -> None:
-    """Rewrite b + a c, elementwise, as one pass over memory."""
+    """Rewrite b + a c and b - a c, elementwise, as one pass over memory."""
     for node in list(graph.nodes):
-        for scaled, other in _orders(node):
+        for scaled, other, sign in _signed_summands(node):
             factors: Any = scaled.args
             if scaled.target != aten.mul.Tensor or len(scaled.users) > 1 or scaled is other:
                 continue
             if not all(isinstance(factor, fx.Node) for factor in factors):
                 continue
             with graph.inserting_before(node):
-                total = graph.call_function(aten.addcmul.default, (other, *factors))
+                total = graph.call_function(aten.addcmul.default, (other, *factors), {} if sign > 0 else {"value": -1})
             total.meta = dict(node.meta)
             node.replace_all_uses_with(total)
             graph.erase_node(node)
             break
     remove_dead_code(graph)
+
+
+def _signed_summands(node: fx.Node) -> list[tuple[fx.Node, fx.Node, int]]:
+    """Return each summand that may be added to another one in place, that one, and the sign."""
+    if node.target == aten.sub.Tensor and not node.kwargs and all(isinstance(part, fx.Node) for part in node.args):
+        left, right = cast(tuple[fx.Node, fx.Node], node.args)
+        return [(right, left, -1)]
+    return [(scaled, other, 1) for scaled, other in _orders(node)]
 
 
 def _add_in_place(graph: fx.Graph, node: fx.Node, *, first: fx.Node, second: fx.Node) -> None:
