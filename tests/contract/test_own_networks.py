@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.backends import opt_einsum
 
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import ProblemResponseError
@@ -285,6 +286,12 @@ def test_dropout_and_one_sample_are_refused() -> None:
         module_program(nn.Linear(3, 3), torch.randn(1, 3))
     with pytest.warns(UserWarning, match="fixes the number of samples to 3"):
         module_program(Calls(lambda module, x: module.layer(x) + torch.zeros(len(x), 4)), torch.randn(3, 3))
+
+
+def test_a_product_of_three_tensors_leaves_the_number_of_samples_open() -> None:
+    """Where opt_einsum is installed, as it is for these tests, it would fix the number; a warning is an error here."""
+    assert opt_einsum.is_available()
+    module_program(Calls(lambda module, x: torch.einsum("bi,bj,ki->bk", x, x, module.layer.weight)), torch.randn(5, 3))
 
 
 class Weighted(nn.Module):

@@ -168,10 +168,12 @@ def _exported(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "ExportedPro
 
 def _export(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "ExportedProgram":
     import torch  # noqa: PLC0415
+    from torch.backends import opt_einsum  # noqa: PLC0415
     from torch.export import Dim  # noqa: PLC0415
 
     shapes: Any = tuple({0: Dim.AUTO} for _ in inputs)
-    with warnings.catch_warnings(), _quiet_logs():
+    # einsum's search for the best order of contraction would fix the number of samples to that of the example
+    with warnings.catch_warnings(), _quiet_logs(), opt_einsum.flags(enabled=False):
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(module, inputs, dynamic_shapes=shapes)

@@ -203,6 +203,82 @@ def test_sums_of_parts(indices: list[int], axis: int, are_slices: bool) -> None:
     assert is_joined is (sorted(indices[:4]) == [0, 1, 2, 3])
 
 
+@given(
+    st.integers(0, 2),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.permutations(range(3)),
+    st.sampled_from(["none", "first", "last"]),
+    st.booleans(),
+)
+def test_a_permuted_concatenation_is_one_of_permuted_parts(
+    axis: int, lengths: list[int], order: list[int], further: str, is_read_again: bool
+) -> None:
+    sizes = [2, 3, 4]
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+
+    def function(v: Tensor) -> Tensor:
+        whole = v.view([sum(lengths) if each == axis else size for each, size in enumerate(sizes)])
+        parts = [whole.narrow(axis, start, length) * 2.0 for start, length in zip(starts, lengths, strict=True)]
+        joined = torch.cat(parts, axis)
+        moved = joined
+        if further == "first":
+            moved = moved.unsqueeze(0).transpose(0, 2).squeeze(2)
+        elif further == "last":
+            moved = moved.unsqueeze(-1).transpose(1, -1).squeeze(1)
+        result = moved.permute(order).clone(memory_format=torch.contiguous_format)
+        return torch.cat([result.view(-1), joined.reshape(-1)]) if is_read_again else result
+
+    size = sum(lengths) * 24 // sizes[axis]
+    vector = torch.arange(1.0, size + 1.0, dtype=F64)
+    _, program = record(function, vector)
+    assert torch.equal(program(vector), function(vector))
+    num_copies = sum("clone" in str(node.target) for node in program.graph.graph.nodes)
+    assert num_copies <= int(is_read_again or sum(lengths) == 1 or order == [0, 1, 2])
+
+
+@pytest.mark.parametrize("num_rows", [None, 3])
+@pytest.mark.parametrize("is_read_again", [False, True])
+def test_products_are_computed_where_the_result_has_them(
+    num_rows: int | None, is_read_again: bool, seeded: Seeded
+) -> None:
+    """Unless something else reads them: it may overwrite them."""
+    x, y, W = torch.randn(3, 4, 4, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        a, b = (each.view(4, 4) for each in v.split(16))
+        first = (W @ a).t().t() + b @ y
+        second = x @ b
+        later = [second.sum(0) * 2.0 + v[:4]] if is_read_again else []
+        return torch.cat([second.reshape(-1), first.reshape(-1), *later])
+
+    batched = function if num_rows is None else vmap(function)
+    shape = (32,) if num_rows is None else (num_rows, 32)
+    first, second = torch.randn(2, *shape, generator=seeded(2), dtype=F64)
+    _, program = record(batched, first)
+    targets = [str(node.target) for node in program._in_place.graph.nodes]
+    if num_rows is None:
+        assert targets.count("aten.mm.out") == (1 if is_read_again else 2)
+    for each in (second, first, second):
+        before = program(each)
+        assert_close(before, batched(each), rtol=1e-13, atol=1e-13)
+        program(first + second)
+        assert_close(before, batched(each), rtol=1e-13, atol=1e-13)  # each result has memory of its own
+
+
+def test_differences_of_scaled_results_are_one_pass(seeded: Seeded) -> None:
+    scale, other = torch.randn(2, 6, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        return v * scale - other * v.flip(0)
+
+    vector = torch.randn(6, generator=seeded(2), dtype=F64)
+    _, program = record(function, vector)
+    targets = [str(node.target) for node in program._in_place.graph.nodes]
+    assert "aten.addcmul_.default" in targets
+    assert not any("sub" in target for target in targets)
+    assert_close(program(vector), function(vector), rtol=1e-14, atol=1e-15)
+
+
 def test_long_sums_and_long_chains_of_views(seeded: Seeded) -> None:
     """Loops over time steps leave thousands of them."""
     num_steps = 1500

@@ -1,6 +1,7 @@
 """Nodes of recorded graphs: what they are, and modules that run them."""
 
 import linecache
+import operator
 
 import torch
 from torch import fx
@@ -37,7 +38,9 @@ def is_mutation(node: fx.Node) -> bool:
 
 
 def may_be_view(node: fx.Node) -> bool:
-    """Return whether the result may share memory with an argument."""
+    """Return whether the result may share memory with an argument of its operation."""
+    if node.target is operator.getitem:  # one of several results
+        return may_be_view(node.args[0])  # type: ignore[arg-type]
     if not isinstance(node.target, OpOverload):
         return True
     return any(result.alias_info is not None for result in node.target._schema.returns)

@@ -26,6 +26,8 @@ _OVERWRITING: dict[Any, Any] = {
     aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
 
+_WITH_TARGET: dict[Any, Any] = {aten.mm.default: aten.mm.out, aten.bmm.default: aten.bmm.out}
+
 _COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
 
 _SHARING = (
@@ -136,13 +138,29 @@ def _assemble_in_place(graph: fx.Graph) -> None:
 
 
 def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
-    """Copy the part into a slice as soon as it is computed, before the reshapes that only the result needs."""
+    """Compute the part in its slice, if it is a product; otherwise copy it there before it is reshaped."""
     source: Any = part
     while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
         source = source.args[0]
+    product = _first_product(source)
+    if product is not None:
+        with graph.inserting_before(product):
+            target = graph.call_function(aten.slice.Tensor, span)
+            shaped = graph.call_function(aten.reshape.default, (target, list(shape_of(product))))
+        product.target, product.kwargs = _WITH_TARGET[product.target], {"out": shaped}
+        return
     with graph.inserting_after(source):
         target = graph.call_function(aten.slice.Tensor, span)
     with graph.inserting_after(target):
         shaped = graph.call_function(aten.reshape.default, (source, list(shape_of(part))))
     with graph.inserting_after(shaped):
         graph.call_function(aten.copy_.default, (target, shaped))
+
+
+def _first_product(node: fx.Node) -> fx.Node | None:
+    """Return the product to which all others are added in place to give the node's result, if nothing else reads it."""
+    while len(node.users) == 1 and node.target not in _WITH_TARGET:
+        if node.target not in ACCUMULATING.values() and node.target != aten.reshape.default:
+            return None
+        node = cast(fx.Node, node.args[0])
+    return node if len(node.users) == 1 and layout_of(node) is not None else None

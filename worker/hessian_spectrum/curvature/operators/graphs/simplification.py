@@ -15,6 +15,7 @@ from hessian_spectrum.curvature.operators.graphs.sums import (
     add_biases,
     bring_products_together,
     join_parts,
+    permute_parts,
 )
 
 aten = torch.ops.aten
@@ -33,6 +34,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     Scalings(graph, constants).fold()
     remove_dead_code(graph)
     join_parts(graph)
+    permute_parts(graph)
     bring_products_together(graph)
     accumulate_products(graph)
     add_biases(graph)
@@ -72,6 +74,8 @@ def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
             source = arguments[0]
         elif node.target == aten.add.Tensor and not node.kwargs and zeros.intersection(arguments):
             source = arguments[1] if arguments[0] in zeros else arguments[0]
+        elif node.target == aten.t.default and getattr(arguments[0], "target", None) == aten.t.default:
+            source = arguments[0].args[0]
         else:
             continue
         if isinstance(source, fx.Node) and layout_of(source) is not None and layout_of(source) == layout_of(node):

@@ -7,9 +7,12 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from hessian_spectrum.curvature.operators.graphs.nodes import VIEWS, remove_dead_code, shape_of
+from hessian_spectrum.curvature.operators.graphs.nodes import VIEWS, layout_of, remove_dead_code, shape_of
 
 aten = torch.ops.aten
+
+_PERMUTATIONS = (aten.unsqueeze.default, aten.squeeze.dim, aten.transpose.int, aten.permute.default)
+"""Views that move axes, or add or remove axes of length 1."""
 
 ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
 
@@ -108,6 +111,52 @@ def join_parts(graph: fx.Graph) -> None:
         node.replace_all_uses_with(whole)
         graph.erase_node(node)
     remove_dead_code(graph)
+
+
+def permute_parts(graph: fx.Graph) -> None:
+    """Rewrite a copy of a concatenation with permuted axes as a concatenation of permuted parts, in one pass."""
+    for node in list(graph.nodes):
+        if node.target != aten.clone.default:
+            continue
+        views: list[fx.Node] = []
+        source: Any = node.args[0]
+        while source.target in _PERMUTATIONS and len(source.users) == 1:
+            views.insert(0, source)
+            source = source.args[0]
+        if source.target != aten.cat.default or len(source.users) > 1 or not views:
+            continue
+        parts, axis = cast(tuple[list[fx.Node], int], (*source.args, 0)[:2])
+        shape = shape_of(source)
+        if shape[axis] < 2 or any(layout_of(part) is None for part in parts):
+            continue
+        with graph.inserting_before(node):
+            permuted = [_viewed(graph, part, views) for part in parts]
+            whole = graph.call_function(aten.cat.default, (permuted, _moved(axis % len(shape), shape, views)))
+        whole.meta = _contiguous(shape_of(node), node)
+        node.replace_all_uses_with(whole)
+        graph.erase_node(node)
+    remove_dead_code(graph)
+
+
+def _viewed(graph: fx.Graph, part: fx.Node, views: list[fx.Node]) -> fx.Node:
+    """Return a part, seen in the way in which the views see the whole."""
+    shape, strides, dtype = cast(tuple[Any, Any, torch.dtype], layout_of(part))
+    value = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    for view in views:
+        target: Any = view.target
+        value = target(value, *view.args[1:])
+        part = graph.call_function(target, (part, *view.args[1:]))
+        part.meta = {"layout": (tuple(value.shape), value.stride(), dtype)}
+    return part
+
+
+def _moved(axis: int, shape: tuple[int, ...], views: list[fx.Node]) -> int:
+    """Return where an axis that is longer than 1 is after the views: it alone has the stride 1."""
+    marked = torch.empty_strided(shape, [int(each == axis) for each in range(len(shape))], device="meta")
+    for view in views:
+        target: Any = view.target
+        marked = target(marked, *view.args[1:])
+    return next(place for place, size in enumerate(marked.shape) if size > 1 and marked.stride(place) == 1)
 
 
 @dataclass(frozen=True)
