@@ -199,6 +199,8 @@ def _outcome(library: Library, problem: PeerProblem, matrix: Matrix, reduction: 
             found = library(problem, matrix, reduction) / (problem.weight if reduction == "sum" else 1)
     except NotOfferedError as error:
         return {"not_offered": str(error)}
+    except ImportError:
+        raise  # it is not installed as it must be, which says nothing about it
     except Exception as error:  # noqa: BLE001 - libraries refuse with errors of many classes
         lines = str(error).strip().splitlines()
         return {"refused": f"{type(error).__name__}: {lines[0][:160] if lines else ''}"}
