@@ -89,13 +89,17 @@ pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.tx
 test-faults: setup  ## kill everything once, and what else takes a quarter of a minute
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
-soak: soak-kills soak-redis soak-faults soak-intervals fuzz soak-load  ## every long campaign, one after the other; two hours and more
+soak: soak-kills soak-redis soak-faults soak-intervals soak-properties fuzz soak-load  ## every long campaign, one after the other; two hours and more
 
 soak-faults: setup  ## kill everything in further ways, as often as it takes
 	$(BIN)/python -m pytest -n 0 -m long --ignore=tests/curvature tests
 
-soak-intervals: setup  ## how often intervals and bounds hold, over hundreds of seeds of every spectrum and method
+soak-intervals: setup  ## how often intervals and bounds hold, over hundreds of seeds of every spectrum and method; every network
 	$(BIN)/python -m pytest -m long tests/curvature
+
+soak-properties: export EXAMPLES := all
+soak-properties: setup  ## three times as many examples of every property that takes random ones
+	$(BIN)/python -m pytest tests/service tests/storage tests/theory
 
 # Further options, as in: make soak-kills SOAK="--cycles 20 --seed 7"; the seed decides faults, moments and jobs.
 SOAK ?=
@@ -140,4 +144,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

@@ -194,7 +194,7 @@ def running_redis(server: str, directory: Path, *options: str) -> Iterator[Runni
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 20
-            while not path.exists():
+            while not _accepts_connections(path):
                 assert process.poll() is None, command
                 assert time.monotonic() < deadline, command
                 time.sleep(0.02)
@@ -217,6 +217,12 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     client.flushall()
     yield client
     client.close()
+
+
+def _accepts_connections(path: Path) -> bool:
+    """Whether a server listens there: the file exists from `bind` on, and until `listen` connections are refused."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """Every network of the catalog over HTTP: its eigenvalues are those of the original module's Hessian.
 
-Networks that take seconds are marked `slow`, those that take long and resemble others `long`; tests/curvature has all
-of them without a server.
+Networks that take seconds are marked `slow`, those that take long and resemble others `long`; tests/curvature has
+both without a server.
 """
 
 import copy
@@ -17,38 +17,13 @@ from torch import Tensor, nn
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.curvature.losses import Mse
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import NETWORKS, Network, build
+from tests.fixtures.networks import LONG, NETWORKS, SLOW, Network, build
 from tests.fixtures.networks.catalog import Applied, images
 from tests.fixtures.networks.vision import resnet18
 from tests.fixtures.products import ModuleRisk, default_dtype
 
 SCALE = 1e-9
 """Largest deviation of an eigenvalue in float64, relative to the largest one."""
-
-SLOW = {
-    *(
-        "bert",
-        "gpt2",
-        "gru",
-        "llama",
-        "lstm",
-        "lstm_with_projection",
-        "rnn_tanh",
-        "runge_kutta",
-        "spectral_norm",
-        "vit",
-    ),
-}
-"""Networks that take seconds each."""
-
-LONG = {
-    *("bert_with_eager_attention", "contrastive", "convnext_of_transformers", "densenet", "encoder_decoder"),
-    *("gate_without_gradient", "image_spectrum", "losses_inside", "mamba", "mobilenet", "one_number"),
-    *("order_and_statistics", "orthogonal", "patch_tst", "physics_informed", "pooling_and_shuffles"),
-    *("recurrent_cells", "resnet_bottleneck", "resnet_of_transformers", "roberta", "spatial_transformer", "swin"),
-    *("swin_of_transformers", "t5", "vit_of_transformers", "volumes"),
-}
-"""Networks that only the long campaign takes."""
 
 OWN_FLOAT32 = 5e-6
 """The same for modules that compute in single precision in places, against the module itself."""

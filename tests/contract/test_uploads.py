@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -265,22 +266,30 @@ def test_pictures(post: Any) -> None:
     assert post(npz(**zeros), accept="image/png").status_code == 200
 
 
-def test_other_requests_are_answered_while_a_large_upload_is_read(server: Any, post: Any) -> None:
-    size = 6_250_000  # 100 MB in two arrays
-    body = npz(**FIELDS | {"w": np.ones(size), "v": np.ones(size)})
-    answers: list[httpx.Response] = []
-    upload = threading.Thread(target=lambda: answers.append(post(body)))
-    delays = []
+def longest_delay_during(upload: Callable[[], object], server: Any) -> float:
+    """Seconds that the slowest of the requests took that were sent one after the other until the upload had ended."""
+    thread, delays = threading.Thread(target=upload), []
     with httpx.Client(base_url=server.url, timeout=30) as http:
         http.get("/v1/health/live")
-        upload.start()
-        while upload.is_alive():
+        thread.start()
+        while thread.is_alive():
             started = time.perf_counter()
             assert http.get("/v1/health/live").is_success
             delays.append(time.perf_counter() - started)
-    assert answers[0].status_code == 200, answers[0].text
     assert len(delays) >= 3
-    assert max(delays) < 0.5
+    return max(delays)
+
+
+def test_other_requests_are_answered_while_a_large_upload_is_read(server: Any, post: Any) -> None:
+    """Three attempts, as a busy machine delays some request now and then; what blocks the server does so each time."""
+    size = 6_250_000  # 100 MB in two arrays
+    body = npz(**FIELDS | {"w": np.ones(size), "v": np.ones(size)})
+    answers: list[httpx.Response] = []
+    delays: list[float] = []
+    while len(delays) < 3 and min(delays, default=math.inf) >= 0.5:
+        delays.append(longest_delay_during(lambda: answers.append(post(body)), server))
+        assert answers[-1].status_code == 200, answers[-1].text
+    assert min(delays) < 0.5, delays
 
 
 def test_arrays_from_python(client: SpectrumClient) -> None:

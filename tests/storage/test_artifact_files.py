@@ -16,6 +16,7 @@ from hessian_spectrum.api_schemas.artifacts import ArrayArtifact, ArtifactError
 from hessian_spectrum.storage.artifact_files import DTYPES, NamedArray, UnfitArrayError, described
 from hessian_spectrum.storage.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from tests.fixtures.longer import examples
 
 PLAIN = [name for name in DTYPES if name != "BF16"]
 ANY_ARRAY = st.sampled_from(PLAIN).flatmap(
@@ -35,7 +36,7 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(LocalDirectory(tmp_path, "artifacts"))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["x", "y", "layers.0.weight", "a"]), ANY_ARRAY, min_size=1), st.randoms())
 def test_the_same_arrays_in_any_layout_are_one_artifact(store: ArtifactStore, arrays: Any, random: Any) -> None:
     given = {name: NamedArray(dtype, values) for name, (dtype, values) in arrays.items()}

@@ -23,9 +23,13 @@ from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.object_store import ObjectStore
 from hessian_spectrum.storage.results import ResultDamagedError
 from hessian_spectrum.storage.stores import Stores
+from tests.fixtures.longer import long
 
 Open = Callable[[str], BlobStore]
 """Opens the same store as a machine of this name does."""
+
+WHOLE_STORES = ["directory", "object store", long("part of a directory"), long("part of an object store")]
+"""For tests that take seconds in each store."""
 
 DIGITS = hashlib.sha256(b"").hexdigest()
 
@@ -181,6 +185,7 @@ def test_a_draft_becomes_a_blob_or_nothing(blobs: BlobStore) -> None:
     assert names(blobs) == ["a/b"]
 
 
+@pytest.mark.parametrize("open_on", WHOLE_STORES, indirect=True)
 def test_a_large_draft_is_streamed(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store_module, "_PART_BYTES", 5 * 2**20)
     piece = os.urandom(2**20)
@@ -215,6 +220,7 @@ def test_drafts_of_killed_processes_are_removed(blobs: BlobStore) -> None:
         assert not draft.path.exists()
 
 
+@pytest.mark.parametrize("open_on", WHOLE_STORES, indirect=True)
 def test_the_last_use_is_remembered(blobs: BlobStore) -> None:
     blobs.put("a/used", b"content")
     blobs.put("a/unused", b"content")

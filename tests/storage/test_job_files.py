@@ -26,6 +26,7 @@ from hessian_spectrum.storage.job_files import (
     RequestFiles,
 )
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from tests.fixtures.longer import examples
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
 ANNA, BOB = "a" * 12, "b" * 12
@@ -218,7 +219,7 @@ def test_a_later_attempt_goes_on_and_what_it_took_over_is_there(tmp_path: Path) 
     assert found(JobCheckpoints(LocalDirectory(tmp_path), "job", 3))[0] == ("third", PIECES[1:3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_damage_is_passed_over_never_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     tmp_path = tmp_path_factory.mktemp("damage")

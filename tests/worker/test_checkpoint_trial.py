@@ -37,6 +37,7 @@ from hessian_spectrum.worker.builders import (
 from hessian_spectrum.worker.checkpoint_trial import tried
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
+from tests.fixtures.longer import long
 
 CPU, F64 = torch.device("cpu"), torch.float64
 TOKENS, TARGETS = [[1, 5, 3, 10], [4, 4, 0, 9]], [[5, 3, 10, 7], [4, 0, 9, -100]]
@@ -54,6 +55,9 @@ ODD: dict[str, tuple[str, dict[str, Any], int]] = {
     "opt": ("OPT", LAYERS | {"ffn_dim": 6, "max_position_embeddings": 8, "word_embed_proj_dim": 6}, 8),
     "apertus": ("Apertus", ROPE, 8),
 }
+
+QUICK = {"bart", "bloom", "gemma", "gpt2-upcast"}
+"""Families of the default suite: a part of an encoder-decoder, no forward mode, tied by default, float32 in places."""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +133,7 @@ def change_configuration(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps({name: value for name, value in fields.items() if value != "absent"}))
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", [name if name in QUICK else long(name) for name in ODD])
 def test_odd_families_are_tried_and_computed(saved: Callable[..., Any], name: str) -> None:
     """Sizes as the library has them, its logits, and a Hessian that is the change of its gradient."""
     family, fields, n_positions = ODD[name]

@@ -15,6 +15,7 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, Tridiagonal
 from hessian_spectrum.quadrature.estimates import extreme_ritz_values
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
+from tests.fixtures.longer import long, pairs
 
 F64 = torch.float64
 EPS = float(np.finfo(np.float64).eps)
@@ -160,9 +161,8 @@ class DiagonalOperator(DenseOperator):
         return self._matrix.unsqueeze(1) * matrix
 
 
-@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), pytest.param(300, 8, marks=pytest.mark.long)])
-@pytest.mark.parametrize("mode", ["none", "full"])
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), long(300, 8)])
+@pytest.mark.parametrize(("name", "mode"), pairs(SPECTRA, ["none", "full"]))
 def test_the_ends_of_the_spectrum_lie_in_their_intervals(
     name: str, mode: Reorthogonalisation, num_seeds: int, most_missed: int
 ) -> None:

@@ -19,6 +19,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
 from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
+from tests.fixtures.longer import pairs
 
 F32, F64, CPU = torch.float32, torch.float64, torch.device("cpu")
 ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")
@@ -68,8 +69,7 @@ def test_what_lies_below_the_precision_of_a_large_eigenvalue_is_not_zero(
         assert abs(found.trace.value - 100_000_005) < 1e10 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("estimator", "dtype"), pairs(ESTIMATORS, [F32, F64]))
 def test_an_unnormalised_column_leaves_the_other_entries_of_the_diagonal(
     estimator: Estimator, dtype: torch.dtype
 ) -> None:
@@ -118,8 +118,7 @@ def test_a_tolerance_below_the_error_of_the_products_is_not_met(estimator: Estim
     assert holds(found.trace.interval, 300)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("spectrum", ["outlier 1e3 above ones", "100, -100, tiny bulk"])
+@pytest.mark.parametrize(("method", "spectrum"), pairs(METHODS, ["outlier 1e3 above ones", "100, -100, tiny bulk"]))
 def test_intervals_of_few_probes_hold(method: str, spectrum: str) -> None:
     for num_probes in {METHODS[method].num_probes[0], 5}:
         for cell in cells(spectrum, method, num_probes, num_seeds=100, dtype=F64, rotated=True, dim=60):

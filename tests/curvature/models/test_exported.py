@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
@@ -16,12 +15,15 @@ from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import NETWORKS, Network, build, sampled
+from tests.fixtures.networks import LONG, QUICK_SAMPLE, SAMPLE, SLOW, build, sampled
 from tests.fixtures.products import ModuleRisk, columns, default_dtype
 
 CPU = torch.device("cpu")
 LARGEST_DENSE = 130
 """Number of parameters up to which the dense matrix is computed, too."""
+
+TAKEN = SAMPLE | SLOW | LONG
+"""The sample, and the networks that the default suite does not take over HTTP."""
 
 OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,
@@ -37,8 +39,11 @@ def seeded(seed: int) -> torch.Generator:
 class Case:
     """A network with its exported form, data and oracle products with three columns."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, name: str) -> None:
+        network = build(name)
         self.network = network
+        self.recordings = (1, 3) if name in SAMPLE else (3,)
+        """Numbers of columns for each of which there is a recording to test."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of export
             self.model: Exported = exported(network.module, network.inputs)
@@ -55,6 +60,7 @@ class Case:
         self.outputs = outputs
         dim = sum(each.numel() for each in self.risk.parameters)
         self.vectors = torch.randn(dim, 3, generator=seeded(2), dtype=torch.float64)
+        self._expected: dict[str, Tensor] = {}
 
     def parameters(self, dtype: torch.dtype) -> Parameters:
         named = dict(self.network.module.named_parameters())
@@ -65,6 +71,11 @@ class Case:
         return OPERATORS[matrix](EmpiricalRisk(self.model, Mse(), batches), self.parameters(dtype))
 
     def expected(self, matrix: str) -> Tensor:
+        if matrix not in self._expected:
+            self._expected[matrix] = self._products(matrix)
+        return self._expected[matrix]
+
+    def _products(self, matrix: str) -> Tensor:
         with default_dtype(torch.float64):
             if self.network.oracle == "differences":
                 return columns(self.risk.product_by_differences, self.vectors)
@@ -79,20 +90,17 @@ def no_slow_vmap() -> Iterator[None]:
     torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
-@cache
-def case_of(name: str) -> Case:
-    return Case(build(name))
-
-
-@pytest.fixture(params=list(NETWORKS))
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    return case_of(request.param)
+    """All tests of a network come one after the other, so that no more than one is held at a time."""
+    return Case(request.param)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
     return float((value.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("case", sampled(of=TAKEN), indirect=True)
 def test_outputs_are_those_of_the_module(case: Case) -> None:
     outputs = case.model(case.parameters(torch.float64), case.data.inputs)
     tolerance = 1e-6 if case.network.has_own_float32 else 1e-14
@@ -100,26 +108,38 @@ def test_outputs_are_those_of_the_module(case: Case) -> None:
     assert relative_error(outputs, case.outputs) < tolerance
 
 
-@pytest.mark.parametrize(
-    ("case", "matrix"),
-    [*((name, "hessian") for name in NETWORKS), *sampled("ggn"), *sampled("functional")],
-    indirect=["case"],
-)
-def test_products_in_float64(case: Case, matrix: str) -> None:
+# Each test has all networks as parameters in the same order, by which pytest groups the tests of a network.
+@pytest.mark.parametrize("case", sampled(of=TAKEN), indirect=True)
+def test_products_of_the_hessian(case: Case) -> None:
+    for num_columns in case.recordings:
+        check_products(case, "hessian", num_columns)
+
+
+@pytest.mark.parametrize("case", sampled(), indirect=True)
+def test_products_of_the_gauss_newton_matrix(case: Case) -> None:
+    check_products(case, "ggn", 3)
+
+
+@pytest.mark.parametrize("case", sampled(of=QUICK_SAMPLE), indirect=True)
+def test_products_of_the_functional_hessian(case: Case) -> None:
+    check_products(case, "functional", 3)
+
+
+def check_products(case: Case, matrix: str, num_columns: int) -> None:
+    """Those in float64 against the oracle."""
     if case.network.oracle == "differences" and matrix != "hessian":
         pytest.skip("there is no oracle")
     expected = case.expected(matrix)
     tolerance = 5e-6 if case.network.has_own_float32 else case.network.tolerance
     assert expected.any()
-    for num_columns in (1, 3):
-        operator = case.operator(matrix, torch.float64)
-        products = operator.matmat(case.vectors[:, :num_columns])
-        assert relative_error(products, expected[:, :num_columns]) < tolerance
-        assert (operator.fallback_reason is None) == (case.network.fallback is None), operator.fallback_reason
-        assert operator.fallback_reason is None or str(case.network.fallback) in operator.fallback_reason
+    operator = case.operator(matrix, torch.float64)
+    products = operator.matmat(case.vectors[:, :num_columns])
+    assert relative_error(products, expected[:, :num_columns]) < tolerance
+    assert (operator.fallback_reason is None) == (case.network.fallback is None), operator.fallback_reason
+    assert operator.fallback_reason is None or str(case.network.fallback) in operator.fallback_reason
 
 
-@pytest.mark.parametrize("case", sampled(), indirect=True)
+@pytest.mark.parametrize("case", sampled(of=QUICK_SAMPLE), indirect=True)
 def test_products_in_float32(case: Case) -> None:
     expected = case.expected("hessian")
     operator = case.operator("hessian", torch.float32, batch_size=3)  # and one sample alone

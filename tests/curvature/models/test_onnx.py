@@ -14,6 +14,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.programs.program import ProgramError
 from tests.fixtures.exported import loaded, saved_as_onnx, stored_onnx
+from tests.fixtures.longer import long
 from tests.fixtures.networks import build
 from tests.fixtures.products import ModuleRisk, columns
 
@@ -21,18 +22,10 @@ FLAX = Path(__file__).parents[2] / "fixtures" / "flax"
 GOLDEN = json.loads((FLAX / "eigenvalues.json").read_text())
 CPU = torch.device("cpu")
 
-FAST = [
-    "resnet",
-    "tied_autoencoder",
-    "gru",
-    "multihead_attention",
-    "convnext",
-    "embedding_with_padding",
-    "weight_norm",
-    "masked_softmax",
-    "tied_language_model",
-]
+FAST = ["resnet", "tied_autoencoder", "embedding_with_padding", "masked_softmax", "tied_language_model"]
 SLOW = [
+    "gru",
+    "weight_norm",
     "bert",
     "bert_with_eager_attention",
     "roberta",
@@ -59,7 +52,11 @@ SLOW = [
 ]
 """Further networks; an export takes a few seconds."""
 
-NETWORKS = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+NETWORKS = [
+    *FAST,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    *map(long, ["multihead_attention", "convnext"]),
+]
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

@@ -51,13 +51,19 @@ def strict() -> Iterator[None]:
     torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
-def differences(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
-    """Derivatives of a function of a vector (P,), by its entries (P, ...)."""
+def differences(function: Callable[[Tensor], Tensor], point: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives of a function of a vector (P,) along directions (k, P), as rows (k, ...)."""
     rows = []
-    for direction in torch.eye(len(point), dtype=F64) * STEP:
+    for direction in directions * STEP:
         terms = [c * (function(point + n * direction) - function(point - n * direction)) for n, c in STEPS.items()]
         rows.append(sum(terms[1:], terms[0]) / STEP)
     return torch.stack(rows)
+
+
+def unit_directions(dim: int) -> Tensor:
+    """Two random directions (2, P) of length 1: a wrong entry anywhere changes the derivatives along both."""
+    directions = torch.randn(2, dim, generator=torch.Generator().manual_seed(0), dtype=F64)
+    return directions / directions.norm(dim=1, keepdim=True).clamp_min(torch.finfo(F64).tiny)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.op.removeprefix("aten."))
@@ -81,17 +87,35 @@ def test_derivatives(sample: Apply) -> None:
 
     torch.testing.assert_close(model(parameters, X), X * row, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(risk.value(parameters), value(point), rtol=1e-12, atol=1e-13)
-    slopes = differences(value, point)
-    torch.testing.assert_close(gradient(point), slopes, rtol=0, atol=1e-8 * float(slopes.norm()))
+    directions = unit_directions(len(point))
+    slope, slopes = gradient(point), differences(value, point, directions)
+    torch.testing.assert_close(directions @ slope, slopes, rtol=0, atol=1e-8 * float(slope.norm()))
     operator = HessianOperator(risk, parameters)
     hessian = operator.matmat(torch.eye(len(point), dtype=F64))
-    expected = differences(gradient, point)
-    torch.testing.assert_close(hessian, expected, rtol=0, atol=1e-8 * float(expected.norm()))
-    vector = torch.cos(torch.arange(len(point), dtype=F64))
-    torch.testing.assert_close(
-        HessianOperator(risk, parameters).matvec(vector), hessian @ vector, rtol=1e-10, atol=1e-11
-    )
+    scale = float(hessian.norm())
+    torch.testing.assert_close(hessian, hessian.T, rtol=0, atol=1e-12 * scale)
+    expected = differences(gradient, point, directions)
+    torch.testing.assert_close(directions @ hessian, expected, rtol=0, atol=1e-8 * scale)
     assert operator.fallback_reason is None
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [pytest.param(each, marks=[pytest.mark.long] if index % 8 else []) for index, each in enumerate(SAMPLES)],
+    ids=lambda sample: sample.op.removeprefix("aten."),
+)
+@pytest.mark.usefixtures("strict")
+def test_one_column_is_that_of_the_matrix(sample: Apply) -> None:
+    """A single vector has a recording of its own, without vmap."""
+    model = model_of(sample)
+    parameters = model.initial_parameters(torch.Generator(), F64, torch.device("cpu"))
+    targets = torch.sin(torch.arange(NUM_SAMPLES * model(parameters, X).shape[1], dtype=F64)).reshape(NUM_SAMPLES, -1)
+    risk = EmpiricalRisk(model, Mse(), [Dataset(X, targets)])
+    operator = HessianOperator(risk, parameters)
+    vector = torch.cos(torch.arange(operator.dim, dtype=F64))
+    product = HessianOperator(risk, parameters).matvec(vector)
+    hessian = operator.matmat(torch.eye(operator.dim, dtype=F64))
+    torch.testing.assert_close(product, hessian @ vector, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.op.removeprefix("aten."))

@@ -26,7 +26,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.regression_losses import GaussianNll
 from hessian_spectrum.quadrature.results import ExactSpectrum
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import build, sampled
+from tests.fixtures.networks import QUICK_SAMPLE, build, sampled
 
 F64, CPU = torch.float64, torch.device("cpu")
 MATRICES = ("ggn", "fisher", "empirical-fisher", "gradient-covariance")
@@ -243,7 +243,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", sampled())
+@pytest.mark.parametrize("name", sampled(of=QUICK_SAMPLE))
 def test_networks_of_users(name: str) -> None:
     network = build(name)
     with quiet():

@@ -1,6 +1,7 @@
 """HessianOperator against autograd's dense Hessian and against closed forms that autograd had no part in."""
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
+from tests.fixtures.longer import pairs
 
 Seeded = Callable[[int], torch.Generator]
 
@@ -65,9 +67,10 @@ def test_gpt2_equals_double_backward(sink: AttentionSink | None, seeded: Seeded)
     assert operator.checked_gradient_norm() == pytest.approx(float(gradient.detach().norm()), rel=1e-12)
 
 
-@pytest.mark.parametrize("operator", [HessianOperator, GgnOperator, FunctionalOperator])
-@pytest.mark.parametrize("block", [None, "wte.*", "blocks.0.mlp.*"])
-@pytest.mark.parametrize("num_ignored", [0, 5])
+@pytest.mark.parametrize(
+    ("operator", "block", "num_ignored"),
+    pairs([HessianOperator, GgnOperator, FunctionalOperator], product([None, "wte.*", "blocks.0.mlp.*"], [0, 5])),
+)
 def test_logits_in_pieces_give_the_same_products(
     operator: type[RiskOperator], block: str | None, num_ignored: int, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

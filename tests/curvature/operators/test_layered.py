@@ -70,9 +70,25 @@ def deviation(operator: RiskOperator) -> float:
     return float((found - products).abs().max() / products.abs().max().clamp_min(1e-6))
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases(), st.sampled_from(OPERATORS), st.sampled_from([None, "*weight", "layers.0.*", "*.[1-9].*", "*bias"]))
+ANY_CASE = given(
+    cases(), st.sampled_from(OPERATORS), st.sampled_from([None, "*weight", "layers.0.*", "*.[1-9].*", "*bias"])
+)
+
+
+@settings(max_examples=20, deadline=None)
+@ANY_CASE
 def test_it_is_the_matrix_of_the_products(case: Case, kind: type[RiskOperator], block: str | None) -> None:
+    check_assembly(case, kind, block)
+
+
+@pytest.mark.long
+@settings(max_examples=200, deadline=None)
+@ANY_CASE
+def test_it_is_the_matrix_of_the_products_200_times(case: Case, kind: type[RiskOperator], block: str | None) -> None:
+    check_assembly(case, kind, block)
+
+
+def check_assembly(case: Case, kind: type[RiskOperator], block: str | None) -> None:
     names = case.model.parameter_shapes
     if block is not None and not any(layer in name for name in names for layer in _parts(block)):
         block = None

@@ -31,9 +31,11 @@ class Whole:
     parameters: Parameters
 
 
-def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> None:
-    narrow = {name: parameter.float() for name, parameter in whole.parameters.items()}
-    operator = type(whole.operator)(whole.risk, narrow, matmul_precision="bfloat16")
+@pytest.mark.parametrize("kind", [HessianOperator, GgnOperator, FunctionalOperator])
+def test_a_block_states_the_measured_error_of_reduced_products(kind: type[RiskOperator]) -> None:
+    risk, parameters = _problem(n_layer=1)
+    narrow = {name: parameter.float() for name, parameter in parameters.items()}
+    operator = kind(risk, narrow, matmul_precision="bfloat16")
     block = Submatrix(operator, "*weight")
     stated = block.product_error
     vectors = torch.randn(block.dim, 40, generator=torch.Generator().manual_seed(3))
@@ -46,13 +48,17 @@ def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> 
 
 @pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
 def whole(request: pytest.FixtureRequest) -> Whole:
-    kind, model = request.param, Gpt2(2, 2, 4, n_positions=5, vocab_size=7)
+    kind, (risk, parameters) = request.param, _problem(n_layer=2)
+    return Whole(kind(risk, parameters), assemble(kind(risk, parameters)), risk, parameters)
+
+
+def _problem(n_layer: int) -> tuple[EmpiricalRisk, Parameters]:
+    model = Gpt2(n_layer, 2, 4, n_positions=5, vocab_size=7)
     tokens = torch.randint(7, (3, 6), generator=torch.Generator().manual_seed(1))
     start = model.initial_parameters(torch.Generator().manual_seed(0), F64, torch.device("cpu"))
     parameters = {name: 5 * tensor for name, tensor in start.items()}
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    risk = EmpiricalRisk(model, CrossEntropy(), data.split(2))
-    return Whole(kind(risk, parameters), assemble(kind(risk, parameters)), risk, parameters)
+    return EmpiricalRisk(model, CrossEntropy(), data.split(2)), parameters
 
 
 @pytest.mark.parametrize("block", ["blocks.*.attn.*", "blocks.1.*", "*.bias", None])

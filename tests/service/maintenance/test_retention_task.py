@@ -24,6 +24,7 @@ from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
+from tests.fixtures.longer import examples
 
 DAY = 86400.0
 ORPHANS = "spectrum:results-of-no-job"
@@ -271,7 +272,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_oldest_go_first_and_no_more_than_need_to(
     redis_client: redis.Redis, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.service.routes.random_matrix import compute, render
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES
+from tests.fixtures.longer import examples
 
 
 def powers(low: float, high: float) -> st.SearchStrategy[float]:
@@ -79,7 +80,7 @@ def refuse_constant(name: str) -> None:
     raise AssertionError(name)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(LAW, WHERE, MORE)
 def test_every_answer_is_finite(law: dict[str, Any], where: dict[str, Any], more: dict[str, Any]) -> None:
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
+from tests.fixtures.longer import examples
 
 NPZ, SAFETENSORS, BINARY = "application/x-npz", "application/x-safetensors", "application/octet-stream"
 X, Y = np.arange(6.0).reshape(3, 2), np.array([0, 1, -100])
@@ -159,7 +160,7 @@ def test_what_holds_no_arrays_is_refused_and_not_kept(tmp_path: Path, name: str)
     assert not TRACE.exists()
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     content, sent_as = data.draw(

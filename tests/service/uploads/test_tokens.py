@@ -19,6 +19,7 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.uploads import artifact_upload
 from hessian_spectrum.storage.artifacts import ArtifactStore
+from tests.fixtures.longer import examples
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 
@@ -133,7 +134,7 @@ def test_what_is_no_token_file_is_refused_and_not_kept(
     assert not Path("/tmp/unpickled-by-the-server").exists()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(npy(np.arange(4)))

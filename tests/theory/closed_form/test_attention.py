@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
 from hessian_spectrum.theory.exceptions import TheoryError
+from tests.fixtures.longer import examples
 
 Array = NDArray[np.float64]
 Problem = tuple[float, Array, Array, Array, Array]  # w_v, w_q, w_k, x, y
@@ -72,7 +73,7 @@ problems = st.builds(
 
 
 @given(problem=problems, sink_bias=st.sampled_from([0.0, -3.0, 0.7, 25.0]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_against_dense(problem: Problem, sink_bias: float) -> None:
     spectrum = spectrum_of(problem, sink_bias)
     hessian = dense_hessian(*problem, sink_bias)
@@ -85,7 +86,7 @@ def test_against_dense(problem: Problem, sink_bias: float) -> None:
 
 
 @given(problem=problems)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_bounds_of_remark_b4_and_remark_31(problem: Problem) -> None:
     spectrum = spectrum_of(problem)
     named = spectrum.statistics

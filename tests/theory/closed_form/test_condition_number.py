@@ -12,6 +12,7 @@ from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import ConditionNumber, Spectrum, condition_number
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from tests.fixtures.longer import examples
 
 
 def assert_known(found: ConditionNumber, exact: mpmath.mpf) -> None:
@@ -32,7 +33,7 @@ def exact_condition(values: list[mpmath.mpf]) -> mpmath.mpf:
 
 
 @given(seed=st.integers(0, 10**9), power=st.floats(0, 18), size=st.integers(2, 6))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_a_quadratic_form_shows_what_is_known(seed: int, power: float, size: int) -> None:
     random = np.random.default_rng(seed)
     basis, _ = np.linalg.qr(random.normal(size=(size, size)))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
+from tests.fixtures.longer import examples
 
 Array = NDArray[np.float64]
 Case = dict[str, Any]
@@ -155,6 +156,6 @@ def random_cases(draw: st.DrawFn) -> Case:
 
 
 @given(case=random_cases())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_random(case: Case, spectrum_of: SpectrumOf, autograd_hessian: Dense) -> None:
     check(case, spectrum_of, autograd_hessian)

@@ -14,6 +14,7 @@ from hessian_spectrum.theory.closed_form.homogeneous import relu_spectrum
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
 from hessian_spectrum.theory.exceptions import TheoryError
+from tests.fixtures.longer import examples
 
 Array = NDArray[np.float64]
 Problem = tuple[Array, Array, Array, Array]  # w, v, x, y
@@ -66,13 +67,13 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 @given(problems())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_linear_against_dense(problem: Problem) -> None:
     assert_matches_dense(linear_spectrum(**named(problem)), problem, relu=False)
 
 
 @given(problems())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_relu_against_dense(problem: Problem) -> None:
     assert_matches_dense(relu_spectrum(**named(problem)), problem, relu=True)
 
@@ -323,7 +324,7 @@ def test_bad_input(
 
 @pytest.mark.parametrize("function", [linear_spectrum, relu_spectrum])
 @given(exponents=st.tuples(*[st.integers(-320, 308)] * 4), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_extreme_magnitudes_answer_finitely_or_refuse(
     function: Callable[..., Spectrum], exponents: tuple[int, ...], seed: int
 ) -> None:

@@ -27,6 +27,7 @@ from hessian_spectrum.theory.closed_form.precision import (
     many_digits,
     symmetric_eigenpairs,
 )
+from tests.fixtures.longer import examples
 
 Array = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ def exactly(a: Array, b: Array) -> Fraction:
 
 
 @given(seed=seeds, size=st.integers(1, 1200), spread=st.integers(0, 200))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_inner_products_hold_twice_float64(seed: int, size: int, spread: int) -> None:
     random = np.random.default_rng(seed)
     a, b = random.normal(size=(2, size)) * 10.0 ** random.uniform(-spread, spread, size=(2, size))
@@ -170,7 +171,7 @@ def exact_attention(
 
 
 @given(seed=seeds, m=st.integers(1, 12), n=st.integers(1, 12), size=st.tuples(scales, scales, scales, scales))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_linear_to_the_last_digit(seed: int, m: int, n: int, size: tuple[float, ...]) -> None:
     random = np.random.default_rng(seed)
     w, v, x, y = (random.normal(size=k) * s for k, s in zip((m, m, n, n), size, strict=True))
@@ -203,7 +204,7 @@ def test_homogeneous_to_the_last_digit(seed: int, m: int, n: int, size: tuple[fl
     batch=st.integers(1, 2),
     scale=st.tuples(scales, scales, scales, scales, scales),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_self_attention_to_the_last_digit(
     seed: int, size: int, length: int, batch: int, scale: tuple[float, ...]
 ) -> None:
@@ -270,7 +271,7 @@ def nearly_met(random: np.random.Generator, outputs: Array) -> Array:
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_nasty_networks_to_the_last_place(seed: int) -> None:
     random = np.random.default_rng(seed)
     (w, v), x = nasty_pair(random, int(random.integers(1, 5))), nasty(random, int(random.integers(1, 5)))
@@ -296,7 +297,7 @@ def test_nasty_outputs_to_the_last_place(seed: int) -> None:
 
 
 @given(seed=seeds, activation=st.sampled_from(ACTIVATIONS))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_nasty_attention_to_the_last_place(seed: int, activation: Activation) -> None:
     random = np.random.default_rng(seed)
     w_q, w_k = nasty_pair(random, int(random.integers(1, 4)))

@@ -16,6 +16,7 @@ from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from tests.fixtures.longer import examples
 
 Array = NDArray[np.float64]
 Case = dict[str, Any]
@@ -74,7 +75,7 @@ def assert_same(one: Spectrum, other: Spectrum, factor: float = 1.0) -> None:
 
 
 @given(case=cases)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_eigenvalues_sum_to_the_trace(case: Case, spectrum_of: SpectrumOf) -> None:
     spectrum = spectrum_of(case)
     values = [entry.value * entry.multiplicity for entry in spectrum.eigenvalues]
@@ -103,7 +104,7 @@ def permuted(case: Case, random: np.random.Generator) -> Case:
 
 
 @given(case=cases, seed=st.integers(0, 10**9))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_order_of_neurons_and_samples_does_not_matter(case: Case, seed: int, spectrum_of: SpectrumOf) -> None:
     other = spectrum_of(permuted(case, np.random.default_rng(seed)))
     assert_same(spectrum_of(case), other)
@@ -111,7 +112,7 @@ def test_order_of_neurons_and_samples_does_not_matter(case: Case, seed: int, spe
 
 
 @given(case=homogeneous_cases, weights=st.integers(-8, 8), data=st.integers(-8, 8))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_scaling_laws(case: Case, weights: int, data: int, spectrum_of: SpectrumOf) -> None:
     """f has degree 2 in the weights and 1 in x: so the Hessian has degree 2 in both, if y follows f."""
     a, b = 2.0**weights, 2.0**data
@@ -255,7 +256,7 @@ def test_multi_input_with_uncorrelated_inputs_is_one_scalar_network_per_coordina
 
 
 @given(case=homogeneous_cases)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_outliers_interlace_with_the_bulk(case: Case, spectrum_of: SpectrumOf) -> None:
     """The Gauss-Newton part is positive of rank at most r: l_i(H) >= l_i(F) >= l_{i+r}(H), F the functional part."""
     kind = case["model"]["kind"]

@@ -18,6 +18,7 @@ from hessian_spectrum.theory.random_matrix.hessian import (
     index_at_small_energy,
     index_curve,
 )
+from tests.fixtures.longer import examples
 
 ACTIVATIONS = st.sampled_from(["linear", "relu"])
 
@@ -82,7 +83,7 @@ def test_relu_with_two_parameters_per_datum_has_one_index(ratio: float) -> None:
     np.testing.assert_allclose(index, 1 / (2 * ratio), rtol=1e-15)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     ACTIVATIONS, st.floats(0.01, 5.0), st.lists(st.floats(0.0, 10.0).filter(lambda e: not 0 < e < 1e-40), min_size=2)
 )

@@ -12,6 +12,7 @@ from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES, wigner_law, wishart_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.law import FreeLaw, Interval
+from tests.fixtures.longer import examples
 
 
 def powers(low: float, high: float) -> st.SearchStrategy[float]:
@@ -47,7 +48,7 @@ def from_edge_to_point(low: float, high: float) -> Nodes:
     return low + (high - low) * roots**2, LEGENDRE[1] * (high - low) * roots
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(ANY_LAW)
 def test_masses_add_up_and_edges_are_in_order(law: FreeLaw) -> None:
     assert math.fsum(interval.mass for interval in law.support) + law.atom_at_zero == pytest.approx(1, abs=1e-10)
@@ -58,7 +59,7 @@ def test_masses_add_up_and_edges_are_in_order(law: FreeLaw) -> None:
     assert below - 1e-10 <= law.index <= 1 - above + 1e-10
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(ANY_LAW, st.integers(2, 400))
 def test_density_and_mass_on_the_grid(law: FreeLaw, num_points: int) -> None:
     grid = law.grid(num_points)
@@ -74,7 +75,7 @@ def test_density_and_mass_on_the_grid(law: FreeLaw, num_points: int) -> None:
     np.testing.assert_array_equal(law.density(outside), [0, 0])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(ANY_LAW, st.lists(st.tuples(st.floats(-6, 3), st.floats(-math.pi, math.pi)), min_size=1, max_size=20))
 def test_the_stieltjes_transform_solves_the_equation(law: FreeLaw, polar: list[tuple[float, float]]) -> None:
     z = np.array([scale_of(law) * 10**size * np.exp(1j * angle) for size, angle in polar])

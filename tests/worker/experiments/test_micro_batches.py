@@ -1,6 +1,7 @@
 """A job that does not fit in one batch runs in several, within its memory, and gives the same spectrum."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -67,12 +68,18 @@ def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
     assert split.peak_bytes <= TIGHT
     assert plan_job(request, TIGHT).fits
     program = [sys.executable, "-c", PROGRAM, json.dumps(REQUEST), str(AMPLE), str(TIGHT)]
-    # twice: two processes lay out their heaps differently, which changes a peak by up to 15 %
-    runs = [subprocess.run(program, capture_output=True, text=True, check=True, timeout=120) for _ in range(2)]
-    (ample, tight), (other_ample, other_tight) = (map(json.loads, run.stdout.splitlines()) for run in runs)
+    # How many freed blocks of the heap are used again differs from process to process, by up to 40 % of a peak. With a
+    # fixed threshold every large tensor is a mapping of its own, and the peak is that of the tensors alive.
+    settings: tuple[dict[str, str], ...] = ({}, {"MALLOC_MMAP_THRESHOLD_": str(MIB)})
+    runs = [
+        subprocess.run(program, capture_output=True, text=True, check=True, timeout=120, env=os.environ | each)
+        for each in settings
+    ]
+    (ample, tight), (alive, alive_tight) = (map(json.loads, run.stdout.splitlines()) for run in runs)
     assert (ample[1], tight[1]) == (12288, split.micro_batch_size)
-    assert (ample[0] + other_ample[0]) / 2 == pytest.approx(whole.peak_bytes, rel=0.2)
-    assert max(tight[0], other_tight[0]) <= TIGHT < min(ample[0], other_ample[0])
+    assert 1.2 * alive[0] < whole.peak_bytes < 1.6 * alive[0]
+    assert 0.95 * alive[0] < ample[0] < 1.2 * whole.peak_bytes
+    assert max(tight[0], alive_tight[0]) <= TIGHT < min(ample[0], alive[0])
     assert tight[2] == ample[2]
     assert tight[3:] == pytest.approx(ample[3:], rel=1e-4)
 
