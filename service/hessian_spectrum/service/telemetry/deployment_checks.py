@@ -17,7 +17,13 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError, ResponseError
 
-from hessian_spectrum.jobs.connection import KEEPS_ALL, described, eviction_policy, fault_of
+from hessian_spectrum.jobs.connection import (
+    KEEPS_ALL,
+    SOCKET_TIMEOUT_SECONDS,
+    described,
+    eviction_policy,
+    fault_of,
+)
 from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
@@ -112,6 +118,9 @@ def _forget(client: redis.Redis) -> None:
         return
 
 
+_DISK_WAIT_MILLISECONDS = round(750 * SOCKET_TIMEOUT_SECONDS)
+"""Shorter than the time after which the connection itself gives up."""
+
 _NO_FILE = Finding("Redis on disk", "failed", "appendonly is off: jobs are lost", "set appendonly yes")
 
 
@@ -122,10 +131,11 @@ def _durability(client: redis.Redis) -> Finding:
         for _ in range(4):
             client.set(_KEY, "1", ex=60)
             started_at = time.monotonic()
-            num_synced, _ = client.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
+            num_synced, _ = client.execute_command("WAITAOF", 1, 0, _DISK_WAIT_MILLISECONDS)  # type: ignore[no-untyped-call]
             slowest = max(slowest, time.monotonic() - started_at)
             if not num_synced:
-                return Finding("Redis on disk", "failed", "a write was not on disk after 2 s", "see docs/deployment.md")
+                late = f"a write was not on disk after {_DISK_WAIT_MILLISECONDS / 1e3:g} s"
+                return Finding("Redis on disk", "failed", late, "see docs/deployment.md")
     except ResponseError as error:
         if "appendonly" in str(error):
             return _NO_FILE
