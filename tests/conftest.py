@@ -55,6 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PATH"] = os.pathsep.join([directory.name, os.environ["PATH"]])
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests of servers wait for a third of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REDIS_FIXTURES & set(getattr(item, "fixturenames", ())):
