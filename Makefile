@@ -87,7 +87,7 @@ pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.tx
 	./scripts/pins
 
 test-faults: setup  ## kill everything once, and what else takes a quarter of a minute
-	$(BIN)/python -m pytest -n 0 -m slow tests
+	$(BIN)/python -m pytest -n 2 -m slow tests
 
 soak: soak-kills soak-redis soak-faults soak-intervals soak-properties fuzz soak-load  ## every long campaign, one after the other; two hours and more
 
