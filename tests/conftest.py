@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: tests of servers wait for a third of their time."""
+    """Use one process more than there are cores, because tests of servers spend a third of their time waiting."""
     return len(os.sched_getaffinity(0)) + 1
 
 

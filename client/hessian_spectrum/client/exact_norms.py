@@ -1,4 +1,4 @@
-"""Norms of networks whose forward pass takes derivatives: written with mean and root; importing this loads torch."""
+"""Layer and instance norms written with elementary operations. Importing this module loads torch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,16 +10,17 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExactNorms(TorchFunctionMode):
-    """Context in which layer and instance norms can be differentiated as often as wanted.
+    """Context in which derivatives of layer and instance norms are correct in every order.
 
-    PyTorch 2.13 takes their first two derivatives rightly. Its third one lacks how mean and variance move, without an
-    error; the gradient of a loss that holds second derivatives in the inputs, as of a physics-informed network, is one.
+    PyTorch 2.13 computes the first and second derivatives correctly. In third derivatives it treats the mean and the
+    variance as constants and reports no error. The gradient of a physics-informed loss is a third derivative if the
+    loss contains second derivatives with respect to the inputs.
     """
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function, or what stands for it."""
+        """Call the function, or its replacement."""
         return _WRITTEN_OUT.get(function, function)(*args, **(kwargs or {}))
 
 

@@ -1,4 +1,4 @@
-"""Layer norm with short derivatives."""
+"""Layer norm whose derivatives take few passes over memory."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ aten = torch.ops.aten
 def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Return x, normalised over its last axes, times the weight, plus the bias.
 
-    As torch.nn.functional.layer_norm, whose second derivatives (PyTorch 2.13) take twice as many passes over memory:
-    its formulas for the tangent and for the tangent of the gradient share nothing. Forward mode within forward mode is
-    wrong, as for every function with a rule of its own; products do not use it.
+    The values are those of torch.nn.functional.layer_norm, whose second derivatives (PyTorch 2.13) take twice as many
+    passes over memory, because its formulas for the tangent and for the tangent of the gradient share no terms. Forward
+    mode nested in forward mode is wrong, as for every custom autograd function; products do not use it.
 
     Args:
         x: Numbers (..., *shape).

@@ -1,4 +1,4 @@
-"""Softmax with short derivatives."""
+"""Softmax whose derivatives take few passes over memory."""
 
 from typing import Any, cast
 
@@ -12,13 +12,13 @@ aten = torch.ops.aten
 def softmax(x: Tensor, dim: int) -> Tensor:
     """Return exp(x) / sum(exp(x)), with the sum over one axis.
 
-    As torch.softmax, whose tangent and second derivatives (PyTorch 2.13) take twice as many passes over memory: the
-    tangent is not computed by the kernel of the gradient, although the derivative is a symmetric matrix. Forward mode
-    within forward mode is wrong, as for every function with a rule of its own; products do not use it.
+    The values are those of torch.softmax, whose tangent and second derivatives (PyTorch 2.13) take twice as many passes
+    over memory. Since the Jacobian is symmetric, one kernel computes both the tangent and the gradient here. Forward
+    mode nested in forward mode is wrong, as for every custom autograd function; products do not use it.
 
     Args:
         x: Numbers of any shape.
-        dim: Axis whose entries become positive numbers of sum 1.
+        dim: Axis along which the results sum to 1.
     """
     result: Tensor = _Softmax.apply(x, dim)  # type: ignore[no-untyped-call]
     return result

@@ -138,7 +138,7 @@ def _assemble_in_place(graph: fx.Graph) -> None:
 
 
 def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
-    """Compute the part in its slice, if it is a product; otherwise copy it there before it is reshaped."""
+    """Let a matrix product write into its slice of the result; copy any other part there as soon as it is computed."""
     source: Any = part
     while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
         source = source.args[0]
@@ -158,7 +158,7 @@ def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
 
 
 def _first_product(node: fx.Node) -> fx.Node | None:
-    """Return the product to which all others are added in place to give the node's result, if nothing else reads it."""
+    """Return the first of the products that accumulate in place to the node's result, if nothing else reads them."""
     while len(node.users) == 1 and node.target not in _WITH_TARGET:
         if node.target not in ACCUMULATING.values() and node.target != aten.reshape.default:
             return None

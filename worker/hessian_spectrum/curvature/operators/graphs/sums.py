@@ -114,7 +114,7 @@ def join_parts(graph: fx.Graph) -> None:
 
 
 def permute_parts(graph: fx.Graph) -> None:
-    """Rewrite a copy of a concatenation with permuted axes as a concatenation of permuted parts, in one pass."""
+    """Rewrite the copy of a permuted concatenation as a concatenation of permuted parts, which saves one pass."""
     for node in list(graph.nodes):
         if node.target != aten.clone.default:
             continue
@@ -139,7 +139,7 @@ def permute_parts(graph: fx.Graph) -> None:
 
 
 def _viewed(graph: fx.Graph, part: fx.Node, views: list[fx.Node]) -> fx.Node:
-    """Return a part, seen in the way in which the views see the whole."""
+    """Apply the views of the whole to one part."""
     shape, strides, dtype = cast(tuple[Any, Any, torch.dtype], layout_of(part))
     value = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
     for view in views:
@@ -151,7 +151,7 @@ def _viewed(graph: fx.Graph, part: fx.Node, views: list[fx.Node]) -> fx.Node:
 
 
 def _moved(axis: int, shape: tuple[int, ...], views: list[fx.Node]) -> int:
-    """Return where an axis that is longer than 1 is after the views: it alone has the stride 1."""
+    """Return the position of an axis after the views; the axis is longer than 1, and the only one with stride 1."""
     marked = torch.empty_strided(shape, [int(each == axis) for each in range(len(shape))], device="meta")
     for view in views:
         target: Any = view.target
@@ -234,7 +234,7 @@ def accumulate_scalings(graph: fx.Graph) -> None:
 
 
 def _signed_summands(node: fx.Node) -> list[tuple[fx.Node, fx.Node, int]]:
-    """Return each summand that may be added to another one in place, that one, and the sign."""
+    """Return (scaled, other, sign) for each way to read a node as other + sign * scaled."""
     if node.target == aten.sub.Tensor and not node.kwargs and all(isinstance(part, fx.Node) for part in node.args):
         left, right = cast(tuple[fx.Node, fx.Node], node.args)
         return [(right, left, -1)]
