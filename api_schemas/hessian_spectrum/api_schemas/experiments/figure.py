@@ -1,8 +1,7 @@
 """A figure of a source: its numbers, a picture, and verdicts on what the source says about it."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -21,8 +20,6 @@ def _known(name: str) -> str:
 class FigureRequest(ExperimentRequest):
     """Request to compute a figure of a source, at its own sizes or at smaller ones."""
 
-    cached: ClassVar[tuple[str, ...]] = ("chosen", "computations")
-
     kind: Literal["figure"]
     figure: Annotated[str, AfterValidator(_known)] = Field(
         description="Name of the figure, as `GET /v1/figures` lists it.", json_schema_extra={"examples": list(FIGURES)}
@@ -35,7 +32,13 @@ class FigureRequest(ExperimentRequest):
         default={}, description="Values of single parameters, by the names that `GET /v1/figures` lists."
     )
 
-    @cached_property
+    @property
+    def seconds(self) -> float | None:
+        """Predicted time on two cores, in seconds; None if it is not known of a measurement."""
+        seconds = [each.cost.seconds for each in self.computations if isinstance(each, Measurement)]
+        return sum(seconds)
+
+    @property
     def chosen(self) -> FigureParameters:
         """The parameters of the figure: its defaults at the scale, and the overrides."""
         figure = FIGURES[self.figure]
