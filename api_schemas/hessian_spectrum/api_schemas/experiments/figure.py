@@ -113,6 +113,7 @@ EXPERIMENTS = (
         FigureRequest,
         FigureResult,
         _points,
+        None,
         example={"kind": "figure", "figure": "cracking-1", "scale": "quick"},
         position=3,
     ),
