@@ -1,0 +1,1 @@
+"""Ensembles: many networks of one shape that are trained and measured together."""
