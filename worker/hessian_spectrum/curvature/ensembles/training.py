@@ -22,6 +22,9 @@ from hessian_spectrum.quadrature.exceptions import NonFiniteError
 LEAST_SHARE = 0.75
 """Share of the members in memory that are still trained below which the others are dropped."""
 
+CACHE_BYTES = 2**23
+"""What a step of the members that pass together reads and writes: more does not stay in the cache of a processor."""
+
 CLIP_EPSILON = 1e-6
 """Number that `clip_grad_norm_` adds to norms."""
 
@@ -167,17 +170,17 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
 
     def step(self, problem: Parameters, state: EnsembleTrainingState) -> EnsembleTrainingState:
         """Take one step of every active member, in place."""
-        inputs, targets = self._draw(state)
-        values, gradients = self._gradients(state.parameters, inputs, targets)
-        values = values.double().cpu()
-        if self.ensemble.weight_decay:
-            values = values + penalties(state.parameters, self.ensemble.weight_decay).cpu()
-            for name, values_of_name in state.parameters.items():
-                gradients[name].add_(values_of_name, alpha=self.ensemble.weight_decay)
+        orders = self._drawn(state)
+        if isinstance(self.plan.schedule, WarmupCosine):
+            planned = self._planned_rates(state.num_steps)[state.members]
+            state.rates = torch.where(state.active, planned, state.rates)
+        size = self._batch_size if orders is None else orders.shape[1]
+        width = self._num_rows_at_once(state, size)
+        starts = range(0, len(state.members), width)
+        values = torch.cat([self._step_rows(state, slice(first, first + width), orders) for first in starts])
         self._fail(state, values)
-        self._move(state, gradients)
         state.num_steps += 1
-        state.epoch_loss += values * inputs.shape[1]
+        state.epoch_loss += values * size
         if state.num_drawn >= self.ensemble.num_samples:
             self._end_epoch(state)
         return state
@@ -218,75 +221,81 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             rates = [schedule.rate(rate, step) for rate in rates]
         return torch.tensor(rates, dtype=torch.float64)
 
-    def _draw(self, state: EnsembleTrainingState) -> tuple[Tensor, Tensor]:
-        """Return the next samples of each row (A, batch, D), and their targets; all share them where the stride is 0."""
-        data = self._rows_of_data(state)
+    def _drawn(self, state: EnsembleTrainingState) -> Tensor | None:
+        """Return the next samples of each order (number of orders, batch); None: all samples, as they are."""
         size = self.ensemble.num_samples
         if self._is_full_batch:
             state.num_drawn = size
-            return data.inputs, data.targets
+            return None
         if state.orders is None or state.num_drawn >= size:
             state.orders = torch.stack([torch.randperm(size, generator=each) for each in state.generators])
             state.num_drawn = 0
         chosen = state.orders[:, state.num_drawn : state.num_drawn + self._batch_size]
         state.num_drawn += chosen.shape[1]
-        rows = len(state.members)
-        if len(chosen) == 1:
-            own = slice(1) if data.has_shared_data else slice(None)
-            return tuple(  # type: ignore[return-value]
-                each[own][:, chosen[0].to(each.device)].expand(rows, *(-1,) * (each.ndim - 1))
-                for each in (data.inputs, data.targets)
-            )
-        chosen = chosen[self._order_of[state.members]].to(data.inputs.device)
-        if data.has_shared_data:
-            return data.inputs[0][chosen], data.targets[0][chosen]
-        members = torch.arange(rows, device=chosen.device).unsqueeze(1)
-        return data.inputs[members, chosen], data.targets[members, chosen]
+        return chosen.to(self.ensemble.inputs.device)
 
-    def _rows_of_data(self, state: EnsembleTrainingState) -> Ensemble:
-        """Return the ensemble of the members in memory, which is made again only after some were dropped."""
-        cached = self.__dict__.get("_data")
-        if cached is None or not torch.equal(cached[0], state.members):
-            whole = len(state.members) == self.ensemble.size
-            cached = (state.members.clone(), self.ensemble if whole else self.ensemble.take(state.members))
-            self.__dict__["_data"] = cached
-        data: Ensemble = cached[1]
-        return data
+    def _num_rows_at_once(self, state: EnsembleTrainingState, batch_size: int) -> int:
+        """Return how many members pass together, such that what a step reads and writes stays in a processor's cache.
+
+        Args:
+            state: State of the runs.
+            batch_size: Number of samples of a batch.
+        """
+        numbers = 2 * batch_size * sum(self.ensemble.model.widths)
+        numbers += 3 * sum(each[0].numel() for each in state.parameters.values())
+        return max(1, CACHE_BYTES // (self.ensemble.inputs.itemsize * numbers))
+
+    def _step_rows(self, state: EnsembleTrainingState, rows: slice, orders: Tensor | None) -> Tensor:
+        """Take the step of some rows, in place, and return the losses of their batches in float64."""
+        parameters = {name: values[rows] for name, values in state.parameters.items()}
+        inputs, targets = self._batch(state.members[rows], orders)
+        values, gradients = self._gradients(parameters, inputs, targets)
+        values = values.double()
+        if decay := self.ensemble.weight_decay:
+            values = values + penalties(parameters, decay)
+            for name, each in parameters.items():
+                gradients[name].add_(each, alpha=decay)
+        if self.plan.max_gradient_norm is not None:
+            _clip(gradients, self.plan.max_gradient_norm)
+        if not state.moments:
+            state.moments = _zero_moments(self.plan.optimizer, state.parameters)
+        moments = [{name: each[rows] for name, each in part.items()} for part in state.moments]
+        rates = torch.where(state.active[rows], state.rates[rows], 0.0)
+        step = _Step(parameters, moments, rates, self.ensemble.model.learning_rate_multipliers())
+        match self.plan.optimizer:
+            case Sgd() as rule:
+                step.descend(gradients, rule)
+            case AdamW() as rule:
+                step.adapt(gradients, rule, state.num_steps + 1)
+        return values.cpu()
+
+    def _batch(self, members: Tensor, orders: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return samples (A, batch, D) of members, and their targets; all share them where the first stride is 0."""
+        inputs, targets = self.ensemble.inputs, self.ensemble.targets
+        is_shared, count = self.ensemble.has_shared_data, len(members)
+        members = members.to(inputs.device)
+        if orders is not None and len(orders) > 1:
+            chosen = orders[self._order_of[members.cpu()].to(orders.device)]
+            if is_shared:
+                return inputs[0][chosen], targets[0][chosen]
+            return inputs[members.unsqueeze(1), chosen], targets[members.unsqueeze(1), chosen]
+        own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[members], targets[members])
+        if orders is not None:
+            own, answers = own[:, orders[0]], answers[:, orders[0]]
+        return own.expand(count, *own.shape[1:]), answers.expand(count, *answers.shape[1:])
 
     def _fail(self, state: EnsembleTrainingState, values: Tensor) -> None:
-        """Stop the members whose loss is not finite; they do not take this step."""
+        """Stop the members whose loss is not finite."""
         lost = state.active & ~values.isfinite()
         if not bool(lost.any()):
             return
         for row in torch.nonzero(lost).flatten().tolist():
             _note(state.stops.failures, int(state.members[row]), float(values[row]), state.num_steps)
             self._stop(state, row)
+            for numbers in (state.parameters, *state.moments):
+                for each in numbers.values():
+                    each[row] = 0  # NaN would stay, and zeros cost the others nothing
         state.active &= ~lost
-
-    def _move(self, state: EnsembleTrainingState, gradients: Parameters) -> None:
-        if isinstance(self.plan.schedule, WarmupCosine):
-            state.rates = torch.where(state.active, self._planned_rates(state.num_steps)[state.members], state.rates)
-        if self.plan.max_gradient_norm is not None:
-            _clip(gradients, self.plan.max_gradient_norm)
-        rates = torch.where(state.active, state.rates, 0.0)
-        multipliers = self.ensemble.model.learning_rate_multipliers()
-        match self.plan.optimizer:
-            case Sgd() as rule:
-                directions = _momentum(state, gradients, rule)
-                for name, values in state.parameters.items():
-                    values.addcmul_(directions[name], _column(rates * multipliers[name], values), value=-1)
-            case AdamW() as rule:
-                _adam_step(state, gradients, rule=rule, rates=rates, multipliers=multipliers)
-        if not bool(state.active.all()):
-            self._restore_failed(state)
-
-    def _restore_failed(self, state: EnsembleTrainingState) -> None:
-        """Set the parameters of members that failed to 0: infinite ones would not stay in their row's products."""
-        for row in torch.nonzero(~state.active).flatten().tolist():
-            if int(state.members[row]) in state.stops.failures:
-                for values in (state.parameters, *state.moments):
-                    for each in values.values():
-                        each[row] = 0
 
     def _end_epoch(self, state: EnsembleTrainingState) -> None:
         """Apply the plateau rule of `ReduceLROnPlateau` to every active member."""
@@ -342,7 +351,7 @@ def final_losses(ensemble: Ensemble, parameters: Parameters) -> tuple[Tensor, Te
 
 
 def _note(failures: dict[int, str], member: int, value: float, num_steps: int) -> None:
-    """Note the message with which a run of its own would fail, unless the number is finite or an earlier one was not."""
+    """Note the message of a single run at this loss, unless it is finite or the member has failed before."""
     try:
         check_finite(value, num_steps)
     except NonFiniteError as error:
@@ -362,37 +371,52 @@ def _clip(gradients: Parameters, max_norm: float) -> None:
         each.mul_(_column(factors, each))
 
 
-def _momentum(state: EnsembleTrainingState, gradients: Parameters, rule: Sgd) -> Parameters:
-    """Return the direction of each step, as `torch.optim.SGD` has it."""
-    if rule.momentum == 0:
-        return gradients
-    if not state.moments:
-        state.moments = [{name: each.clone() for name, each in gradients.items()}]
-    else:
-        for name, each in state.moments[0].items():
-            each.mul_(rule.momentum).add_(gradients[name])
-    if not rule.nesterov:
-        return state.moments[0]
-    return {name: each.add(state.moments[0][name], alpha=rule.momentum) for name, each in gradients.items()}
+def _zero_moments(optimizer: Sgd | AdamW, parameters: Parameters) -> list[Parameters]:
+    """Return what the optimizer averages over steps, before the first: nothing, a momentum, or two means."""
+    count = int(optimizer.momentum > 0) if isinstance(optimizer, Sgd) else 2
+    return [{name: torch.zeros_like(each) for name, each in parameters.items()} for _ in range(count)]
 
 
-def _adam_step(
-    state: EnsembleTrainingState, gradients: Parameters, *, rule: AdamW, rates: Tensor, multipliers: dict[str, float]
-) -> None:
-    """Take the step of `torch.optim.AdamW`, in place."""
-    if not state.moments:
-        state.moments = [{name: torch.zeros_like(each) for name, each in gradients.items()} for _ in range(2)]
-    means, squares = state.moments
-    number = state.num_steps + 1
-    first, second = 1 - rule.beta1**number, 1 - rule.beta2**number
-    for name, values in state.parameters.items():
-        own = rates * multipliers[name]
-        if values.ndim - 1 >= DECAYING_AXES:
-            values.mul_(_column(1 - own * rule.weight_decay, values))
-        means[name].lerp_(gradients[name], 1 - rule.beta1)
-        squares[name].mul_(rule.beta2).addcmul_(gradients[name], gradients[name], value=1 - rule.beta2)
-        sizes = (squares[name].sqrt() / math.sqrt(second)).add_(rule.epsilon)
-        values.addcmul_(means[name] / sizes, _column(own / first, values), value=-1)
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of some members, in place.
+
+    Attributes:
+        parameters: Their parameters.
+        moments: Averages over the steps before.
+        rates: Learning rate of each (A,), 0 for those that have stopped.
+        multipliers: Factors of the learning rate by parameter name.
+    """
+
+    parameters: Parameters
+    moments: list[Parameters]
+    rates: Tensor
+    multipliers: dict[str, float]
+
+    def descend(self, gradients: Parameters, rule: Sgd) -> None:
+        """Take the step of `torch.optim.SGD`."""
+        for name, values in self.parameters.items():
+            direction = gradients[name]
+            if rule.momentum:
+                momentum = self.moments[0][name].mul_(rule.momentum).add_(direction)
+                direction = direction.add(momentum, alpha=rule.momentum) if rule.nesterov else momentum
+            values.addcmul_(direction, self._rate(name, values), value=-1)
+
+    def adapt(self, gradients: Parameters, rule: AdamW, number: int) -> None:
+        """Take step `number` of `torch.optim.AdamW`, counted from 1."""
+        first, second = 1 - rule.beta1**number, 1 - rule.beta2**number
+        for name, values in self.parameters.items():
+            gradient, mean, square = gradients[name], self.moments[0][name], self.moments[1][name]
+            rate = self._rate(name, values)
+            if values.ndim - 1 >= DECAYING_AXES:
+                values.mul_(1 - rate * rule.weight_decay)
+            mean.lerp_(gradient, 1 - rule.beta1)
+            square.mul_(rule.beta2).addcmul_(gradient, gradient, value=1 - rule.beta2)
+            size = (square.sqrt() / math.sqrt(second)).add_(rule.epsilon)
+            values.addcmul_(mean / size, rate / first, value=-1)
+
+    def _rate(self, name: str, like: Tensor) -> Tensor:
+        return _column(self.rates * self.multipliers[name], like)
 
 
 def _copied(state: EnsembleTrainingState) -> EnsembleTrainingState:
