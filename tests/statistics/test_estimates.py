@@ -10,6 +10,7 @@ from hessian_spectrum.statistics.estimates import (
     Estimate,
     extreme,
     mean,
+    mean_of_independent,
     median,
     median_ratio,
     pearson,
@@ -126,6 +127,17 @@ def test_extremes_of_estimates() -> None:
     assert extreme(estimates, which="smallest") == Estimate(1.0, 0.2, 1.5)
     assert extreme(estimates, which="largest") == Estimate(1.2, 0.5, 3.0)
     assert extreme(estimates[2:], which="largest").value is None
+
+
+def test_the_mean_of_independent_numbers_is_as_certain_as_one_of_all_samples() -> None:
+    rng = np.random.default_rng(8)
+    samples = rng.standard_normal((9, 400)) + np.arange(9)[:, None]
+    combined = mean_of_independent([mean(sample) for sample in samples])
+    assert combined.value == pytest.approx(samples.mean())
+    error = samples.std(axis=1).mean() / math.sqrt(samples.size)
+    assert combined.upper - combined.value == pytest.approx(1.96 * error, rel=0.1)
+    assert combined.value - combined.lower == pytest.approx(1.96 * error, rel=0.1)
+    assert mean_of_independent([Estimate(None, None, None, "constant")]).value is None
 
 
 @pytest.mark.parametrize("samples", [([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0, 3.0], [1.0, 2.0])])

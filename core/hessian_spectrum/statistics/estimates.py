@@ -190,6 +190,28 @@ def extreme(estimates: Sequence[Estimate], *, which: Literal["smallest", "larges
     return Estimate(value, lower, upper)
 
 
+def mean_of_independent(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of k independent numbers, with the interval that follows from theirs.
+
+    The distances of the ends from the value are sqrt(sum_i (value_i - lower_i)^2) / k, and likewise above.
+
+    Args:
+        estimates: Estimates from different samples; those without value or interval are left out.
+
+    Returns:
+        The mean.
+
+    References:
+        Zou & Donner, Statistics in Medicine 27 (2008) 1693-1702 (recovery of variance estimates from intervals).
+    """
+    known = [(e.value, e.lower, e.upper) for e in estimates if None not in (e.value, e.lower, e.upper)]
+    if not known:
+        return unknown("none of the numbers is determined")
+    values, lower, upper = np.array(known, dtype=np.float64).T
+    value, below, above = values.mean(), np.hypot.reduce(values - lower), np.hypot.reduce(upper - values)
+    return Estimate(float(value), float(value - below / len(known)), float(value + above / len(known)))
+
+
 def _samples(samples: Sequence[ArrayLike]) -> list[FloatArray]:
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):

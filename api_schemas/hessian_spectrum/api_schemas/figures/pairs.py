@@ -165,15 +165,24 @@ class Variation(FigureParameters):
     shares_data: bool
 
 
-def variations(parameters: PairParameters, data: DataSet) -> list[Variation]:
+def variations(parameters: PairParameters, activation: Activation, data: DataSet) -> list[Variation]:
     """Return the choices under which the points of a panel are computed, the chosen one first.
 
-    The teacher is not varied where data are decorrelated: nothing of it is left then.
+    Args:
+        parameters: Parameters of the figure.
+        activation: Activation function of the networks.
+        data: Data of the panel. Nothing of the teacher is left in decorrelated data, and the spectra of linear networks
+            on them do not depend on the samples, so that these choices are not varied there.
+
+    Returns:
+        One choice or more.
     """
     chosen = Variation(teacher=parameters.teacher, shares_data=parameters.shares_data)
     if not parameters.varies:
         return [chosen]
-    others = [chosen.model_copy(update={"shares_data": not chosen.shares_data})]
+    others = []
+    if (activation, data) != ("linear", "decorrelated"):
+        others.append(chosen.model_copy(update={"shares_data": not chosen.shares_data}))
     if data == "standardised":
         teacher: Teacher = "linear" if chosen.teacher == "none" else "none"
         others.append(chosen.model_copy(update={"teacher": teacher}))
@@ -205,7 +214,7 @@ def pair_measurements(
         )
         for width in parameters.widths
         for initialization, data in settings
-        for variation in variations(parameters, data)
+        for variation in variations(parameters, activation, data)
         for dim in parameters.dims(width)
     ]
 
