@@ -20,7 +20,7 @@ from hessian_spectrum.api_schemas.figures.pairs import (
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import Estimate
-from hessian_spectrum.worker.figures.claims import Range, curve, interval_curve, verdict
+from hessian_spectrum.worker.figures.claims import Range, curve, verdict
 from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
 from hessian_spectrum.worker.figures.pairs import gap_resolution
 
