@@ -72,6 +72,9 @@ def random_networks(
 ) -> Networks:
     """Draw inputs and targets N(0, 1), independent of each other: a network can only memorise them.
 
+    The targets of each network are scaled to a mean square of 1, so that the energy of a network without outputs is 1/2
+    for every draw. Otherwise energies of small networks scatter by the sampling error of that mean square.
+
     Args:
         num_networks: Number B of networks, each of which has data of its own.
         width: Number n of inputs, hidden units and outputs.
@@ -84,7 +87,7 @@ def random_networks(
     """
     shape = (2, num_networks, width, num_samples)
     inputs, targets = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return Networks(inputs, targets, activation)
+    return Networks(inputs, targets / targets.square().mean((1, 2), keepdim=True).sqrt(), activation)
 
 
 def layers(networks: Networks, parameters: Tensor) -> tuple[Tensor, Tensor]:
