@@ -13,7 +13,6 @@ from hessian_spectrum.curvature.losses import Loss, Mse
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp, parametrization_named
 
-
 OVERFLOW_SHARE = 1e-6
 """Share of the largest number above which losses are computed sample by sample."""
 
