@@ -8,10 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.ensembles.stack import Ensemble, StackedMlp, num_multiplications, totals
-from hessian_spectrum.curvature.losses import Loss
+from hessian_spectrum.curvature.ensembles.stack import Ensemble, StackedMlp, num_multiplications, selected, totals
+from hessian_spectrum.curvature.losses import Loss, Mse
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp, parametrization_named
+
+OVERFLOW_SHARE = 1e-6
+"""Share of the largest number above which losses are computed sample by sample."""
 
 
 class Gradients(ABC):
@@ -71,6 +74,9 @@ class MomentGradients(Gradients):
             forward.append(product if scale == 1 else product.mul_(scale))
         gradient = forward[-1] @ second - cross
         values = ((forward[-1] * (gradient - cross)).double().sum(dim=(1, 2)) + squares) / 2
+        is_large = ~(values < OVERFLOW_SHARE * torch.finfo(inputs.dtype).max)
+        if bool(is_large.any()):  # differences of infinities would be NaN, where the loss is infinite
+            values[is_large] = self._direct(parameters, inputs, targets, is_large)
         results = []
         for index in reversed(range(len(weights))):
             own = gradient if scales[index] == 1 else scales[index] * gradient
@@ -78,6 +84,12 @@ class MomentGradients(Gradients):
             if index:
                 gradient = weights[index].mT @ own
         return values, dict(zip(parameters, reversed(results), strict=True))
+
+    def _direct(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+        """Return the losses of some members from their samples, in float64."""
+        rows = torch.nonzero(chosen).flatten()
+        outputs = StackedMlp(self.model, len(rows))(selected(parameters, rows), inputs[rows])
+        return totals(Mse(), outputs, targets[rows]).double() / inputs.shape[1]
 
     @property
     def _scales(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""Requests that are computed together: networks of one shape, trained and measured as an ensemble."""
+"""Networks of requests with one shape as an ensemble, and its training."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
