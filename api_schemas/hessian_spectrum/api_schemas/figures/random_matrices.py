@@ -52,9 +52,7 @@ class DensityParameters(FigureParameters):
     def points(self) -> list[HessianDensity]:
         """Return one measurement for each ratio and energy."""
         return [
-            HessianDensity(
-                ratio=ratio, energy=energy, size=self.size, num_matrices=self.num_matrices, seed=self.seed
-            )
+            HessianDensity(ratio=ratio, energy=energy, size=self.size, num_matrices=self.num_matrices, seed=self.seed)
             for ratio in self.ratios
             for energy in self.energies
         ]

@@ -176,7 +176,9 @@ def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Contex
     if m.massive_value is not None:
         x[:, 0] = m.massive_value
     noise = torch.randn(shape, generator=generator_of(m.seed, DATA, 1), dtype=torch.float64)
-    risk = EmpiricalRisk(layer, LOSS_CLASSES["mse"](), Dataset(x, x.flip(1) if m.targets == "reversal" else noise).split(None))
+    risk = EmpiricalRisk(
+        layer, LOSS_CLASSES["mse"](), Dataset(x, x.flip(1) if m.targets == "reversal" else noise).split(None)
+    )
     operator = HessianOperator(risk, parameters)
     result = run(
         DenseEigensolver(), operator, generator=torch.Generator(), progress=context.progress, checkpointer=context.stage
@@ -279,8 +281,14 @@ def _norm_verdicts(series: _Series, parameters: ScalarAttentionParameters) -> li
     narrow_bulk = {f"norms up to {NARROW:g}": _relative_change([each[narrow] for each in series.columns("a", "bulk")])}
     changes = narrow_bulk | {label: _relative_change(series.columns(name, "bulk")) for name, label in names.items()}
     growth = {label: _last_over_first(series.columns(name, "largest")) for name, label in names.items()}
-    bound = {label: _rank_correlation(x, series.columns(name, "condition_lower")) for (name, label), x in zip(names.items(), (norms, wide), strict=True)}
-    kappa = {label: _rank_correlation(x, series.columns(name, "condition")) for (name, label), x in zip(names.items(), (norms, wide), strict=True)}
+    bound = {
+        label: _rank_correlation(x, series.columns(name, "condition_lower"))
+        for (name, label), x in zip(names.items(), (norms, wide), strict=True)
+    }
+    kappa = {
+        label: _rank_correlation(x, series.columns(name, "condition"))
+        for (name, label), x in zip(names.items(), (norms, wide), strict=True)
+    }
     return [
         verdict(
             "The norms of the query and key weights do not affect the bulk eigenvalues (figure 2a).",
@@ -372,9 +380,7 @@ def _sink_verdicts(
             quantity="median of the bulk at the largest bias over its largest value",
             estimate=estimates.median([column[-1] / column.max() for column in bulk[chosen]]),
             holds_for=Range(below=0.5),
-            variants={
-                name: estimates.median([column[-1] / column.max() for column in bulk[name]]) for name in others
-            },
+            variants={name: estimates.median([column[-1] / column.max() for column in bulk[name]]) for name in others},
         ),
         verdict(
             f"The larger the attention sink, the larger the outlier eigenvalues ({where}).",

@@ -366,7 +366,7 @@ def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> Fig
             holds_for=Range(above=0.9),
             variants={"the smaller outlier of the pair": share(_outside(measured, "small"))},
             note="section 3.1 says that the smaller one may be hidden within the bulk; it always is, since the pair consists "
-        "of the eigenvalues of diag(d, -d) plus a positive semidefinite matrix of rank one, which interlace with ±d",
+            "of the eigenvalues of diag(d, -d) plus a positive semidefinite matrix of rank one, which interlace with ±d",
         ),
         verdict(
             "The outliers are given by the Poster's formula, whose last square is 4 (2 <w, v> - mean(yx))^2.",
