@@ -26,7 +26,9 @@ class CriticalPointsAt(Measurement):
     width: Width
     ratio: Ratio = Field(description="Ratio phi = 2n/m of parameters to data; m is rounded.")
     num_searches: Count = Field(description="Number of networks, each with data of its own and one search.")
-    initial_scale: float = Field(gt=0, le=100, description="Standard deviation of weights, times the root of the width.")
+    initial_scale: float = Field(
+        gt=0, le=100, description="Standard deviation of weights, times the root of the width."
+    )
     max_descent_steps: int = Field(
         ge=0, le=100_000, description="Largest number of steps of gradient descent before a search."
     )

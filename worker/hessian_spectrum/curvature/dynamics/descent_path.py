@@ -111,7 +111,7 @@ def dense_spectra(model: Model, data: Dataset, path: DescentPath, *, chunk: int 
 
     flat = np.concatenate([path.parameters[n].reshape(path.num_points, -1) for n in model.parameter_shapes], axis=1)
     losses, eigenvalues = [], []
-    for points in torch.from_numpy(flat).split(chunk):
+    for points in torch.split(torch.from_numpy(flat), chunk):
         losses.append(torch.vmap(value)(points))
         eigenvalues.append(torch.linalg.eigvalsh(torch.vmap(torch.func.hessian(value))(points)))
     return DenseSpectra(torch.cat(losses).numpy(), torch.cat(eigenvalues).numpy())

@@ -6,9 +6,10 @@ from math import sqrt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import pearsonr
 
 from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent, EdgeOfStabilityParameters
-from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
+from hessian_spectrum.api_schemas.figures.results import AxisScale, Cell, Choice, Panel, Verdict
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.dynamics.descent_path import DenseSpectra, DescentPath, dense_spectra, descent_path
 from hessian_spectrum.curvature.models.closed_form import SelfAttention
@@ -18,6 +19,7 @@ from hessian_spectrum.theory.closed_form.attention import self_attention_spectru
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.attention_spectra import attention_moments, printed_bounds
 from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
+from hessian_spectrum.worker.figures.closed_forms import number
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -119,7 +121,7 @@ def _closed_forms(
         w_v, w_q, w_k = (path.parameters[name][step] for name in ("w_v", "w_q", "w_k"))
         spectrum = self_attention_spectrum(w_v=float(w_v), w_q=w_q, w_k=w_k, x=x, y=y)
         printed = printed_bounds(spectrum, norm_q=float(np.linalg.norm(w_q)), norm_k=float(np.linalg.norm(w_k)))
-        xi = float(spectrum.statistics["xi"])  # type: ignore[arg-type]
+        xi = number(spectrum, "xi")
         largest = next(entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
         rows.append((largest, spectrum.trace / 3 + xi / 2, spectrum.trace / 3 + xi, *printed))
         gap = float(np.abs(spectrum.dense() - dense.eigenvalues[step]).max())
@@ -173,7 +175,7 @@ def opposition(each: Measured) -> float:
     # oscillations below this size are rounding
     if min(np.abs(step).max() for step in steps) < _ROUNDING:
         return np.nan
-    return float(np.corrcoef(*steps)[0, 1])
+    return float(pearsonr(*steps).statistic)
 
 
 def windows(each: Measured) -> tuple[Array, Array] | None:
@@ -192,7 +194,7 @@ def _amplitude_correlation(each: Measured) -> float:
     found = windows(each)
     if found is None or min(np.ptp(column) for column in found) < _ROUNDING:
         return np.nan
-    return float(np.corrcoef(*found)[0, 1])
+    return float(pearsonr(*found).statistic)
 
 
 def _over_runs(runs: Sequence[Measured], quantity: Callable[[Measured], float], why: str) -> Estimate:
@@ -397,9 +399,9 @@ def _panels(first: Measured) -> list[Panel]:
     arrays = first.arrays
     steps = thinned(len(arrays["loss"]), 1000)
 
-    def panel(title: str, y_label: str, names: dict[str, str], *, scale: str = "linear") -> Panel:
+    def panel(title: str, y_label: str, names: dict[str, str], *, scale: AxisScale = "linear") -> Panel:
         curves = [curve(label, steps, arrays[name][steps], style="line") for name, label in names.items()]
-        return Panel(title=title, x_label="step", y_label=y_label, y_scale=scale, curves=curves)  # type: ignore[arg-type]
+        return Panel(title=title, x_label="step", y_label=y_label, y_scale=scale, curves=curves)
 
     moments = {"mean_norm": "|m1|", "second_norm": "|m2|", "third_norm": "|m3|"}
     sharpness = panel("Sharpness", "largest eigenvalue", {"sharpness": "sharpness"})
@@ -427,8 +429,8 @@ def _variant_panel(runs: _Runs) -> Panel:
     return Panel(title=title, x_label="step", y_label="sharpness over 2 / learning rate", curves=curves)
 
 
-def _rows(runs: _Runs) -> list[dict[str, float | int | str | bool | None]]:
-    rows: list[dict[str, float | int | str | bool | None]] = []
+def _rows(runs: _Runs) -> list[dict[str, Cell]]:
+    rows: list[dict[str, Cell]] = []
     for name, of in runs.labelled.items():
         for index, each in enumerate(of):
             numbers = {

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
@@ -222,7 +221,9 @@ def _laws(ratios: Array) -> dict[str, Array]:
     return {
         "tanh": (1 - ratios) ** 2 / 2,
         "linear": (1 - ratios / 2) / 2,
-        "linear as printed": np.array([(empirical_critical_energies(float(r)) or {"linear": 0.0})["linear"] for r in ratios]),
+        "linear as printed": np.array(
+            [(empirical_critical_energies(float(r)) or {"linear": 0.0})["linear"] for r in ratios]
+        ),
     }
 
 
@@ -280,7 +281,9 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
                     landscape.energies("tanh", converged=True), laws["tanh"]
                 ),
                 "critical energy of the fit in panel a": _deviation(fits, laws["tanh"]),
-                f"critical energy, gradients up to {landscape.parameters.loose_tolerance:g}": _deviation(loose, laws["tanh"]),
+                f"critical energy, gradients up to {landscape.parameters.loose_tolerance:g}": _deviation(
+                    loose, laws["tanh"]
+                ),
                 "control: the law of linear networks": _deviation(tanh, laws["linear"]),
             },
             note="bounds are means of the nearest and farthest ends of the intervals at each ratio; many tanh networks "
@@ -387,7 +390,11 @@ def _rows(landscape: _Landscape) -> list[dict[str, float | int | None]]:
     rows: list[dict[str, float | int | None]] = []
     energies = {name: landscape.energies(name) for name in ("tanh", "linear")}
     for i, (strict, loose) in enumerate(zip(landscape.strict, landscape.loose, strict=True)):
-        fits = {"critical": strict.critical, "critical_loose": loose.critical, "exponent": strict.exponent(energies["tanh"][i].value)}
+        fits = {
+            "critical": strict.critical,
+            "critical_loose": loose.critical,
+            "exponent": strict.exponent(energies["tanh"][i].value),
+        }
         fits |= {f"minimizers_{name}": found[i] for name, found in energies.items()}
         row: dict[str, float | int | None] = {
             "ratio": strict.ratio,

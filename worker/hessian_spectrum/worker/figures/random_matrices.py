@@ -13,7 +13,7 @@ from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.hessian import critical_energy, hessian_law
 from hessian_spectrum.theory.random_matrix.law import FreeLaw
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
-from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, verdict
+from hessian_spectrum.worker.figures.claims import Range, curve, exact, verdict
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ def measure_density(measurement: HessianDensity, context: Context) -> Measured:
         context: Progress.
 
     Returns:
-        Arrays: `points` and `density`, of the law; `edges` and `histogram`, of the samples; over the samples `distance`,
+        Arrays: `points` and `density`, of the law; `edges` and `histogram`, of the samples; over samples `distance`,
         the Kolmogorov distance to the law, `negative`, the share of negative eigenvalues, and `wrong_ratio`,
         `wrong_energy`, the distances to wrong laws. Values: `index`, the mass of the law below 0; `mean`, `deviation`,
         `lowest`, the lower edge of the support; `semicircle_distance`; `critical_energy`, None if there is none.
@@ -96,7 +96,9 @@ def measure_density(measurement: HessianDensity, context: Context) -> Measured:
         "critical_energy": critical_energy("linear", m.ratio),
     }
     arrays = {name: np.array(column) for name, column in columns.items()}
-    return Measured(values, arrays | {"points": points, "density": law.density(points), "edges": edges, "histogram": histogram})
+    return Measured(
+        values, arrays | {"points": points, "density": law.density(points), "edges": edges, "histogram": histogram}
+    )
 
 
 MEASUREMENTS = {HessianDensity: measure_density}
@@ -148,7 +150,7 @@ def _sample_verdicts(parameters: DensityParameters, measured: Sequence[Measured]
             estimate=estimates.mean(parameters.size * distances),
             holds_for=Range(below=RIGIDITY),
             variants=control,
-            note="eigenvalues are rigid: independent ones would have a distance of 0.87 times the root of the size. The "
+            note="eigenvalues are rigid: independent ones would have 0.87 times the root of the size. The "
             "variants are the control, the same distance to wrong laws",
         ),
         verdict(
@@ -183,7 +185,7 @@ def figure_1(parameters: DensityParameters, measured: Sequence[Measured]) -> Fig
     verdicts = [
         verdict(
             "As the energy increases, the spectrum becomes more semicircular.",
-            quantity="share of steps in energy at which the distance to the semicircle of equal mean and variance falls",
+            quantity="share of steps in energy that reduce the distance to the semicircle of equal mean and variance",
             estimate=exact(float(np.mean(_rising(parameters, measured, "semicircle_distance", -1)))),
             holds_for=Range(above=0.999),
             note="Kolmogorov distance of the laws, without sampling error",
