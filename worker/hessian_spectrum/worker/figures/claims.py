@@ -105,6 +105,22 @@ def curve(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Curve:
     return Curve(label=label, x=np.asarray(x, dtype=float).tolist(), y=_values(y), **fields)
 
 
+def interval_curve(label: str, x: ArrayLike, y: Sequence[Estimate], **options: object) -> Curve:
+    """Make a curve of estimates with their intervals.
+
+    Args:
+        label: Name in the legend.
+        x: Positions of shape (n,).
+        y: Estimates at these positions.
+        **options: Other fields of `Curve`.
+
+    Returns:
+        The curve.
+    """
+    value, lower, upper = ([getattr(each, name) for each in y] for name in ("value", "lower", "upper"))
+    return curve(label, x, value, lower=lower, upper=upper, **options)
+
+
 def _values(values: object) -> list[float | None]:
     array = np.asarray(values, dtype=float)
     return [float(value) if np.isfinite(value) else None for value in array]
