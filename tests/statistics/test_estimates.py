@@ -14,6 +14,7 @@ from hessian_spectrum.statistics.estimates import (
     median,
     median_ratio,
     pearson,
+    pearson_change,
     pearson_difference,
     proportion,
 )
@@ -64,6 +65,15 @@ def test_a_difference_of_nearly_equal_samples_is_narrower_than_either_interval()
     nearly = first + 0.01 * rng.standard_normal(100)
     difference, single = pearson_difference(nearly, first, common), pearson(first, common)
     assert difference.upper - difference.lower < 0.1 * (single.upper - single.lower)
+
+
+def test_a_change_is_the_difference_of_two_coefficients() -> None:
+    rng = np.random.default_rng(9)
+    first, common = correlated(rng, 0.2, 100)
+    second = common + rng.standard_normal(100)
+    change = pearson_change((first, common), (second, common), seed=3)
+    assert change.value == pytest.approx(pearson(second, common).value - pearson(first, common).value)
+    assert change == pearson_difference(second, first, common, seed=3)
 
 
 def test_estimates_depend_on_the_seed_only() -> None:

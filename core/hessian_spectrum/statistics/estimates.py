@@ -80,8 +80,8 @@ def pearson(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:
 def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *, seed: int = 0) -> Estimate:
     """Estimate r(first, common) - r(second, common), two Pearson coefficients over the same individuals.
 
-    The three samples are resampled together, so that the interval takes into account that the coefficients depend on
-    each other.
+    The samples are resampled together, so that the interval takes into account that the coefficients depend on each
+    other.
 
     Args:
         first: Numbers of shape (n,), of any unit.
@@ -96,6 +96,25 @@ def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *
         ValueError: If the shapes differ or n < 3.
     """
     return _resampled((first, second, common), _correlation_difference, seed=seed)
+
+
+def pearson_change(
+    before: tuple[ArrayLike, ArrayLike], after: tuple[ArrayLike, ArrayLike], *, seed: int = 0
+) -> Estimate:
+    """Estimate by how much a Pearson coefficient of the same individuals changes: r(after) - r(before).
+
+    Args:
+        before: Two samples of shape (n,).
+        after: Two samples of shape (n,) of the same individuals.
+        seed: Seed of the bootstrap, in which all four samples are resampled together.
+
+    Returns:
+        The change with its BCa bootstrap interval; no value where a sample is constant or not finite.
+
+    Raises:
+        ValueError: If the shapes differ or n < 3.
+    """
+    return _resampled((*before, *after), _correlation_change, seed=seed)
 
 
 def mean(sample: ArrayLike, *, seed: int = 0) -> Estimate:
@@ -272,3 +291,9 @@ def _correlation(first: FloatArray, second: FloatArray, axis: int = -1) -> Float
 
 def _correlation_difference(first: FloatArray, second: FloatArray, common: FloatArray, axis: int = -1) -> FloatArray:
     return _correlation(first, common, axis=axis) - _correlation(second, common, axis=axis)
+
+
+def _correlation_change(
+    first: FloatArray, second: FloatArray, third: FloatArray, fourth: FloatArray, axis: int = -1
+) -> FloatArray:
+    return _correlation(third, fourth, axis=axis) - _correlation(first, second, axis=axis)

@@ -123,8 +123,8 @@ class CorrelationParameters(FigureParameters):
         default=["shared_data"],
         max_length=4,
         description="Choices that the source leaves open under which the points are computed again: whether networks "
-        "share their data, the reduction of the loss, the learning rates of the maximal update parametrization, and the "
-        "scale of the teacher.",
+        "share their data, the reduction of the loss, the learning rates of the maximal update parametrization, and "
+        "the scale of the teacher.",
     )
     seed: Seed = Field(default=0, description="Seed of weights, data and the order of samples.")
 
@@ -255,14 +255,20 @@ _SOURCE = "Cracking the Hessian, {}; sections 4.2, {}"
 
 
 def _two_layer_figure(
-    number: int, title: str, sections: str, parametrizations: Sequence[Parametrization], activation: Activation
+    number: int,
+    title: str,
+    sections: str,
+    parametrizations: Sequence[Parametrization],
+    activation: Activation,
+    *,
+    varied: Sequence[OpenChoice] = ("shared_data",),
 ) -> Figure:
     return Figure(
         f"cracking-{number}",
         title,
         _SOURCE.format(f"figure {number}", sections),
         TwoLayerParameters,
-        quick=_QUICK_TWO,
+        quick=_QUICK_TWO | {"varied": list(varied)} | ({"dims": [1, 4, 16]} if activation == "relu" else {}),
         points=partial(two_layer_measurements, activation=activation, parametrizations=parametrizations),
         position=number,
     )
@@ -282,9 +288,21 @@ def _deep_figure(number: int, title: str, activation: Activation, dim: int) -> F
 
 FIGURES = (
     _two_layer_figure(
-        4, "Sharpness and norms of weights, SP and muP", "D.1.3 and D.3.3", PARAMETRIZATIONS[:2], "linear"
+        4,
+        "Sharpness and norms of weights, SP and muP",
+        "D.1.3 and D.3.3",
+        PARAMETRIZATIONS[:2],
+        "linear",
+        varied=("shared_data", "reduction", "mup_rates", "teacher_scale"),
     ),
-    _two_layer_figure(14, "Sharpness and norms of weights, NTP", "D.1.3 and D.3.3", PARAMETRIZATIONS[2:], "linear"),
+    _two_layer_figure(
+        14,
+        "Sharpness and norms of weights, NTP",
+        "D.1.3 and D.3.3",
+        PARAMETRIZATIONS[2:],
+        "linear",
+        varied=("shared_data", "reduction", "teacher_scale"),
+    ),
     _two_layer_figure(15, "Sharpness and alignment of weights", "D.1.3 and D.3.3", PARAMETRIZATIONS, "linear"),
     _two_layer_figure(
         16, "Sharpness and norms of weights of ReLU networks", "D.1.3 and D.3.3", PARAMETRIZATIONS, "relu"
