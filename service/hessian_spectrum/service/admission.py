@@ -154,8 +154,9 @@ class Admission:
 
     def _check_tokens(self, request: AnyJobRequest) -> None:
         if isinstance(request, ExperimentRequest):
-            for point in request.points:
-                self._check_tokens(point)
+            for computation in request.computations:
+                if isinstance(computation, SpectrumRequest):
+                    self._check_tokens(computation)
             return
         if not isinstance(request.data, TokenData):
             return

@@ -31,6 +31,7 @@ from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
     estimates,
+    figures,
     job_events,
     jobs,
     models,
@@ -68,7 +69,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
     add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, monitoring):
+    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, figures, models, monitoring):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)

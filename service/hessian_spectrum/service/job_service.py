@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobState
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.fingerprints import cache_key
@@ -56,7 +57,8 @@ class Submission:
     def of(cls, request: AnyJobRequest) -> Self:
         """Return the submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
-        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
+        tags = request.all_tags if isinstance(request, ExperimentRequest) else dict(request.tags)
+        return cls(request.kind, text, tags, request.shared, cache_key(request))
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -119,8 +119,9 @@ def checked_request(
         CheckpointError: If a checkpoint is refused.
     """
     if isinstance(request, ExperimentRequest):
-        for point in request.points:
-            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
+        for computation in request.computations:
+            if isinstance(computation, SpectrumRequest):
+                _, inputs = checked_request(computation, inputs, memory_bytes=memory_bytes, look=look)
         return request, inputs
     fallbacks: list[Fallback] = []
     models = [request.model] if isinstance(request, SpectrumRequest) else request.models
