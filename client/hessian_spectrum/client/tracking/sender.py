@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
+from hessian_spectrum.api_schemas.jobs import Job
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.data_sets import parts_reference
@@ -11,6 +12,8 @@ from hessian_spectrum.client.errors import ProblemResponseError, SpectrumClientE
 from hessian_spectrum.client.requests import chunks
 from hessian_spectrum.client.retries import is_passing
 from hessian_spectrum.client.tracking.spool import Batch, Spool
+
+_OF_MISSING_FILES = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 
 class Sender:
@@ -55,11 +58,15 @@ class Sender:
     def _submit(self, batch: Batch) -> str:
         """Post the points; files that the server has removed since their upload are sent again first."""
         try:
-            return self._client._run(endpoints.submit(self._request(batch), idempotency_key=batch.key)).id
+            return self._post(batch)
         except ProblemResponseError as error:
-            if may_pass(error) or not self._upload_missing(batch):
+            if error.problem.status not in _OF_MISSING_FILES or not self._upload_missing(batch):
                 raise
-        return self._client._run(endpoints.submit(self._request(batch), idempotency_key=batch.key)).id
+        return self._post(batch)
+
+    def _post(self, batch: Batch) -> str:
+        job: Job = self._client._run(endpoints.submit(self._request(batch), idempotency_key=batch.key))
+        return job.id
 
     def _digests(self, batch: Batch) -> Iterator[str]:
         """Yield the digests of the files of data and parameters that a request refers to."""
@@ -128,8 +135,9 @@ class Sender:
 
 def may_pass(error: SpectrumClientError) -> bool:
     """Return whether the same request may succeed later, also where the server asks to repeat it after a conflict."""
-    is_awaited = isinstance(error, ProblemResponseError) and error.problem.status == HTTPStatus.CONFLICT
-    return is_passing(error) or (is_awaited and error.retry_after_seconds is not None)
+    if isinstance(error, ProblemResponseError) and error.problem.status == HTTPStatus.CONFLICT:
+        return error.retry_after_seconds is not None
+    return is_passing(error)
 
 
 def _reference(artifact_id: str | None) -> dict[str, Any]:

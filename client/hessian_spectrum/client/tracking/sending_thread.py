@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.retries import Backoff
 from hessian_spectrum.client.tracking.sender import Sender, may_pass
-from hessian_spectrum.client.tracking.spool import Spool, SpoolClosedError
+from hessian_spectrum.client.tracking.spool import LARGEST_BATCH, Spool, SpoolClosedError
 
-SECONDS_BETWEEN_BATCHES = 1.0
-"""Time in which points gather, so that a fast loop does not make a job of each."""
+GATHERING_SECONDS = 5.0
+"""Time in which points gather before they are sent, so that a fast loop does not make a job of each."""
 
 
 class SendingThread:
@@ -25,11 +26,12 @@ class SendingThread:
         report: Called with the kind of a problem and with a message for people.
     """
 
-    def __init__(self, client: ClientBase, spool: Spool, report: Callable[[str, str], None]) -> None:
+    def __init__(self, client: ClientBase[Any], spool: Spool, report: Callable[[str, str], None]) -> None:
         self._sender, self._spool, self._report = Sender(client, spool), spool, report
         self._backoff = Backoff()
         self._condition = threading.Condition()
-        self._is_finishing = self._is_over = self._has_work = False
+        self._is_finishing = self._is_over = self._is_hurried = False
+        self._has_work = True  # an earlier process may have left some
         assert spool.run is not None
         self._thread = threading.Thread(target=self._run, name=f"send {spool.run.name}", daemon=True)
         self.start = self._thread.start
@@ -39,10 +41,21 @@ class SendingThread:
         """Ids of the jobs that measure the points sent so far."""
         return list(self._sender.job_ids)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may still send something."""
+        return self._thread.is_alive()
+
     def wake(self) -> None:
         """Look for new points."""
         with self._condition:
             self._has_work = True
+            self._condition.notify_all()
+
+    def hurry(self) -> None:
+        """Send the points so far without waiting for more."""
+        with self._condition:
+            self._is_hurried = True
             self._condition.notify_all()
 
     def finish(self, wait: float) -> None:
@@ -80,14 +93,18 @@ class SendingThread:
             self._pause(self._backoff.next_seconds(error), until_finishing=isinstance(error, ServerUnreachableError))
             return not self._is_over
         self._backoff.reset()
-        if num_points:
-            self._pause(SECONDS_BETWEEN_BATCHES, until_finishing=True)
-        elif self._is_finishing:
+        if num_points == 0 and self._is_finishing:
             return False
-        else:
-            with self._condition:
-                self._condition.wait_for(lambda: self._has_work or self._is_finishing)
+        if num_points < LARGEST_BATCH:
+            self._gather(is_idle=num_points == 0)
         return not self._is_over
+
+    def _gather(self, *, is_idle: bool) -> None:
+        """Wait for new points, and for more to come."""
+        with self._condition:
+            self._is_hurried = self._is_hurried and not is_idle
+            self._condition.wait_for(lambda: self._has_work or self._is_finishing)
+            self._condition.wait_for(lambda: self._is_hurried or self._is_finishing, timeout=GATHERING_SECONDS)
 
     def _pause(self, seconds: float, *, until_finishing: bool) -> None:
         with self._condition:

@@ -38,7 +38,8 @@ DISK_BYTES = 10 * 2**30
 
 _RUN, _PROGRAM, _BATCH, _ACKNOWLEDGED = "run.json", "program.json", "batch.json", "acknowledged.json"
 _DRAFT = ".draft-"
-_LARGEST_BATCH = 64
+LARGEST_BATCH = 32
+"""Largest number of points in one request."""
 
 
 class SpoolError(SpectrumClientError):
@@ -161,7 +162,7 @@ class Spool:
             self.run = run
 
     def add(self, step: int, learning_rate: float | None, arrays: Mapping[str, NamedArray]) -> int:
-        """Write the parameters at a step.
+        """Write the parameters at a step, in place of a waiting point at the same step.
 
         Args:
             step: Label of the point.
@@ -187,7 +188,10 @@ class Spool:
                 self._num_bytes[digest] = num_bytes
             point = Point(self._next_sequence, step, learning_rate, digest)
             self._write(_point_name(point.sequence), [_json(asdict(point))])
+            earlier = [each.sequence for each in self._waiting() if each.step == step]
             self._include(point)
+            for sequence in earlier:  # a run that was resumed from a checkpoint repeats steps
+                self._discard(sequence)
         return num_dropped
 
     def path(self, digest: str) -> Path:
@@ -229,7 +233,7 @@ class Spool:
         """
         with self._changing():
             if self._batch is None and self._points:
-                points = tuple(self._points[each] for each in sorted(self._points)[:_LARGEST_BATCH])
+                points = tuple(self._points[each] for each in sorted(self._points)[:LARGEST_BATCH])
                 key = secrets.token_hex(16)
                 sequences = [each.sequence for each in points]
                 self._write(_BATCH, [_json({"key": key, "sequences": sequences})])
@@ -252,12 +256,10 @@ class Spool:
     def remove(self) -> None:
         """Remove the files of a run whose points the server has, and the directory if nothing else is in it."""
         with self._changing():
-            for name in (_RUN, _PROGRAM):
+            for name in (_PROGRAM, _RUN):
                 (self.directory / name).unlink(missing_ok=True)
-            for path in [*self.directory.glob("*.pt2"), *self.directory.glob("*.safetensors")]:
-                if _is_digest(path.stem):
-                    path.unlink(missing_ok=True)
             self.run = None
+            self._remove_unused()
             with contextlib.suppress(OSError):  # the directory may hold other files
                 (self.directory / "lock").unlink(missing_ok=True)
                 self.directory.rmdir()
@@ -269,8 +271,12 @@ class Spool:
             draft.unlink(missing_ok=True)
         if self.run is not None:
             self._recover_points()
-        kept = {*self._num_uses, *(() if self.run is None else self.run.parts)}
-        for path in self.directory.glob("*.safetensors"):
+        self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        """Remove arrays and programs that nothing refers to; files of other people have other names."""
+        kept = self.digests() | ({self.run.program} if self.run is not None else set())
+        for path in [*self.directory.glob("*.safetensors"), *self.directory.glob("*.pt2")]:
             if _is_digest(path.stem) and path.stem not in kept:
                 path.unlink(missing_ok=True)
 
@@ -310,21 +316,25 @@ class Spool:
         Returns:
             The number of points that were dropped; None if there is no room even so.
         """
-        being_sent = set() if self._batch is None else {each.sequence for each in self._batch.points}
         num_dropped = 0
         while sum(self._num_bytes.values()) + num_bytes > self._disk_bytes:
-            waiting = [self._points[each] for each in sorted(self._points)]
-            steps = [each.step for each in waiting] + [step]
+            points, waiting = [self._points[each] for each in sorted(self._points)], self._waiting()
+            steps = [*(each.step for each in points), step]
             gaps = {
                 each.sequence: steps[index + 1] - steps[index - 1]
-                for index, each in enumerate(waiting)
-                if index and each.sequence not in being_sent
+                for index, each in enumerate(points)
+                if index and each in waiting
             }
             if not gaps:
                 return None
             self._discard(min(gaps, key=lambda each: (gaps[each], each)))
             num_dropped += 1
         return num_dropped
+
+    def _waiting(self) -> list[Point]:
+        """Return the points that are not being sent, in order."""
+        being_sent = () if self._batch is None else self._batch.points
+        return [self._points[each] for each in sorted(self._points) if self._points[each] not in being_sent]
 
     def _include(self, point: Point) -> None:
         self._points[point.sequence] = point

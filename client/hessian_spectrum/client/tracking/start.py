@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_state_path
 
+from hessian_spectrum.api_schemas.experiments.series import SERIES_NAME
 from hessian_spectrum.client.data_sets import PART_BYTES, DataSet
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.retries import Backoff
@@ -22,7 +23,6 @@ from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
 if TYPE_CHECKING:
     from hessian_spectrum.client.http import SpectrumClient
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUM_EXAMPLES = 4
 
 
@@ -73,8 +73,8 @@ def start_tracking(
     module = unwrapped(module)
     check_present(module)
     name = _new_name(module) if name is None else name
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"the name {name!r} must have at most 64 letters, digits, dots, hyphens and underscores")
+    if not re.fullmatch(SERIES_NAME, name):
+        raise ValueError(f"the name {name!r} must have at most 100 letters, digits, dots, hyphens and underscores")
     request = {"loss": loss, "matrix": matrix, "method": dict(method or {"kind": "top-k", "k": 1}), **fields}
     parts: list[bytes] = []
     if isinstance(data, Mapping):

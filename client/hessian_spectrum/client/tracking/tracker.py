@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -85,15 +86,18 @@ class Tracker:
 
         Raises:
             RuntimeError: If the tracker is closed.
+            ValueError: If the step is negative.
         """
         if self._is_closed:
             raise RuntimeError("the tracker is closed")
         index = self._num_calls
         self._num_calls += 1
-        step = index if step is None else step
+        step = index if step is None else int(step)
+        if step < 0:
+            raise ValueError("step must not be negative")
         if index % self._every or step in self._steps:
             return
-        rate = self._learning_rate if learning_rate is None else learning_rate
+        rate = _positive(self._learning_rate if learning_rate is None else learning_rate)
         try:
             snapshot = self._snapshots.take()
         except Exception as error:  # noqa: BLE001 - whatever happens, training continues
@@ -156,10 +160,6 @@ class Tracker:
             _logger.warning("%d points of %s were dropped", self._num_dropped, self.name)
         self._sending_client.close()
 
-    @property
-    def _is_sent(self) -> bool:
-        return self._copies.unfinished_tasks == 0 and self._spool.num_points == 0
-
     def __enter__(self) -> Self:
         return self
 
@@ -199,11 +199,20 @@ class Tracker:
 
     def _wait_until_measured(self, wait: float) -> None:
         deadline = time.monotonic() + wait
-        while not self._is_sent and not self._is_closed and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        is_sent = [lambda: self._copies.unfinished_tasks == 0, lambda: self._spool.num_points == 0]
+        for is_reached in is_sent:
+            while not is_reached() and self._sending.is_alive and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            self._sending.hurry()
         for job_id in self._sending.job_ids:
             if (seconds := deadline - time.monotonic()) > 0:
                 self._client.wait(job_id, seconds)
+
+
+def _positive(learning_rate: float | None) -> float | None:
+    """Return a learning rate that has a threshold 2 / learning_rate; None for others, such as 0 during warm-up."""
+    rate = 0.0 if learning_rate is None else float(learning_rate)
+    return rate if 0.0 < rate < math.inf else None
 
 
 _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
