@@ -97,7 +97,9 @@ PROGRAM |= {"num_calls": 1, "operators": [], "numbers_per_sample": {}}
 
 
 def artifact(digest: str, kind: str = "arrays") -> dict[str, Any]:
-    return {"kind": kind, "id": digest, "created_at": NOW, "num_bytes": 1} | ({"arrays": {}} if kind == "arrays" else {})
+    return {"kind": kind, "id": digest, "created_at": NOW, "num_bytes": 1} | (
+        {"arrays": {}} if kind == "arrays" else {}
+    )
 
 
 def problem(status: int) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_files_that_are_not_whole_are_not_sent(series: SeriesServer, client: Spe
     assert not spool.directory.exists()
 
 
-def test_an_answer_that_is_lost_is_asked_for_again(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
+def test_a_lost_answer_is_asked_for_again(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
     spool = opened(tmp_path / "run")
     sender, num_lost, num_sent = Sender(client, spool), 0, 0
     for step in range(3):
@@ -174,7 +174,7 @@ def test_points_cover_the_run_evenly_within_the_limit(tmp_path: Path) -> None:
     spool.abandon()
 
 
-def test_points_that_are_being_sent_are_not_dropped(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
+def test_points_that_are_being_sent_stay(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
     size = 8 * 100
     spool = opened(tmp_path / "run", disk_bytes=5 * size)
     for step in range(5):
@@ -205,7 +205,7 @@ def test_a_step_that_is_recorded_again_replaces_the_one_that_waits(
     assert series.arrays(series.points()[-1])["w"]["data"] == numbers(9)["w"].values.tobytes()
 
 
-def test_equal_parameters_are_stored_and_sent_once(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
+def test_equal_parameters_are_sent_once(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:
     spool = opened(tmp_path / "run")
     for step in range(3):
         spool.add(step, None, numbers(7))

@@ -52,7 +52,7 @@ class Sender:
         job_id = self._submit(batch)
         self._spool.acknowledge(batch)
         self.job_ids.append(job_id)
-        self._uploaded.difference_update(each.parameters for each in batch.points)
+        self._uploaded &= self._spool.digests()
         return len(batch.points)
 
     def _submit(self, batch: Batch) -> str:

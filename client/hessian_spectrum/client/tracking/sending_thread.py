@@ -31,7 +31,6 @@ class SendingThread:
         self._backoff = Backoff()
         self._condition = threading.Condition()
         self._is_finishing = self._is_over = self._is_hurried = False
-        self._has_work = True  # an earlier process may have left some
         assert spool.run is not None
         self._thread = threading.Thread(target=self._run, name=f"send {spool.run.name}", daemon=True)
         self.start = self._thread.start
@@ -49,7 +48,6 @@ class SendingThread:
     def wake(self) -> None:
         """Look for new points."""
         with self._condition:
-            self._has_work = True
             self._condition.notify_all()
 
     def hurry(self) -> None:
@@ -80,8 +78,6 @@ class SendingThread:
 
     def _continue(self) -> bool:
         """Send one batch, or wait; return whether there may be more to do."""
-        with self._condition:
-            self._has_work = False
         try:
             num_points = self._sender.send_batch()
         except SpectrumClientError as error:
@@ -103,7 +99,7 @@ class SendingThread:
         """Wait for new points, and for more to come."""
         with self._condition:
             self._is_hurried = self._is_hurried and not is_idle
-            self._condition.wait_for(lambda: self._has_work or self._is_finishing)
+            self._condition.wait_for(lambda: self._spool.num_points or self._is_finishing)
             self._condition.wait_for(lambda: self._is_hurried or self._is_finishing, timeout=GATHERING_SECONDS)
 
     def _pause(self, seconds: float, *, until_finishing: bool) -> None:

@@ -15,6 +15,7 @@ from platformdirs import user_state_path
 from hessian_spectrum.api_schemas.experiments.series import SERIES_NAME
 from hessian_spectrum.client.data_sets import PART_BYTES, DataSet
 from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.module_export import ModuleExportError
 from hessian_spectrum.client.retries import Backoff
 from hessian_spectrum.client.tracking.sender import Sender, may_pass
 from hessian_spectrum.client.tracking.spool import DISK_BYTES, Run, Spool, SpoolError
@@ -61,6 +62,8 @@ def start_tracking(
     fields: Mapping[str, Any],
 ) -> Tracker:
     """Export the module and start the threads; `SpectrumClient.track` has the documentation of the arguments."""
+    if not hasattr(module, "named_parameters"):
+        raise ModuleExportError(f"track takes a torch.nn.Module, not {type(module).__name__}")
     from hessian_spectrum.client.tracking.snapshots import (  # noqa: PLC0415 - loads torch
         Snapshots,
         check_present,

@@ -66,6 +66,7 @@ class Tracker:
         self._num_calls = 0
         self._steps: set[int] = set()
         self._is_closed = False
+        self._lock = threading.Lock()
         self._reported: set[str] = set()
         self._num_dropped = 0
         self._process = os.getpid()
@@ -187,14 +188,17 @@ class Tracker:
                 self._copies.task_done()
 
     def _drop(self, reason: str, num_points: int = 1) -> None:
-        self._num_dropped += num_points
+        with self._lock:
+            self._num_dropped += num_points
         kind = reason.partition(":")[0].translate(_WITHOUT_DIGITS)
         self._report(kind, f"a point of {self.name} is dropped: {reason}")
 
     def _report(self, kind: str, message: str) -> None:
         """Log a warning, once for each kind."""
-        if kind not in self._reported:
+        with self._lock:
+            is_new = kind not in self._reported
             self._reported.add(kind)
+        if is_new:
             _logger.warning("%s", message)
 
     def _wait_until_measured(self, wait: float) -> None:
