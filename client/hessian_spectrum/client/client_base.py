@@ -83,8 +83,6 @@ class ClientBase(ABC, Generic[HttpClient]):
     job = Endpoint(endpoints.job)
     result = Endpoint(endpoints.result)
     result_file = Endpoint(endpoints.result_file)
-    series = Endpoint(endpoints.series)
-    series_file = Endpoint(endpoints.series_file)
     cancel = Endpoint(endpoints.cancel)
     delete = Endpoint(endpoints.delete)
     upload_module = Endpoint(endpoints.upload_module)

@@ -4,7 +4,6 @@ The documentation of a function is that of the method of the same name that both
 """
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,17 +156,6 @@ def result_file(
     """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
     query = {**(smoothing or {}), **(style or {})}
     return ApiRequest("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
-
-
-def series(name: str) -> ApiRequest[dict[str, Any]]:
-    """Return the points of a series that have been measured, each with its step and learning rate."""
-    return ApiRequest("GET", f"/v1/series/{name}", json.loads, wait_seconds=_HEAVY_SECONDS)
-
-
-def series_file(name: str, file_format: ResultFormat, style: PictureStyle | None = None) -> ApiRequest[bytes]:
-    """Return a series as npz or as a picture (PNG, SVG or PDF)."""
-    path = f"/v1/series/{name}.{file_format}"
-    return ApiRequest("GET", path, bytes, query=style or {}, wait_seconds=_HEAVY_SECONDS)
 
 
 def cancel(job_id: str) -> ApiRequest[Job]:
