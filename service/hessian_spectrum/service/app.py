@@ -37,6 +37,7 @@ from hessian_spectrum.service.routes import (
     models,
     monitoring,
     random_matrix,
+    series,
 )
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
@@ -44,6 +45,8 @@ _DESCRIPTION = """\
 Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, everything else becomes a **job**.
 Errors are problem details (RFC 9457); invalid requests name the fields.
 """
+
+_ROUTES = (closed_form, random_matrix, artifacts, jobs, job_events, estimates, figures, series, models, monitoring)
 
 _UPLOADS = {
     API_PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
@@ -69,7 +72,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
     add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, figures, models, monitoring):
+    for module in _ROUTES:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.experiments.kind import ExperimentKind, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.figures import FIGURES, FigureParameters, Measurement, Scale
@@ -45,13 +45,17 @@ class FigureRequest(ExperimentRequest):
         return figure.parameters.model_validate(figure.defaults(self.scale) | self.overrides)
 
     @model_validator(mode="after")
-    def _overrides_fit(self) -> Self:
+    def _overrides_fit(self, info: ValidationInfo) -> Self:
+        """Check the overrides, and fill in what follows from them, such as the digest of a checkpoint."""
+        figure = FIGURES[self.figure]
+        values = figure.defaults(self.scale) | self.overrides
         try:
-            _ = self.chosen
+            chosen = figure.parameters.model_validate(values, context=info.context)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             raise misfit("overrides", *fault["loc"], message=fault["msg"]) from None
-        return self
+        found = {name: value for name, value in chosen.model_dump().items() if name in chosen.model_fields_set}
+        return self.model_copy(update={"overrides": found}) if info.context else self
 
     def settled(self) -> Mapping[str, Any]:
         """All parameters, so that two ways of writing them are the same request."""
@@ -113,6 +117,7 @@ EXPERIMENTS = (
         FigureRequest,
         FigureResult,
         _points,
+        None,
         example={"kind": "figure", "figure": "cracking-1", "scale": "quick"},
         position=3,
     ),

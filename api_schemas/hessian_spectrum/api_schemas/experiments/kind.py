@@ -88,9 +88,9 @@ class ExperimentKind:
         result: Result, with a field `kind` of the same value.
         points: The computations of a request, in order. Each spectrum is a request for one spectrum; a ValidationError
             of one is shown at the field of the experiment that has the same path.
-        example: A small request.
         result_fields: Fields of the result, from the request and the results of its spectra; None if the result is made
             of more than that, by a function of `worker.experiments`.
+        example: A small request.
         keeps_failures: Whether the experiment has a result although some of its points have none: they are given as
             problems.
         position: Position in lists of experiments; new ones come last, in the order of their names.
@@ -99,8 +99,8 @@ class ExperimentKind:
     message: type[ExperimentRequest]
     result: type[ExperimentResult]
     points: Callable[[Any], Sequence[PointRequest]]
+    result_fields: Callable[[Any, Sequence[Any]], dict[str, Any]] | None
     example: Mapping[str, Any]
-    result_fields: Callable[[Any, Sequence[Any]], dict[str, Any]] | None = None
     keeps_failures: bool = False
     position: int = 100
 

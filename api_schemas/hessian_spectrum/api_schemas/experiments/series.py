@@ -1,6 +1,6 @@
 """A series: one request at many parameters of one network, such as those of a training run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, create_model, model_validator
@@ -222,6 +222,27 @@ class SeriesResult(ExperimentResult):
     points: list[SeriesEntry] = Field(description="The numbers at each step, by ascending step.")
 
 
+def merged_series(parts: Sequence[tuple[str, SeriesResult]]) -> SeriesResult:
+    """Merge the results of the jobs of a series.
+
+    Args:
+        parts: Id and result of each job, oldest first.
+
+    Returns:
+        All points by ascending step, each with the id of its job; of two with one step, the later one.
+    """
+    entries = {point.step: point.model_copy(update={"job": job_id}) for job_id, part in parts for point in part.points}
+    points = [entries[step] for step in sorted(entries)]
+    steps = dict(zip(sorted(entries)[1:], sorted(entries), strict=False))
+    for index, point in enumerate(points):
+        if point.overlaps is not None and point.overlaps.since_step != steps.get(point.step):
+            points[index] = point.model_copy(update={"overlaps": None})  # another step lies between them
+    last: SeriesResult = parts[-1][1]
+    provenance = [origin for _, part in parts for origin in part.provenance]
+    merged: SeriesResult = last.model_copy(update={"points": points, "provenance": provenance, "arrays": None})
+    return merged
+
+
 def _points(request: SeriesRequest) -> list[SpectrumRequest]:
     shared = {name: getattr(request, name) for name in _SPECTRUM_FIELDS if name in request.model_fields_set}
     points = request.ordered_points
@@ -235,6 +256,7 @@ EXPERIMENTS = (
         SeriesRequest,
         SeriesResult,
         _points,
+        None,
         example={
             "kind": "series",
             "name": "run-7",

@@ -161,7 +161,8 @@ def _numbers(outcome: Outcome) -> Mapping[str, Cell]:
         row |= {f"training_{name}": getattr(training, name) for name in ("num_steps", "gradient_norm", "stopped")}
     for name, value in headlines(outcome).items():
         row |= _with_uncertainty(name, value)
-    for index, pair in enumerate(getattr(outcome, "eigenpairs", [])):
+    pairs = getattr(outcome, "eigenpairs", [])
+    for index, pair in enumerate(pairs if len(pairs) > 1 else []):
         row |= _with_uncertainty(f"eigenvalue_{index}", pair)
     return row
 
@@ -176,6 +177,7 @@ EXPERIMENTS = (
         SweepRequest,
         SweepResult,
         _points,
+        _result_fields,
         example={
             "kind": "sweep",
             "base": {
@@ -188,7 +190,6 @@ EXPERIMENTS = (
             },
             "over": {"model.seed": [0, 1], "train.learning_rate": [0.1, 0.2]},
         },
-        result_fields=_result_fields,
         keeps_failures=True,
         position=2,
     ),

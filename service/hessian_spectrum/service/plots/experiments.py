@@ -11,6 +11,8 @@ from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.plots.panels import plot_panels
 
 _MAX_GROUPS = 8
+_LINEAR_RANGE = 10
+"""Ratio of positive values above which the horizontal axis is logarithmic."""
 _ENDS = ("largest", "smallest", "trace")
 _NUMBERS = ("largest", "smallest", "trace", "eigenvalue_0", "loss")
 _LABELS = {"largest": "largest eigenvalue", "smallest": "smallest eigenvalue", "trace": "trace", "loss": "loss"}
@@ -91,9 +93,9 @@ def _curve(label: str, points: Sequence[tuple[float, float | None]], style: Any 
 
 
 def _plot_sweep(result: SweepResult, name: str, style: FigureStyle) -> bytes:
-    """Plot each number against the varied field with the most numbers, a curve for each value of the others."""
+    """Plot each number against one varied field, with a curve for each value of the others."""
     columns = result.columns
-    across = max(result.over, key=lambda field: (_is_numeric(columns[field]), len(set(map(str, columns[field])))))
+    across = max(result.over, key=lambda field: _suits_an_axis(field, columns[field]))
     groups: dict[str, list[int]] = {}
     for row in range(len(columns[across])):
         others = [f"{field} = {columns[field][row]}" for field in result.over if field != across]
@@ -106,6 +108,7 @@ def _plot_sweep(result: SweepResult, name: str, style: FigureStyle) -> bytes:
         Panel(
             title="",
             x_label=across if numeric else "point",
+            x_scale="log" if numeric and _spans_decades(columns[across]) else "linear",
             y_label=_LABELS.get(field, field),
             curves=[_sweep_curve(columns, field, positions, label, rows) for label, rows in groups.items()],
         )
@@ -131,6 +134,15 @@ def _sweep_curve(columns: dict[str, list[Cell]], field: str, positions: Any, lab
         style="line-markers" if distinct else "markers",
         **ends,
     )
+
+
+def _spans_decades(values: Sequence[Any]) -> bool:
+    return bool(min(values) > 0 and max(values) > _LINEAR_RANGE * min(values))
+
+
+def _suits_an_axis(field: str, values: Sequence[Cell]) -> tuple[bool, bool, int]:
+    """Rank fields for the horizontal axis: numbers that mean something, of which there are many."""
+    return _is_numeric(values), not field.endswith("seed"), len(set(map(str, values)))
 
 
 def _is_numeric(values: Sequence[Cell]) -> bool:

@@ -20,21 +20,21 @@ from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
-    MEDIA_TYPES,
+    JOB_MEDIA_TYPES,
+    JobResultFormat,
     PageToken,
-    ResultFormat,
     StrictRoute,
     chosen_options,
     decode_page_token,
     encode_page_token,
     figure_style,
-    require_format,
+    require_job_format,
     require_json,
 )
 from hessian_spectrum.service.routes.documentation import (
-    ACCEPT,
     INVALID,
     INVALID_BODY,
+    JOB_ACCEPT,
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
@@ -228,8 +228,8 @@ Overrides = Annotated[SmoothingOverrides, Depends(_smoothing_overrides)]
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation(JOB_MEDIA_TYPES)}},
+    openapi_extra={"parameters": [JOB_ACCEPT, *FIGURE_PARAMETERS]},
     summary="The result of a job",
 )
 async def get_job_result(
@@ -240,13 +240,14 @@ async def get_job_result(
     overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The result as JSON, npz or a figure, chosen by the Accept header; a failed job responds with its problem.
+    """The result as JSON, npz, CSV or a figure, chosen by the Accept header; a failed job responds with its problem.
 
-    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. The parameters
+    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. CSV is the table of the
+    main numbers. The parameters
     `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
     async with service.result_of(job_id, caller) as digest:
-        name = require_format(request.headers.get("accept"))
+        name = require_job_format(request.headers.get("accept"))
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)
 
@@ -254,20 +255,20 @@ async def get_job_result(
 @router.get(
     FILE_PATH.removeprefix(router.prefix),
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation(JOB_MEDIA_TYPES)}},
     openapi_extra={"parameters": FIGURE_PARAMETERS},
     summary="The result as a file",
 )
 async def get_job_result_file(
     job_id: JobId,
-    name: ResultFormat,
+    name: JobResultFormat,
     request: Request,
     service: Service,
     caller: CurrentPrincipal,
     overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
+    """`result.json`, `result.npz`, `result.csv`, `result.png`, `result.svg` or `result.pdf`."""
     async with service.result_of(job_id, caller) as digest:
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)
@@ -338,7 +339,7 @@ class _Rendering:
     """A result in one format."""
 
     digest: str
-    name: ResultFormat
+    name: JobResultFormat
     overrides: SmoothingOverrides
     style: FigureStyle
 
@@ -353,7 +354,7 @@ class _Rendering:
 async def _result_response(
     request: Request, service: JobService, rendering: _Rendering, *, if_none_match: str | None
 ) -> Response:
-    headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
+    headers, media_type = rendering.headers, JOB_MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     if rendering.name == "json" and not chosen_options(rendering.overrides):
