@@ -61,10 +61,21 @@ class SeriesServer:
             if path.endswith(".png"):
                 return 200, PNG
             if path.startswith("/v1/series/"):
-                name = path.rpartition("/")[2]
-                found = [point for each in self.posts if each["name"] == name for point in each["points"]]
-                return (200, {"name": name, "points": found}) if found else (404, problem(404))
+                return self._series(path.rpartition("/")[2])
             return 200, job(path.split("/")[3].partition("?")[0])
+
+    def _series(self, name: str) -> Answered:
+        found = [point for each in self.posts if each["name"] == name for point in each["points"]]
+        entries = [{"step": point["step"], "learning_rate": point["learning_rate"]} for point in found]
+        fields = {
+            "kind": "series",
+            "name": name,
+            "matrix": "hessian",
+            "points": entries,
+            "num_parameters": 1,
+            "provenance": [],
+        }
+        return (200, fields) if found else (404, problem(404))
 
     def _upload(self, headers: Any, body: bytes) -> Answered:
         if "safetensors" in headers["Content-Type"]:

@@ -179,13 +179,31 @@ def test_points_that_are_being_sent_stay(series: SeriesServer, client: SpectrumC
     spool = opened(tmp_path / "run", disk_bytes=5 * size)
     for step in range(5):
         spool.add(step, None, numbers(step, 100))
-    batch = spool.next_batch()
-    assert batch is not None
+    spool.make_batch(spool.first_points())
     assert spool.add(5, None, numbers(5, 100)) == -1
     assert Sender(client, spool).send_batch() == 5
     assert series.steps() == [0, 1, 2, 3, 4]
     assert spool.add(6, None, numbers(6, 100)) == 0
     assert spool.num_points == 1
+
+
+def test_points_that_are_dropped_before_their_upload_are_left_out(
+    series: SeriesServer, client: SpectrumClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 8 * 100
+    spool = opened(tmp_path / "run", disk_bytes=4 * size)
+    for step in range(4):
+        spool.add(step, None, numbers(step, 100))
+    earlier = spool.first_points()
+    for step in range(4, 7):
+        spool.add(step, None, numbers(step, 100))
+    monkeypatch.setattr(spool, "first_points", lambda: earlier)
+    left = steps(spool)
+    num_sent = Sender(client, spool).send_batch()
+    assert 0 < num_sent == len(set(left) & {0, 1, 2, 3}) < 4
+    monkeypatch.undo()
+    assert Sender(client, spool).send_batch() == len(left) - num_sent
+    assert series.steps() == left
 
 
 def test_a_step_that_is_recorded_again_replaces_the_one_that_waits(
@@ -196,9 +214,10 @@ def test_a_step_that_is_recorded_again_replaces_the_one_that_waits(
     for value, step in enumerate([0, 1, 2, 1]):
         spool.add(step, None, numbers(value))
     assert steps(spool) == [0, 2, 1]
-    batch = spool.next_batch()
+    spool.make_batch(spool.first_points())
+    batch = spool.batch
     spool.add(2, None, numbers(9))
-    assert spool.next_batch() == batch
+    assert spool.batch == batch
     sender = Sender(client, spool)
     assert (sender.send_batch(), sender.send_batch()) == (3, 1)
     assert [each["step"] for each in series.points()] == [0, 2, 1, 2]
@@ -210,9 +229,8 @@ def test_equal_parameters_are_sent_once(series: SeriesServer, client: SpectrumCl
     for step in range(3):
         spool.add(step, None, numbers(7))
     assert len(list(spool.directory.glob("*.safetensors"))) == 1
-    batch = spool.next_batch()
+    spool.make_batch(spool.first_points())
     spool.add(3, None, numbers(7))
-    assert batch is not None
     assert Sender(client, spool).send_batch() == 3
     assert len(list(spool.directory.glob("*.safetensors"))) == 1, "the next point needs it"
     assert Sender(client, spool).send_batch() == 1

@@ -11,7 +11,7 @@ from hessian_spectrum.client.data_sets import parts_reference
 from hessian_spectrum.client.errors import ProblemResponseError, SpectrumClientError
 from hessian_spectrum.client.requests import chunks
 from hessian_spectrum.client.retries import is_passing
-from hessian_spectrum.client.tracking.spool import Batch, Spool
+from hessian_spectrum.client.tracking.spool import Batch, Point, Spool
 
 _OF_MISSING_FILES = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
@@ -44,16 +44,40 @@ class Sender:
             SpectrumClientError: If the server does not answer or refuses a request; the points stay in the spool.
             SpoolClosedError: If the spool was left to others meanwhile.
         """
-        batch = self._spool.next_batch()
-        if batch is None:
-            return 0
-        for digest in self._digests(batch):
-            self._upload_once(digest)
+        while (batch := self._spool.batch) is None:
+            points = self._spool.first_points()
+            if not points:
+                return 0
+            self._prepare(points)
         job_id = self._submit(batch)
         self._spool.acknowledge(batch)
         self.job_ids.append(job_id)
         self._uploaded &= self._spool.digests()
         return len(batch.points)
+
+    def _prepare(self, points: list[Point]) -> None:
+        """Upload the files of points, and make a batch of those that the limit of the disk has not dropped meanwhile.
+
+        The batch is made last, because its points are no longer dropped, however long the server is away.
+
+        Raises:
+            FileNotFoundError: If somebody else has removed a file.
+        """
+        assert self._spool.run is not None
+        for digest in self._spool.run.parts:
+            self._upload_once(digest)
+        uploaded = []
+        for point in points:
+            try:
+                self._upload_once(point.parameters)
+            except FileNotFoundError:
+                if point.parameters in self._spool.digests():
+                    raise
+            else:
+                uploaded.append(point)
+        if self._spool.program_id is None:
+            self._upload_program()
+        self._spool.make_batch(uploaded)
 
     def _submit(self, batch: Batch) -> str:
         """Post the points; files that the server has removed since their upload are sent again first."""
@@ -77,8 +101,6 @@ class Sender:
     def _request(self, batch: Batch) -> dict[str, Any]:
         run = self._spool.run
         assert run is not None
-        if self._spool.program_id is None:
-            self._upload_program()
         fields = dict(run.request)
         if len(run.parts) == 1:
             fields["data"] = _reference(run.parts[0])

@@ -226,19 +226,29 @@ class Spool:
         with self._changing():
             self._write(_PROGRAM, [_json({"id": artifact_id})])
 
-    def next_batch(self) -> Batch | None:
-        """Return the batch that was being sent, or else the points that wait, in order; None if there are none.
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that is being sent.
 
-        A batch is the same until it is acknowledged, even in another process, so that the server can recognise it.
+        It is the same until it is acknowledged, also in another process, so that the server can recognise it.
         """
-        with self._changing():
-            if self._batch is None and self._points:
-                points = tuple(self._points[each] for each in sorted(self._points)[:LARGEST_BATCH])
-                key = secrets.token_hex(16)
-                sequences = [each.sequence for each in points]
-                self._write(_BATCH, [_json({"key": key, "sequences": sequences})])
-                self._batch = Batch(key, points)
+        with self._lock:
             return self._batch
+
+    def first_points(self) -> list[Point]:
+        """Return the points of which the next batch can be made, in order; the disk's limit may still drop them."""
+        with self._lock:
+            return [self._points[each] for each in sorted(self._points)[:LARGEST_BATCH]]
+
+    def make_batch(self, points: Iterable[Point]) -> None:
+        """Make a batch of the points that were not dropped meanwhile, if there are any."""
+        with self._changing():
+            assert self._batch is None
+            kept = tuple(each for each in points if each.sequence in self._points)
+            if kept:
+                key = secrets.token_hex(16)
+                self._write(_BATCH, [_json({"key": key, "sequences": [each.sequence for each in kept]})])
+                self._batch = Batch(key, kept)
 
     def acknowledge(self, batch: Batch) -> None:
         """Remove the points of a batch that the server has."""

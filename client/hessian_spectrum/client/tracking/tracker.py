@@ -6,10 +6,12 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from queue import Queue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from hessian_spectrum.api_schemas.experiments.series import SeriesResult
 from hessian_spectrum.client.arrays import UnfitArrayError
 from hessian_spectrum.client.tracking.sending_thread import SendingThread
 from hessian_spectrum.client.tracking.spool import Spool
@@ -110,7 +112,7 @@ class Tracker:
         self._steps.add(step)
         self._copies.put((step, rate, snapshot))
 
-    def series(self, wait: float = 0.0) -> dict[str, Any]:
+    def series(self, wait: float = 0.0) -> SeriesResult:
         """Return the curve as the server has it.
 
         Args:
@@ -203,9 +205,9 @@ class Tracker:
 
     def _wait_until_measured(self, wait: float) -> None:
         deadline = time.monotonic() + wait
-        is_sent = [lambda: self._copies.unfinished_tasks == 0, lambda: self._spool.num_points == 0]
-        for is_reached in is_sent:
-            while not is_reached() and self._sending.is_alive and time.monotonic() < deadline:
+        stages: list[Callable[[], int]] = [lambda: self._copies.unfinished_tasks, lambda: self._spool.num_points]
+        for num_left in stages:
+            while num_left() and self._sending.is_alive and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
             self._sending.hurry()
         for job_id in self._sending.job_ids:
