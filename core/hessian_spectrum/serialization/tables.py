@@ -35,9 +35,9 @@ def result_table(result: AnyJobResult) -> Table | None:
         case SweepResult():
             return result.columns
         case SeriesResult():
-            return _columns([_series_row(point) for point in result.points])
+            return table_of([_series_row(point) for point in result.points])
         case FigureResult():
-            return _columns(result.points)
+            return table_of(result.points)
         case _:
             return None
 
@@ -47,12 +47,12 @@ def _spectrum_table(result: MethodResult) -> Table:
         case ExactResult():
             return {"eigenvalue": result.eigenvalues}
         case TopKResult():
-            return _columns([pair.model_dump() for pair in result.eigenpairs])
+            return table_of([pair.model_dump() for pair in result.eigenpairs])
         case LanczosResult(density=density):
             ends = {"lower": density.band.lower, "upper": density.band.upper}
             return {"eigenvalue": density.grid, "density": density.values} | ends
         case _:
-            return _columns([{"quantity": name, **each.model_dump()} for name, each in headlines(result).items()])
+            return table_of([{"quantity": name, **each.model_dump()} for name, each in headlines(result).items()])
 
 
 def csv_text(table: Table) -> str:
@@ -64,7 +64,8 @@ def csv_text(table: Table) -> str:
     return text.getvalue()
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table with these rows; a value that a row lacks is None."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

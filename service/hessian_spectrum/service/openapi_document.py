@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from hessian_spectrum.service.middleware.security_headers import documentation_policy
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS
-from hessian_spectrum.service.request_parsing import FIGURE_PARAMETERS, JOB_MEDIA_TYPES
+from hessian_spectrum.service.request_parsing import FIGURE_PARAMETERS, MEDIA_TYPES
 from hessian_spectrum.service.routes.documentation import problem_documentation
 
 Document = dict[str, Any]
@@ -111,7 +111,7 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
     """Return one path for each file format of results, so that each responds with one media type."""
     described: Document = {}
     for path, item in paths.items():
-        for name, media_type in JOB_MEDIA_TYPES.items() if path == file_path else ():
+        for name, media_type in MEDIA_TYPES.items() if path == file_path else ():
             [(method, operation)] = deepcopy(item).items()
             operation["operationId"] = operation["operationId"].removesuffix("file") + name
             operation["summary"] += f": {name}"

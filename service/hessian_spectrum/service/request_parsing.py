@@ -26,8 +26,6 @@ from hessian_spectrum.service.validation_errors import unknown_name
 
 M = TypeVar("M", bound=BaseModel)
 
-_Format = TypeVar("_Format", bound=str)
-
 JSON = "application/json"
 
 LARGE_BODY_BYTES = 100_000
@@ -189,20 +187,16 @@ def _num_members(value: Any) -> int:
     return 0
 
 
-ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
+ResultFormat = Literal["json", "npz", "csv", "png", "svg", "pdf"]
 
 MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": "application/x-npz",
+    "csv": "text/csv",
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",
 }
-
-JobResultFormat = ResultFormat | Literal["csv"]
-
-JOB_MEDIA_TYPES: dict[JobResultFormat, str] = {name: MEDIA_TYPES[name] for name in MEDIA_TYPES} | {"csv": "text/csv"}
-"""Media types of the results of jobs, which may be tables, too."""
 
 
 class StrictRoute(APIRoute):
@@ -249,25 +243,15 @@ def require_format(accept: str | None) -> ResultFormat:
     Raises:
         ProblemError: 406 if the header accepts none of them.
     """
-    return _preferred(accept, MEDIA_TYPES)
-
-
-@lru_cache(maxsize=64)
-def require_job_format(accept: str | None) -> JobResultFormat:
-    """Choose the format of the result of a job, as `require_format` does."""
-    return _preferred(accept, JOB_MEDIA_TYPES)
-
-
-def _preferred(accept: str | None, media_types: Mapping[_Format, str]) -> _Format:
     if not accept:
-        return next(iter(media_types))
+        return "json"
     ranked = sorted((_quality(part), -index, part) for index, part in enumerate(accept.split(",")[:32]))
     for quality, _, part in reversed(ranked):
         accepted = part.split(";")[0].strip().lower()
-        for name, media_type in media_types.items():
+        for name, media_type in MEDIA_TYPES.items():
             if quality > 0 and accepted in (media_type, media_type.split("/")[0] + "/*", "*/*"):
                 return name
-    detail = f"The available formats are {', '.join(media_types.values())}."
+    detail = f"The available formats are {', '.join(MEDIA_TYPES.values())}."
     raise ProblemError(Problem(title="Not acceptable", status=406, detail=detail))
 
 
@@ -306,7 +290,7 @@ FIGURE_PARAMETERS: list[dict[str, Any]] = [
 """Query parameters of a figure, for `openapi_extra` of a route that calls `figure_style`."""
 
 
-def figure_style(request: Request, name: JobResultFormat) -> FigureStyle:
+def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
     """Parse the figure style in the query; FastAPI would take a quarter of the time of a closed form.
 
     Args:

@@ -268,7 +268,7 @@ _QUICK_PRETRAINING = {
 
 _QUICK_SINKS = {
     "sizes": _SMALL,
-    "data": _source(16, 32),
+    "data": _source(96, 32),
     "num_steps": 300,
     "batch_size": 16,
     "learning_rate": 0.01,

@@ -70,6 +70,8 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     ys = [y for curve in panel.curves for y in curve.y if y is not None]
     _set_scale(axes.set_xscale, panel.x_scale, xs)
     _set_scale(axes.set_yscale, panel.y_scale, ys)
+    if panel.y_limits is not None:
+        axes.set_ylim(*panel.y_limits)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,14 +1,13 @@
 """Descriptions of errors and bodies in the OpenAPI document, and its examples."""
 
 import json
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE
-from hessian_spectrum.service.request_parsing import JOB_MEDIA_TYPES, JSON, MEDIA_TYPES
+from hessian_spectrum.service.request_parsing import JSON, MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -16,23 +15,15 @@ BINARY = {"type": "string", "format": "binary"}
 """Schema of a binary file."""
 
 
-def _accept(media_types: Iterable[str]) -> dict[str, Any]:
-    types = list(media_types)
-    return {
-        "name": "accept",
-        "in": "header",
-        "required": False,
-        "description": f"The format of the response: {', '.join(types)}, or several of them with weights. "
-        "Without the header the format is the first one.",
-        "schema": {"type": "string", "examples": types},
-    }
-
-
-ACCEPT = _accept(MEDIA_TYPES.values())
+ACCEPT = {
+    "name": "accept",
+    "in": "header",
+    "required": False,
+    "description": f"The format of the response: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
+    "Without the header the format is the first one.",
+    "schema": {"type": "string", "examples": list(MEDIA_TYPES.values())},
+}
 """The parameter `Accept`, for `openapi_extra` of a route whose response depends on the header."""
-
-JOB_ACCEPT = _accept(JOB_MEDIA_TYPES.values())
-"""The same for the result of a job."""
 
 
 def problem_documentation(**descriptions: str) -> Responses:
@@ -77,9 +68,9 @@ def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, A
     }
 
 
-def formats_documentation(media_types: Mapping[Any, str] = MEDIA_TYPES) -> dict[str, Any]:
+def formats_documentation() -> dict[str, Any]:
     """Return the content of a response that has several formats, beside the schema of its JSON."""
-    return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in media_types.values()}
+    return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
 
 
 def upload_documentation() -> dict[str, Any]:

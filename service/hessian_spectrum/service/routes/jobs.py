@@ -20,21 +20,21 @@ from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
-    JOB_MEDIA_TYPES,
-    JobResultFormat,
+    MEDIA_TYPES,
     PageToken,
+    ResultFormat,
     StrictRoute,
     chosen_options,
     decode_page_token,
     encode_page_token,
     figure_style,
-    require_job_format,
+    require_format,
     require_json,
 )
 from hessian_spectrum.service.routes.documentation import (
+    ACCEPT,
     INVALID,
     INVALID_BODY,
-    JOB_ACCEPT,
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
@@ -228,8 +228,8 @@ Overrides = Annotated[SmoothingOverrides, Depends(_smoothing_overrides)]
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation(JOB_MEDIA_TYPES)}},
-    openapi_extra={"parameters": [JOB_ACCEPT, *FIGURE_PARAMETERS]},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    openapi_extra={"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
     summary="The result of a job",
 )
 async def get_job_result(
@@ -247,7 +247,7 @@ async def get_job_result(
     `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
     async with service.result_of(job_id, caller) as digest:
-        name = require_job_format(request.headers.get("accept"))
+        name = require_format(request.headers.get("accept"))
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)
 
@@ -255,13 +255,13 @@ async def get_job_result(
 @router.get(
     FILE_PATH.removeprefix(router.prefix),
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation(JOB_MEDIA_TYPES)}},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
     openapi_extra={"parameters": FIGURE_PARAMETERS},
     summary="The result as a file",
 )
 async def get_job_result_file(
     job_id: JobId,
-    name: JobResultFormat,
+    name: ResultFormat,
     request: Request,
     service: Service,
     caller: CurrentPrincipal,
@@ -339,7 +339,7 @@ class _Rendering:
     """A result in one format."""
 
     digest: str
-    name: JobResultFormat
+    name: ResultFormat
     overrides: SmoothingOverrides
     style: FigureStyle
 
@@ -354,7 +354,7 @@ class _Rendering:
 async def _result_response(
     request: Request, service: JobService, rendering: _Rendering, *, if_none_match: str | None
 ) -> Response:
-    headers, media_type = rendering.headers, JOB_MEDIA_TYPES[rendering.name]
+    headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     if rendering.name == "json" and not chosen_options(rendering.overrides):

@@ -10,16 +10,16 @@ from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
-    JOB_MEDIA_TYPES,
-    JobResultFormat,
+    MEDIA_TYPES,
+    ResultFormat,
     StrictRoute,
     chosen_options,
     figure_style,
-    require_job_format,
+    require_format,
 )
 from hessian_spectrum.service.routes.documentation import (
+    ACCEPT,
     INVALID,
-    JOB_ACCEPT,
     UNAVAILABLE,
     formats_documentation,
     problem_documentation,
@@ -37,7 +37,7 @@ _RESPONSES = {
     **problem_documentation(
         status_404="No job of this series has a result.", status_406="The series has none of the accepted formats."
     ),
-    200: {"content": formats_documentation(JOB_MEDIA_TYPES)},
+    200: {"content": formats_documentation()},
 }
 
 
@@ -45,7 +45,7 @@ _RESPONSES = {
     "/{series_name}",
     response_model=SeriesResult,
     responses=_RESPONSES,
-    openapi_extra={"parameters": [JOB_ACCEPT, *FIGURE_PARAMETERS]},
+    openapi_extra={"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
     summary="The numbers along a training run",
 )
 async def get_series(series_name: SeriesName, request: Request, service: Service, caller: CurrentPrincipal) -> Response:
@@ -54,7 +54,7 @@ async def get_series(series_name: SeriesName, request: Request, service: Service
     The formats are those of the result of a job. The document is computed anew for each request, and the npz file holds
     the table and the document; eigenvectors are in the results of the jobs, whose ids each point names.
     """
-    name = require_job_format(request.headers.get("accept"))
+    name = require_format(request.headers.get("accept"))
     return await _response(series_name, name, request=request, service=service, caller=caller)
 
 
@@ -66,14 +66,14 @@ async def get_series(series_name: SeriesName, request: Request, service: Service
     summary="The numbers along a training run as a file",
 )
 async def get_series_file(
-    series_name: SeriesName, name: JobResultFormat, request: Request, service: Service, caller: CurrentPrincipal
+    series_name: SeriesName, name: ResultFormat, request: Request, service: Service, caller: CurrentPrincipal
 ) -> Response:
     """`result.json`, `result.npz`, `result.csv`, `result.png`, `result.svg` or `result.pdf`."""
     return await _response(series_name, name, request=request, service=service, caller=caller)
 
 
 async def _response(
-    series_name: str, name: JobResultFormat, *, request: Request, service: Service, caller: CurrentPrincipal
+    series_name: str, name: ResultFormat, *, request: Request, service: Service, caller: CurrentPrincipal
 ) -> Response:
     style = figure_style(request, name)
     jobs = await run_in_threadpool(service.series, series_name, caller)
@@ -89,4 +89,4 @@ async def _response(
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     headers = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
-    return Response(reply.content, media_type=JOB_MEDIA_TYPES[name], headers=headers)
+    return Response(reply.content, media_type=MEDIA_TYPES[name], headers=headers)

@@ -35,6 +35,9 @@ ALMOST_ALL = 0.9
 NEAR_ZERO = 0.01
 """Distance from 0, relative to the largest eigenvalue, within which we count an eigenvalue as close to zero."""
 
+DENSITY_RANGE = 1e-8
+"""Smallest density that is drawn, relative to the largest one."""
+
 _LABELS = ("GPT-2", "GPT-2 without attention")
 _ERROR = "relative error of the top eigenvalue"
 
@@ -239,12 +242,14 @@ def _sink_content(parameters: SinkParameters, measured: Sequence[Measured]) -> F
     spectra = [LanczosResult.model_validate(each) for each in measured[0].values["spectra"]]
     scores = [each.attention_sink.mean_score_after for each in spectra if each.attention_sink is not None]
     rows = [_sink_row(score, spectrum) for score, spectrum in zip(scores, spectra, strict=True)]
+    highest = max(max(spectrum.density.values) for spectrum in spectra)
     panels = [
         Panel(
             title="",
             x_label="eigenvalue",
             y_label="density",
             y_scale="log",
+            y_limits=[DENSITY_RANGE * highest, 3 * highest],
             curves=[
                 Curve(
                     label=f"mean score {score:.2f}",
