@@ -31,7 +31,7 @@ def options(version: VersionOption = False) -> None:
     """Eigenvalue spectra from a spectrum server."""
 
 
-track = typer.Typer(no_args_is_help=True, help="Tracked training runs.")
+track = typer.Typer(no_args_is_help=True, help="Send what tracked training runs have left on disk.")
 app.add_typer(track, name="track")
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
