@@ -56,11 +56,22 @@ def module_program(
         _check_equal(module, program, inputs)
         _warn_if_fixed(program, inputs)
         if not with_parameters:
-            for name in program.graph_signature.parameters:
-                program.state_dict[name] = torch.nn.Parameter(torch.zeros_like(program.state_dict[name]))
+            _fill_with_zeros(program)
         file = io.BytesIO()
         torch.export.save(program, file)
     return file.getvalue()
+
+
+def _fill_with_zeros(program: "ExportedProgram") -> None:
+    """Replace the parameters by zeros; those that are tied stay so."""
+    import torch  # noqa: PLC0415
+
+    zeros: dict[int, Tensor] = {}
+    for name in program.graph_signature.parameters:
+        known = program.state_dict[name]
+        if id(known) not in zeros:
+            zeros[id(known)] = torch.nn.Parameter(torch.zeros_like(known), requires_grad=known.requires_grad)
+        program.state_dict[name] = zeros[id(known)]
 
 
 def module_parameters(module: "nn.Module | Mapping[str, Tensor]") -> bytes:

@@ -45,8 +45,10 @@ class SpectrumCallback(TrainerCallback):
     """Tracks a run of a `Trainer`, in its first process, as `SpectrumClient.track` does.
 
     The first point holds the parameters before training, and its step is the trainer's `global_step`. The learning rate
-    is that of the optimizer's first group of parameters. The `Trainer` does not tell its callbacks of errors: after one,
-    the points stay on disk for `spectrum track send`, unless you close `tracker`.
+    is that of the optimizer's first group of parameters.
+
+    The `Trainer` does not tell its callbacks of errors: after one, the points stay on disk for `spectrum track send`,
+    unless you close `tracker`.
 
     Args:
         client: Client of the server.
