@@ -433,6 +433,9 @@ def _computation_plan(computation: PointRequest, memory_bytes: int | None) -> Co
     """Plan one point of an experiment."""
     if isinstance(computation, SpectrumRequest):
         return estimate(computation, memory_bytes)
+    request = computation.job_request
+    if request is not None:
+        return plan_job(request, memory_bytes).whole
     cost = computation.cost
     return ComputationPlan(
         num_parameters=cost.num_parameters,

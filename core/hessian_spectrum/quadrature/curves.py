@@ -42,6 +42,9 @@ PLACES_TIMES_STEPS = 480
 # A table of exponentials holds at most this many numbers.
 TABLE_SIZE = 2**17
 
+# By how much sums of weights may be off.
+SHARE_ROUNDING = 1e-13
+
 DOUBLE_EPS = float(np.finfo(np.float64).eps)
 
 
@@ -86,7 +89,7 @@ def spectral_density(
     _check_quadratures(quadratures)
     _check_smoothing(num_points, kappa, margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
-    sigma = _sigma(num_steps, kappa)
+    sigma = width_of_gaussians(num_steps, kappa)
     mean = _smoothed(
         quadratures, dim=dim, num_points=num_points, sigma=sigma, interval=(lower, upper), transform=_itself
     )
@@ -136,17 +139,17 @@ def log_spectral_density(
     _check_quadratures(quadratures)
     _check_smoothing(num_points, kappa, margin)
     _check_epsilon(epsilon)
-    transform = partial(_log_magnitudes, epsilon)
+    transform = partial(log_magnitudes, epsilon)
     ends = [transform(each.nodes, each.nodes)[0] for each in quadratures]
     lower, upper = min(float(each.min()) for each in ends), max(float(each.max()) for each in ends)
     lower, upper = _widened(lower, upper, margin=margin, rounding=rounding, half_width=0.5)
-    places = _places(epsilon, upper, num_steps)
+    places = places_around_zero(epsilon, upper, num_steps)
     further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
     mean = _smoothed(
         quadratures,
         dim=dim,
         num_points=num_points,
-        sigma=_sigma(num_steps, kappa),
+        sigma=width_of_gaussians(num_steps, kappa),
         interval=(lower, upper),
         transform=transform,
         further_rules=further.__getitem__,
@@ -272,7 +275,7 @@ def spectral_curves(
     )
 
 
-def _places(epsilon: float, upper: float, num_steps: int) -> FloatArray:
+def places_around_zero(epsilon: float, upper: float, num_steps: int) -> FloatArray:
     """Eigenvalues of both signs, with |lambda| + epsilon on a geometric grid from epsilon to exp(upper)."""
     count = min(max(PLACES_TIMES_STEPS // num_steps, LEAST_PLACES), MOST_PLACES)
     sizes = np.exp(np.linspace(np.log(epsilon), max(upper, np.log(epsilon)), count)) - epsilon
@@ -317,11 +320,12 @@ def _widened(lower: float, upper: float, *, margin: float, rounding: float, half
     return lower - padding, upper + padding
 
 
-def _sigma(num_steps: int, kappa: float) -> float:
+def width_of_gaussians(num_steps: int, kappa: float) -> float:
+    """Standard deviation of the Gaussians, in units of half the grid."""
     return 2 / max(num_steps - 1, 1) / sqrt(8 * log(kappa))
 
 
-def _log_magnitudes(epsilon: float, lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+def log_magnitudes(epsilon: float, lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Smallest and largest log(|lambda| + epsilon) for lambda in the interval."""
     smallest = np.maximum(np.maximum(lowest, -highest), 0)
     return np.log(smallest + epsilon), np.log(np.maximum(-lowest, highest) + epsilon)
@@ -433,6 +437,18 @@ def _density(grid: FloatArray, mean: ProbeMean, unit: FloatArray | np.float64) -
     return Density(grid, mean.values / unit, mean.standard_error / unit, band)
 
 
+def settled_share(sums: FloatArray) -> FloatArray:
+    """Return sums of weights within 0 .. 1, where those that differ from 0 or 1 by rounding are 0 or 1.
+
+    A share of 1e-16 that is left by rounding would be taken for an eigenvalue that a probe hardly sees.
+
+    Args:
+        sums: Sums of weights, of any shape.
+    """
+    share: FloatArray = np.where(sums > 1 - SHARE_ROUNDING, 1.0, np.where(sums < SHARE_ROUNDING, 0.0, sums))
+    return share
+
+
 @dataclass(frozen=True, eq=False)
 class _Share(Curve):
     """Indicator of eigenvalues <= each point of a grid, or above it; an indicator is its own square."""
@@ -454,5 +470,5 @@ class _Share(Curve):
     def _share(self, rule: Rule, shift: float) -> FloatArray:
         """Weights of the nodes on the counted side of each point + shift, (num_points,), within 0 .. 1."""
         sums = np.append(0.0, np.cumsum(rule.weights))
-        share: FloatArray = np.minimum(sums[np.searchsorted(rule.nodes, self.grid + shift, side="right")], 1.0)
+        share = settled_share(sums[np.searchsorted(rule.nodes, self.grid + shift, side="right")])
         return 1 - share if self.above else share

@@ -67,7 +67,7 @@ def result_arrays(result: AnyJobResult) -> Arrays:
 
 def _experiment_arrays(result: FigureResult | SeriesResult | SweepResult) -> Arrays:
     arrays: Arrays = {"document": np.asarray(result.model_dump_json())}
-    for name, column in (result_table(result) or {}).items():
+    for name, column in result_table(result).items():
         if all(value is None or isinstance(value, bool | int | float) for value in column):
             arrays[name] = np.asarray([np.nan if value is None else value for value in column])
         else:

@@ -76,7 +76,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
-    complete_document(app, *messages, file_path=API_PREFIX + jobs.FILE_PATH, is_open=is_public)
+    file_paths = [API_PREFIX + module.FILE_PATH for module in (jobs, series)]
+    complete_document(app, *messages, file_paths=file_paths, is_open=is_public)
     return app
 
 

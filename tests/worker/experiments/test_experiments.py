@@ -45,13 +45,17 @@ class EndsResult(ExperimentResult):
 def points(request: EndsRequest) -> list[SpectrumRequest]:
     fields: dict[str, Any] = {
         "kind": "spectrum",
-        "model": {"kind": "mlp", "widths": [4, 5, 2], "activation": "tanh"},
         "data": {"kind": "gaussian", "num_samples": 12, "input_dim": 4, "output_dim": 2},
         "loss": "mse",
         "method": {"kind": "lanczos", "num_steps": request.num_steps, "num_probes": 2, "num_points": 16},
         "train": {"num_steps": 5, "learning_rate": 0.1},
     }
-    return [SpectrumRequest.model_validate(fields | {"seed": seed}) for seed in request.seeds]
+    return [SpectrumRequest.model_validate(fields | {"seed": seed, "model": model(seed)}) for seed in request.seeds]
+
+
+def model(seed: int) -> dict[str, Any]:
+    """Return a network whose shape no other seed has, so that each is computed alone."""
+    return {"kind": "mlp", "widths": [4, 5 + seed, 2], "activation": "tanh"}
 
 
 def result_fields(request: EndsRequest, spectra: Sequence[LanczosResult]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class PretrainingMeasurement(Measurement):
     request: HessianVsGgnRequest = Field(description="A comparison of one model with one seed.")
 
     @property
+    def job_request(self) -> HessianVsGgnRequest:
+        """The job."""
+        return self.request
+
+    @property
     def cost(self) -> MeasurementCost:
         """Cost of all steps of training, and of two eigenvalues at each measured step."""
         request, plan = self.request, self.request.pretrain
@@ -154,6 +159,11 @@ class SinkMeasurement(Measurement):
 
     kind: Literal["gpt-sinks"]
     request: SpectrumRequest = Field(description="A job with one density for each sink.")
+
+    @property
+    def job_request(self) -> SpectrumRequest:
+        """The job."""
+        return self.request
 
     @property
     def cost(self) -> MeasurementCost:

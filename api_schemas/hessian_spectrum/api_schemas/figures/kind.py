@@ -39,6 +39,11 @@ class Measurement(KindMessage):
     def cost(self) -> MeasurementCost:
         """The predicted cost."""
 
+    @property
+    def job_request(self) -> Any:
+        """The request of the job that the measurement consists of, whose plan is that of the measurement; or None."""
+        return None
+
 
 class FigureParameters(RequestMessage):
     """Base of the parameters of all figures; defaults are the values of the source."""

@@ -28,6 +28,9 @@ from hessian_spectrum.storage.results import ResultDamagedError
 
 router = APIRouter(prefix="/series", tags=["series"], responses=UNAVAILABLE, route_class=StrictRoute)
 
+FILE_PATH = "/series/{series_name}/result.{name}"
+"""Path of a series as a file."""
+
 _NAME = described(SERIES_NAME, "must be the name of a series: letters, digits, dots, hyphens and underscores")
 
 SeriesName = Annotated[str, Path(pattern=_NAME, description="The name that the jobs of the series gave.")]
@@ -59,7 +62,7 @@ async def get_series(series_name: SeriesName, request: Request, service: Service
 
 
 @router.get(
-    "/{series_name}/result.{name}",
+    FILE_PATH.removeprefix(router.prefix),
     response_model=SeriesResult,
     responses=_RESPONSES,
     openapi_extra={"parameters": FIGURE_PARAMETERS},

@@ -72,13 +72,13 @@ def render(
         The body of the response.
 
     Raises:
-        ProblemError: 422 if the figure has too many pixels, 406 if the result is not a table.
+        ProblemError: 422 if the figure has too many pixels.
     """
     match name:
         case "json":
             return result.model_dump_json().encode()
         case "csv":
-            return _csv(result)
+            return csv_text(result_table(result)).encode()
         case "npz":
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
@@ -89,14 +89,6 @@ def render(
             return plot_result(result, name, style, diagonal=diagonal)
         case _:
             return experiment_plots()[result.kind](result, name, style)
-
-
-def _csv(result: AnyJobResult) -> bytes:
-    table = result_table(result)
-    if table is None:
-        detail = "This result is not a table; it is available as JSON, npz and as a picture."
-        raise ProblemError(Problem(type="/problems/no-table", title="Not acceptable", status=406, detail=detail))
-    return csv_text(table).encode()
 
 
 @cache

@@ -133,6 +133,24 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
         vectors = _array(columns.T)
     else:
         values = torch.linalg.eigvalsh(matrix)
+    return exact_spectrum(operator, values, eigenvectors=vectors, residuals=residuals)
+
+
+def exact_spectrum(
+    operator: SymmetricOperator,
+    values: Tensor,
+    *,
+    eigenvectors: FloatArray | None = None,
+    residuals: FloatArray | None = None,
+) -> ExactSpectrum:
+    """Return the spectrum with every eigenvalue, from P products.
+
+    Args:
+        operator: The matrix A.
+        values: Its eigenvalues (P,), ascending, in float64.
+        eigenvectors: Unit vectors in rows, if they were computed.
+        residuals: Their residuals.
+    """
     eps = torch.finfo(operator.dtype).eps
     assembly = ZERO_ROUNDINGS * (sqrt(operator.dim) - 1) * eps
     threshold = (operator.product_error + assembly) * float(values.abs().max())
@@ -142,7 +160,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
         inertia=_inertia(values, threshold),
         zero_threshold=threshold,
         num_products=operator.dim,
-        eigenvectors=vectors,
+        eigenvectors=eigenvectors,
         residuals=residuals,
     )
 

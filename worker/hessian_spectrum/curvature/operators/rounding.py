@@ -64,7 +64,7 @@ def sensitivity(product_at: Callable[[Parameters], Map], point: Parameters, dim:
     eps = torch.finfo(like.dtype).eps
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(1, dim, generator=generator, dtype=like.dtype).to(like.device)
-    moved = {name: values * (1 + eps * _signs(values, generator)) for name, values in point.items()}
+    moved = {name: values * (1 + eps * random_signs(values, generator)) for name, values in point.items()}
     value, other = (product_at(each)(vector) for each in (point, moved))
     ratio = float((other - value).norm() / value.norm()) if value.any() else 0.0
     return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
@@ -95,6 +95,6 @@ def asymmetry(product: Map, dim: int, *, like: Tensor) -> float:
     return ratio / torch.finfo(like.dtype).eps if math.isfinite(ratio) else 0.0
 
 
-def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
-    """1 or -1 for each of the values."""
+def random_signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Return 1 or -1 for each of the values."""
     return (2 * torch.randint(0, 2, values.shape, generator=generator) - 1).to(values)

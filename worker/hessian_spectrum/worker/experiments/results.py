@@ -159,7 +159,7 @@ def provenance(
     request: SpectrumRequest,
     *,
     hardware: Hardware,
-    operator: RiskOperator,
+    operator: RiskOperator | None,
     execution: Execution,
     micro_batch_size: int,
     parameters: Iterable[Tensor],
@@ -170,7 +170,10 @@ def provenance(
     num_shards: int = 1,
     num_workers: int = 1,
 ) -> Provenance:
-    """Return everything that another run must share to give the same numbers, and the resources that this run took."""
+    """Return everything that another run must share to give the same numbers, and the resources that this run took.
+
+    Without an operator, products are recorded.
+    """
     common = computation(
         hardware,
         precision=request.product_precision,
@@ -178,7 +181,7 @@ def provenance(
         micro_batch_size=micro_batch_size,
         data=data,
         num_products=num_products,
-        product_fallback=operator.fallback_reason,
+        product_fallback=None if operator is None else operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )
     if isinstance(request.model, CausalLm):

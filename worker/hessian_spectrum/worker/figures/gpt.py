@@ -23,6 +23,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 )
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
+from hessian_spectrum.serialization.tables import comparison_rows
 from hessian_spectrum.statistics.estimates import Estimate, mean, unknown
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
@@ -94,30 +95,15 @@ _STEP = _Across("training step", "step", lambda p: float(p.step), lambda m: m.re
 def _pretraining_content(across: Sequence[_Across], with_loss: bool = False) -> Callable[..., FigureContent]:
     def content(parameters: PretrainingParameters, measured: Sequence[Measured]) -> FigureContent:
         models = _comparisons(parameters, measured)
+        rows = [row for model in models for row in comparison_rows(model)]
         panels = [_error_panel(each, models) for each in across]
         if with_loss:
             panels.insert(0, _loss_panel(models))
         verdicts = [_smaller_without_attention(each, models, parameters) for each in across]
         verdicts += [_decreases(models)] if with_loss else []
-        return FigureContent(_rows(models), panels, verdicts, _pretraining_choices(parameters))
+        return FigureContent(rows, panels, verdicts, _pretraining_choices(parameters))
 
     return content
-
-
-def _rows(models: Sequence[ModelComparison]) -> list[dict[str, Any]]:
-    rows = []
-    for model in models:
-        for run in model.runs:
-            for point in run.points:
-                row: dict[str, Any] = {"model": model.label, "seed": run.seed, "step": point.step, "loss": point.loss}
-                row["mean_residual_norm"] = point.mean_residual_norm
-                for name, top in (("hessian", point.hessian), ("ggn", point.ggn)):
-                    row |= {name: top.value, f"{name}_lower": top.lower, f"{name}_upper": top.upper}
-                error = point.relative_error
-                row["relative_error"] = None if error is None else error.value
-                row["relative_error_uncertainty"] = None if error is None else error.uncertainty
-                rows.append(row)
-    return rows
 
 
 def _error_panel(across: _Across, models: Sequence[ModelComparison]) -> Panel:

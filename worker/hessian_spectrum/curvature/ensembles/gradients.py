@@ -1,0 +1,124 @@
+"""Losses and gradients of all members of an ensemble, on one batch of each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.ensembles.stack import Ensemble, StackedMlp, num_multiplications, selected, totals
+from hessian_spectrum.curvature.losses import Loss, Mse
+from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.mlp import Mlp, parametrization_named
+
+OVERFLOW_SHARE = 1e-6
+"""Share of the largest number above which losses are computed sample by sample."""
+
+
+class Gradients(ABC):
+    """Mean losses of batches, and their gradients."""
+
+    @abstractmethod
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
+        """Return the loss of each member (N,) and its gradient by name (N, *shape).
+
+        Args:
+            parameters: Parameters of the members.
+            inputs: Samples (N, n, D) of each member's batch.
+            targets: Their targets (N, n, ...).
+        """
+
+
+@dataclass(frozen=True)
+class BackwardGradients(Gradients):
+    """Gradients by autograd."""
+
+    model: Mlp
+    loss: Loss
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
+        """Return losses and gradients by one backward pass through all members."""
+        leaves = {name: values.detach().requires_grad_() for name, values in parameters.items()}
+        with torch.enable_grad():
+            outputs = StackedMlp(self.model, len(inputs))(leaves, inputs)
+            values = totals(self.loss, outputs, targets) / inputs.shape[1]
+        gradients = torch.autograd.grad(values.sum(), list(leaves.values()))
+        return values.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+@dataclass(frozen=True)
+class MomentGradients(Gradients):
+    """Gradients of linear networks f(x) = M x with squared errors, from the second moments of a batch.
+
+    With S = mean(x x^T), C = mean(y x^T) and A_b = s_b W_b the gradient is G = M S - C in M, and s_b E_b R_b^T in W_b,
+    with R_b = A_{b-1} ... A_1 and E_b = A_{b+1}^T ... A_B^T G: D samples in place of those of the batch. The loss is
+    (<M, G - C> + mean |y|^2) / 2, whose rounding is relative to mean |y|^2.
+    """
+
+    model: Mlp
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
+        """Return losses and gradients."""
+        is_shared = len(inputs) > 1 and inputs.stride(0) == 0 and targets.stride(0) == 0
+        x, y = (inputs[:1], targets[:1]) if is_shared else (inputs, targets)
+        count = inputs.shape[1]
+        second, cross = x.mT @ x / count, y.mT @ x / count
+        squares = y.double().square().sum(dim=(1, 2)) / count
+        scales = self._scales
+        weights = list(parameters.values())
+        forward = [scales[0] * weights[0] if scales[0] != 1 else weights[0]]  # R_2, R_3, ..., M
+        for weight, scale in zip(weights[1:], scales[1:], strict=True):
+            product = weight @ forward[-1]
+            forward.append(product if scale == 1 else product.mul_(scale))
+        gradient = forward[-1] @ second - cross
+        values = ((forward[-1] * (gradient - cross)).double().sum(dim=(1, 2)) + squares) / 2
+        is_large = ~(values < OVERFLOW_SHARE * torch.finfo(inputs.dtype).max)
+        if bool(is_large.any()):  # differences of infinities would be NaN, where the loss is infinite
+            values[is_large] = self._direct(parameters, inputs, targets, is_large)
+        results = []
+        for index in reversed(range(len(weights))):
+            own = gradient if scales[index] == 1 else scales[index] * gradient
+            results.append(own @ forward[index - 1].mT if index else own)
+            if index:
+                gradient = weights[index].mT @ own
+        return values, dict(zip(parameters, reversed(results), strict=True))
+
+    def _direct(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+        """Return the losses of some members from their samples, in float64."""
+        rows = torch.nonzero(chosen).flatten()
+        outputs = StackedMlp(self.model, len(rows))(selected(parameters, rows), inputs[rows])
+        return totals(Mse(), outputs, targets[rows]).double() / inputs.shape[1]
+
+    @property
+    def _scales(self) -> list[float]:
+        rule = parametrization_named(self.model.parametrization)
+        return [rule.weight_scale(layer) for layer in self.model.layers]
+
+
+def gradients_of(ensemble: Ensemble, batch_size: int, *, shares_batches: bool) -> Gradients:
+    """Return what needs the fewer multiplications.
+
+    Args:
+        ensemble: The networks.
+        batch_size: Number of samples of a batch.
+        shares_batches: Whether all members have the same batches, whose moments are then computed once.
+    """
+    if not ensemble.is_linear or _moment_cost(ensemble, batch_size, shares_batches) >= _cost(ensemble, batch_size):
+        return BackwardGradients(ensemble.model, ensemble.loss)
+    return MomentGradients(ensemble.model)
+
+
+def _cost(ensemble: Ensemble, batch_size: int) -> int:
+    """Return the multiplications of a step of one member: three products for each layer, two for the first."""
+    widths = ensemble.model.widths
+    return batch_size * (3 * num_multiplications(widths) - widths[0] * widths[1])
+
+
+def _moment_cost(ensemble: Ensemble, batch_size: int, shares_batches: bool) -> int:
+    widths = ensemble.model.widths
+    dim, outputs = widths[0], widths[-1]
+    moments = 0 if shares_batches else batch_size * dim * (dim + outputs)
+    layers = sum(3 * dim * fan_in * fan_out for fan_in, fan_out in list(pairwise(widths))[1:])
+    return moments + outputs * dim * dim + layers
