@@ -78,7 +78,11 @@ def test_equal_requests_are_one(client: SpectrumClient) -> None:
         ({"overrides": {"width": 0}}, ["overrides", "width"], ""),
         ({"figure": "cracking-5", "scale": "paper"}, ["scale"], "hours"),
         ({"figure": "cracking-6", "overrides": {"checkpoint": "nothing"}}, ["overrides", "checkpoint"], ""),
-        ({"figure": "cracking-6", "overrides": {"sizes": {"n_head": 5, "n_embd": 16}}}, ["overrides", "sizes", "n_head"], "divide"),
+        (
+            {"figure": "cracking-6", "overrides": {"sizes": {"n_head": 5, "n_embd": 16}}},
+            ["overrides", "sizes", "n_head"],
+            "divide",
+        ),
     ],
 )
 def test_bad_overrides_are_named(changes: dict[str, Any], place: list[str], message: str, server: Any) -> None:

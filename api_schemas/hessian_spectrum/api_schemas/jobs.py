@@ -77,7 +77,7 @@ class CostEstimate(Message):
     )
     seconds: float | None = Field(
         default=None,
-        description="Predicted time of a figure on two cores, in seconds, good to a factor of two; null for other jobs.",
+        description="Predicted time of a figure on two cores, in seconds; null for other jobs.",
     )
     summary: str = Field(description="The estimate in one sentence.")
 

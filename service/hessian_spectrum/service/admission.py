@@ -31,7 +31,6 @@ from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES, check_jso
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
-
 _FASTEST = 100.0
 """Ratio of the speed of the fastest worker that we expect, a large GPU, to that of two cores."""
 
