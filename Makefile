@@ -132,6 +132,9 @@ bench-fairness: setup  ## what others wait for while one key asks for the most e
 bench-job-overhead: setup  ## what a job costs beside its computation
 	$(BIN)/python -m benchmarks.job_overhead --save
 
+bench-tracking: setup  ## what a training loop pays for being tracked; on a quiet machine
+	$(BIN)/python -m benchmarks.tracking --save
+
 bench-hostile-files: setup  ## how soon each hostile file of the tests is refused
 	$(BIN)/python -m benchmarks.hostile_files --save
 
@@ -147,4 +150,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

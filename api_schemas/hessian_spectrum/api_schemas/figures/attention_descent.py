@@ -1,7 +1,7 @@
 """Figure 27 of Cracking the Hessian: progressive sharpening and the edge of stability of self-attention on scalars."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ NumSteps = Annotated[int, Field(ge=20, le=50_000, description="Number of steps o
 NUM_VARIANT_SEEDS = 3
 """Largest number of initial weights for which a variant is computed."""
 
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "sequence (1.25, -1)": {"sequence": [1.25, -1.0]},
     "sequence (1, -0.5)": {"sequence": [1.0, -0.5]},
     "sequence (1.25, -0.625)": {"sequence": [1.25, -0.625]},
@@ -76,7 +76,7 @@ class EdgeOfStabilityParameters(FigureParameters):
     seed: Seed = Field(default=0, description="First seed of the initial weights.")
 
     @property
-    def variants(self) -> dict[str, dict[str, object]]:
+    def variants(self) -> dict[str, dict[str, Any]]:
         """Fields that differ from the chosen ones, by variant."""
         return VARIANTS if self.varies else {}
 
@@ -85,7 +85,7 @@ class EdgeOfStabilityParameters(FigureParameters):
         """Number of runs of each variant."""
         return min(NUM_VARIANT_SEEDS, self.num_seeds)
 
-    def runs(self, count: int, changes: dict[str, object]) -> list[AttentionDescent]:
+    def runs(self, count: int, changes: dict[str, Any]) -> list[AttentionDescent]:
         """Return runs from so many initial weights."""
         fields = self.model_dump(exclude={"num_seeds", "varies", "seed"}) | changes
         return [AttentionDescent(**fields, seed=self.seed + index) for index in range(count)]

@@ -1,7 +1,7 @@
 """Figures 2 and 9 of Cracking the Hessian: attention spectra against the norms of weights and attention sinks."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -65,15 +65,15 @@ class ScalarAttentionParameters(FigureParameters):
     key_dim: KeyDim = 1000
     batch_size: BatchSize = 10
     length: Length = 10
-    query_key_norms: Norms = [0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+    query_key_norms: Norms = Field(default=[0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
     wide_query_key_norms: Norms = Field(
         default=[1.0, 10.0, 20.0, 40.0, 70.0, 100.0],
         min_length=3,
         max_length=100,
         description="Norms of a variant, up to scores at which attention is no longer uniform.",
     )
-    value_norms: Norms = [0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
-    sink_biases: Biases = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+    value_norms: Norms = Field(default=[0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    sink_biases: Biases = Field(default=[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
     massive_value: float = Field(
         default=5.0, ge=-1e3, le=1e3, description="Value of the first token of every sequence in panel c."
     )
@@ -81,11 +81,11 @@ class ScalarAttentionParameters(FigureParameters):
     num_seeds: NumSeeds = 20
     seed: Seed = Field(default=0, description="First seed of weights and data.")
 
-    def series(self) -> list[tuple[str, dict[str, object]]]:
+    def series(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what is computed for each seed: a name, and the fields that differ."""
         other = "reversal" if self.targets == "normal" else "normal"
-        norms = {"varied": "query-key", "values": self.query_key_norms}
-        sink = {"varied": "sink", "values": self.sink_biases, "massive_value": self.massive_value}
+        norms: dict[str, Any] = {"varied": "query-key", "values": self.query_key_norms}
+        sink: dict[str, Any] = {"varied": "sink", "values": self.sink_biases, "massive_value": self.massive_value}
         return [
             ("a", norms),
             ("a aligned", norms | {"is_aligned": True}),
@@ -98,7 +98,7 @@ class ScalarAttentionParameters(FigureParameters):
 
     def points(self) -> list[ScalarAttention]:
         """Return all series, seed by seed."""
-        common = {
+        common: dict[str, Any] = {
             "key_dim": self.key_dim,
             "batch_size": self.batch_size,
             "length": self.length,
@@ -107,7 +107,7 @@ class ScalarAttentionParameters(FigureParameters):
             "is_aligned": False,
         }
         return [
-            ScalarAttention(**(common | fields), seed=self.seed + index)  # type: ignore[arg-type]
+            ScalarAttention(**(common | fields), seed=self.seed + index)
             for _, fields in self.series()
             for index in range(self.num_seeds)
         ]
@@ -152,7 +152,7 @@ class AttentionSinkParameters(FigureParameters):
     key_dim: int = Field(default=100, ge=2, le=200, description="Length d_K of queries and keys.")
     batch_size: BatchSize = 10
     length: Length = 10
-    sink_biases: Biases = [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    sink_biases: Biases = Field(default=[0.0, 2.0, 4.0, 6.0, 8.0, 10.0])
     massive_value: float = Field(
         default=5.0, ge=-1e3, le=1e3, description="Value of every coordinate of the first token of every sequence."
     )

@@ -60,7 +60,7 @@ class CriticalPointsAt(Measurement):
 class LandscapeParameters(FigureParameters):
     """Parameters of figure 6 of the Lecture."""
 
-    width: Width = 8
+    width: Width = 6
     ratios: list[Ratio] = Field(
         default=[0.15, 0.25, 0.375, 0.5, 0.625],
         min_length=2,
@@ -68,7 +68,7 @@ class LandscapeParameters(FigureParameters):
         description="Ratios phi of parameters to data at which critical points are searched, for both panels.",
     )
     num_searches: Count = Field(
-        default=2000, ge=3, le=100_000, description="Number of searches of critical points at each ratio."
+        default=4000, ge=3, le=100_000, description="Number of searches of critical points at each ratio."
     )
     num_minimizers: Count = Field(
         default=100, ge=3, le=100_000, description="Number of networks at each ratio whose loss is minimised."

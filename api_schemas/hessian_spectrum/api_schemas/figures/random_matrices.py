@@ -22,7 +22,7 @@ class HessianDensity(Measurement):
     energy: Energy = Field(description="Energy epsilon of the critical point.")
     size: Size
     num_matrices: NumMatrices
-    seed: Seed = Field(description="Seed of the first matrix.")
+    seed: Seed = Field(description="Seed of the first matrix; the others have the following ones.")
 
     @property
     def cost(self) -> MeasurementCost:
@@ -50,11 +50,17 @@ class DensityParameters(FigureParameters):
     seed: Seed = Field(default=0, description="Seed of the first matrix.")
 
     def points(self) -> list[HessianDensity]:
-        """Return one measurement for each ratio and energy."""
+        """Return one measurement for each ratio and energy, with matrices of its own."""
+        pairs = [(ratio, energy) for ratio in self.ratios for energy in self.energies]
         return [
-            HessianDensity(ratio=ratio, energy=energy, size=self.size, num_matrices=self.num_matrices, seed=self.seed)
-            for ratio in self.ratios
-            for energy in self.energies
+            HessianDensity(
+                ratio=ratio,
+                energy=energy,
+                size=self.size,
+                num_matrices=self.num_matrices,
+                seed=self.seed + index * self.num_matrices,
+            )
+            for index, (ratio, energy) in enumerate(pairs)
         ]
 
 
@@ -68,7 +74,7 @@ FIGURES = (
         title="Spectra of Wishart plus Wigner matrices",
         source="Lecture, figure 1; Pennington and Bahri, ICML 2017",
         parameters=DensityParameters,
-        quick={"size": 300, "num_matrices": 6},
+        quick={"size": 500, "num_matrices": 6},
         points=_points,
         position=301,
     ),

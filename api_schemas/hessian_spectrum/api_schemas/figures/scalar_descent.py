@@ -50,7 +50,7 @@ class EvolutionParameters(FigureParameters):
 
     width: Width = 10
     num_samples: NumSamples = 100
-    slopes: Slopes = [2.0, -1.0]
+    slopes: Slopes = Field(default=[2.0, -1.0])
     initialization: Initialization = Field(default="uniform", description=INITIALIZATION)
     learning_rate: LearningRate = 0.18
     momentum: Momentum = 0.9

@@ -10,8 +10,8 @@ from hessian_spectrum.api_schemas.message import Seed
 
 Initialization = Literal["uniform", "normal", "unit"]
 INITIALIZATION = (
-    "Initial weights: `uniform` as in PyTorch's linear layers, with variance 1/(3 fan-in); `normal` with that variance; "
-    "`unit` is N(0, 1)."
+    "Initial weights: `uniform` as in PyTorch's linear layers, with variance 1/(3 fan-in); `normal` with that "
+    "variance; `unit` is N(0, 1)."
 )
 Data = Literal["wedge", "normal"]
 
@@ -62,7 +62,7 @@ class CellParameters(FigureParameters):
     width: Width = 10
     num_samples: int = Field(default=1000, ge=2, le=100_000, description="Number n of samples, which is not printed.")
     data: Data = Field(default="wedge", description="Targets: a wedge or normal noise; the source does not say.")
-    slopes: Slopes = [2.0, -1.0]
+    slopes: Slopes = Field(default=[2.0, -1.0])
     initialization: Initialization = Field(default="unit", description=INITIALIZATION)
     num_seeds: NumSeeds = 50
     seed: Seed = Field(default=0, description="First seed of weights and data.")
@@ -102,7 +102,7 @@ class VarianceParameters(FigureParameters):
 
     width: Width = 10
     num_samples: int = Field(default=100_000, ge=2, le=1_000_000, description="Number n of samples.")
-    variances: Variances = [float(variance) for variance in range(1, 20)]
+    variances: Variances = Field(default=[float(variance) for variance in range(1, 20)])
     initialization: Initialization = Field(default="normal", description=INITIALIZATION)
     shares_weights: bool = Field(
         default=True, description="Whether the weights are the same for all variances; the other choice is a variant."

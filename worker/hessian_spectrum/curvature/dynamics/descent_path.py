@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress, iterates
 from hessian_spectrum.curvature.losses import LOSS_CLASSES
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout
 from hessian_spectrum.curvature.training import Sgd, Training, TrainingPlan
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
@@ -81,3 +81,37 @@ def descent_path(
     except NonFiniteError:
         diverged_at = len(points)
     return DescentPath({name: np.stack([point[name] for point in points]) for name in initial}, diverged_at)
+
+
+@dataclass(frozen=True)
+class DenseSpectra:
+    """Dense spectra along a path: loss (points,), and eigenvalues (points, P), ascending."""
+
+    loss: Array
+    eigenvalues: Array
+
+
+def dense_spectra(model: Model, data: Dataset, path: DescentPath, *, chunk: int = 256) -> DenseSpectra:
+    """Every eigenvalue of the Hessian at each point of a path, by automatic differentiation of many points at once.
+
+    Args:
+        model: The network, with few parameters.
+        data: Its samples.
+        path: Points.
+        chunk: Number of points that are computed at once.
+
+    Returns:
+        Loss and eigenvalues, for half the mean squared error.
+    """
+    layout = ParameterLayout.of(model.parameter_shapes)
+    loss, num_terms = LOSS_CLASSES["mse"](), LOSS_CLASSES["mse"]().num_terms(data.targets)
+
+    def value(flat: Tensor) -> Tensor:
+        return loss.total(model(layout.unflatten(flat), data.inputs), data.targets) / num_terms
+
+    flat = np.concatenate([path.parameters[n].reshape(path.num_points, -1) for n in model.parameter_shapes], axis=1)
+    losses, eigenvalues = [], []
+    for points in torch.split(torch.from_numpy(flat), chunk):
+        losses.append(torch.vmap(value)(points))
+        eigenvalues.append(torch.linalg.eigvalsh(torch.vmap(torch.func.hessian(value))(points)))
+    return DenseSpectra(torch.cat(losses).numpy(), torch.cat(eigenvalues).numpy())

@@ -6,18 +6,20 @@ from math import sqrt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import pearsonr
 
 from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent, EdgeOfStabilityParameters
-from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
+from hessian_spectrum.api_schemas.figures.results import AxisScale, Cell, Choice, Panel, Verdict
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.dynamics.descent_path import descent_path
+from hessian_spectrum.curvature.dynamics.descent_path import DenseSpectra, DescentPath, dense_spectra, descent_path
 from hessian_spectrum.curvature.models.closed_form import SelfAttention
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import Estimate, unknown
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.attention_spectra import attention_moments, printed_bounds
-from hessian_spectrum.worker.figures.claims import Range, curve, share, thinned, verdict
+from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
+from hessian_spectrum.worker.figures.closed_forms import number
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -30,6 +32,9 @@ NUM_SEQUENCES = 100
 
 NUM_WINDOWS = 10
 """Number of windows after the onset of oscillations, in which their amplitude is measured."""
+
+NUM_CLOSED = 60
+"""Number of points of a run at which the closed form is evaluated."""
 
 _ROUNDING = 1e-10
 
@@ -44,7 +49,7 @@ def sequences(measurement: AttentionDescent) -> Array:
 
 
 def measure_attention_descent(measurement: AttentionDescent, context: Context) -> Measured:
-    """Train self-attention to reverse sequences, with the spectrum of the Hessian at every step.
+    """Train self-attention to reverse sequences, with every eigenvalue of the Hessian at every step.
 
     A loss with the factor c is half the mean squared error times 2c: descent is that of the latter with the learning
     rate 2c eta, and eigenvalues are 2c times as large.
@@ -54,10 +59,12 @@ def measure_attention_descent(measurement: AttentionDescent, context: Context) -
         context: Progress.
 
     Returns:
-        Arrays over the points: `loss`, `sharpness`, `smallest`, `trace`, `largest_outlier`; `lower` and `upper`, its
-        bounds of eq. (121), and `printed_lower`, `printed_upper`, as printed; `residual_norm`; `value`, |w_V|;
+        Arrays over the points: `loss`, `sharpness`, `smallest`, `trace`, `residual_norm`, `value`, |w_V|;
         `query_norm`, `key_norm`; `alignment`, <w_Q, w_K>; `mean_norm`, `second_norm`, `third_norm`, of the moments.
-        Values: `diverged_at`, the step after which parameters left the range, None if none did; `edge`, 2/eta.
+        Arrays over `closed_steps`, some of them: `largest_outlier` by the closed form, its bounds of eq. (121), `lower`
+        and `upper`, and `printed_lower` and `printed_upper`, as printed. Values: `diverged_at`, the step after which
+        parameters left the range, None if none did; `edge`, 2/eta; `closed_difference`, the largest difference of
+        eigenvalues of the closed form and of automatic differentiation, over the largest eigenvalue.
     """
     m, x = measurement, sequences(measurement)
     y, scale = x[:, ::-1].copy(), 2 * m.loss_factor
@@ -67,51 +74,61 @@ def measure_attention_descent(measurement: AttentionDescent, context: Context) -
         name: m.initial_std * torch.randn(shape, generator=generator, dtype=torch.float64)
         for name, shape in model.parameter_shapes.items()
     }
+    data = Dataset(torch.from_numpy(x)[:, :, None], torch.from_numpy(y)[:, :, None])
     path = descent_path(
         model,
-        Dataset(torch.from_numpy(x)[:, :, None], torch.from_numpy(y)[:, :, None]),
+        data,
         initial,
         learning_rate=scale * m.learning_rate,
         num_steps=m.num_steps,
         progress=context.progress,
     )
-    points = [
-        _numbers({name: values[step] for name, values in path.parameters.items()}, x=x, y=y, scale=scale)
-        for step in range(path.num_points)
-    ]
-    arrays = {name: np.array([point[name] for point in points]) for name in points[0]}
-    return Measured({"diverged_at": path.diverged_at, "edge": 2 / m.learning_rate}, arrays)
+    dense = dense_spectra(model, data, path)
+    arrays = {
+        "loss": scale * dense.loss,
+        "sharpness": scale * dense.eigenvalues[:, -1],
+        "smallest": scale * dense.eigenvalues[:, 0],
+        "trace": scale * dense.eigenvalues.sum(axis=1),
+    }
+    closed, difference = _closed_forms(path, dense, x=x, y=y, scale=scale)
+    values = {"diverged_at": path.diverged_at, "edge": 2 / m.learning_rate, "closed_difference": difference}
+    return Measured(values, arrays | _norms(path, x, y) | closed)
 
 
-def _numbers(weights: dict[str, Array], *, x: Array, y: Array, scale: float) -> dict[str, float]:
-    w_v, w_q, w_k = float(weights["w_v"]), weights["w_q"], weights["w_k"]
-    spectrum = self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y)
-    statistics = spectrum.statistics
-    norm_q, norm_k = float(np.linalg.norm(w_q)), float(np.linalg.norm(w_k))
-    printed = printed_bounds(spectrum, norm_q=norm_q, norm_k=norm_k)
-    moments = attention_moments(x, float(w_q @ w_k) / sqrt(len(w_q)))
-    largest = next(entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
-    curvatures = {
-        "loss": float(statistics["mean_loss"]),  # type: ignore[arg-type]
-        "sharpness": spectrum.sharpness,
-        "smallest": spectrum.smallest,
-        "trace": spectrum.trace,
-        "largest_outlier": largest,
-        "lower": float(statistics["lambda_max_lower"]),  # type: ignore[arg-type]
-        "upper": spectrum.trace / 3 + float(statistics["xi"]),  # type: ignore[arg-type]
-        "printed_lower": printed[0],
-        "printed_upper": printed[1],
+def _norms(path: DescentPath, x: Array, y: Array) -> dict[str, Array]:
+    w_v, w_q, w_k = (path.parameters[name] for name in ("w_v", "w_q", "w_k"))
+    alignment = (w_q * w_k).sum(axis=1)
+    moments = [attention_moments(x, score / sqrt(w_q.shape[1])) for score in alignment]
+    residuals = [np.linalg.norm(value * each.mean - y) for value, each in zip(w_v, moments, strict=True)]
+    return {
+        "residual_norm": np.array(residuals),
+        "value": np.abs(w_v),
+        "query_norm": np.linalg.norm(w_q, axis=1),
+        "key_norm": np.linalg.norm(w_k, axis=1),
+        "alignment": alignment,
+        "mean_norm": np.array([np.linalg.norm(each.mean) for each in moments]),
+        "second_norm": np.array([np.linalg.norm(each.second) for each in moments]),
+        "third_norm": np.array([np.linalg.norm(each.third) for each in moments]),
     }
-    return {name: scale * value for name, value in curvatures.items()} | {
-        "residual_norm": float(np.linalg.norm(w_v * moments.mean - y)),
-        "value": abs(w_v),
-        "query_norm": norm_q,
-        "key_norm": norm_k,
-        "alignment": float(w_q @ w_k),
-        "mean_norm": float(np.linalg.norm(moments.mean)),
-        "second_norm": float(np.linalg.norm(moments.second)),
-        "third_norm": float(np.linalg.norm(moments.third)),
-    }
+
+
+def _closed_forms(
+    path: DescentPath, dense: DenseSpectra, *, x: Array, y: Array, scale: float
+) -> tuple[dict[str, Array], float]:
+    """Bounds by the closed form at some points, and its largest difference from dense eigenvalues there."""
+    steps, rows, difference = thinned(path.num_points, NUM_CLOSED), [], 0.0
+    for step in steps:
+        w_v, w_q, w_k = (path.parameters[name][step] for name in ("w_v", "w_q", "w_k"))
+        spectrum = self_attention_spectrum(w_v=float(w_v), w_q=w_q, w_k=w_k, x=x, y=y)
+        printed = printed_bounds(spectrum, norm_q=float(np.linalg.norm(w_q)), norm_k=float(np.linalg.norm(w_k)))
+        xi = number(spectrum, "xi")
+        largest = next(entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
+        rows.append((largest, spectrum.trace / 3 + xi / 2, spectrum.trace / 3 + xi, *printed))
+        gap = float(np.abs(spectrum.dense() - dense.eigenvalues[step]).max())
+        difference = max(difference, gap / spectrum.scale)
+    names = ("largest_outlier", "lower", "upper", "printed_lower", "printed_upper")
+    columns = dict(zip(names, scale * np.array(rows).T, strict=True))
+    return columns | {"closed_steps": np.array(steps)}, difference
 
 
 MEASUREMENTS = {AttentionDescent: measure_attention_descent}
@@ -158,7 +175,7 @@ def opposition(each: Measured) -> float:
     # oscillations below this size are rounding
     if min(np.abs(step).max() for step in steps) < _ROUNDING:
         return np.nan
-    return float(np.corrcoef(*steps)[0, 1])
+    return float(pearsonr(*steps).statistic)
 
 
 def windows(each: Measured) -> tuple[Array, Array] | None:
@@ -177,7 +194,7 @@ def _amplitude_correlation(each: Measured) -> float:
     found = windows(each)
     if found is None or min(np.ptp(column) for column in found) < _ROUNDING:
         return np.nan
-    return float(np.corrcoef(*found)[0, 1])
+    return float(pearsonr(*found).statistic)
 
 
 def _over_runs(runs: Sequence[Measured], quantity: Callable[[Measured], float], why: str) -> Estimate:
@@ -286,11 +303,6 @@ def _settling_verdicts(runs: _Runs) -> list[Verdict]:
 
 def _phase_verdicts(runs: _Runs) -> list[Verdict]:
     why = "fewer than three runs have oscillations"
-    losses = [
-        each.arrays["loss"][-len(each.arrays["loss"]) // 10 :].mean() / each.arrays["loss"][0]
-        for each in runs.chosen
-        if each.values["diverged_at"] is None
-    ]
     rises = [float((np.diff(_late(each, "loss")) > 0).mean()) for each in runs.chosen if settles(each)]
     return [
         verdict(
@@ -309,9 +321,9 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
         ),
         verdict(
             "The loss continues to decrease over long timescales.",
-            quantity="mean loss of the last tenth of a run over the initial one, mean over runs",
-            estimate=_over_runs(runs.chosen, lambda each: _loss_ratio(each), why) if losses else unknown(why),
-            holds_for=Range(below=0.1),
+            quantity="mean loss of the last quarter of a run over that of the third one, mean over runs that settle",
+            estimate=_over_runs([each for each in runs.chosen if settles(each)], _loss_ratio, why),
+            holds_for=Range(below=1.0),
         ),
         verdict(
             "The loss is locally not monotonic.",
@@ -323,8 +335,8 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
 
 
 def _loss_ratio(each: Measured) -> float:
-    loss = each.arrays["loss"]
-    return float(loss[-(len(loss) // 10 or 1) :].mean() / loss[0]) if each.values["diverged_at"] is None else np.nan
+    third, last = np.array_split(_late(each, "loss"), 2)
+    return float(last.mean() / third.mean())
 
 
 def _growth_verdicts(runs: _Runs) -> list[Verdict]:
@@ -372,20 +384,32 @@ def _bound_verdict(runs: _Runs) -> Verdict:
     )
 
 
+def _agreement(runs: _Runs) -> Verdict:
+    every = [each for of in runs.labelled.values() for each in of]
+    return verdict(
+        "The closed form of Theorem 3.5 is the spectrum along training.",
+        quantity=f"largest difference to dense eigenvalues over the largest one, at {NUM_CLOSED} points of each run",
+        estimate=exact(max(float(each.values["closed_difference"]) for each in every)),
+        holds_for=Range(below=1e-8),
+        note="runs that diverge included, whose large weights cost automatic differentiation digits",
+    )
+
+
 def _panels(first: Measured) -> list[Panel]:
     arrays = first.arrays
     steps = thinned(len(arrays["loss"]), 1000)
 
-    def panel(title: str, y_label: str, names: dict[str, str], *, scale: str = "linear", edge: bool = False) -> Panel:
+    def panel(title: str, y_label: str, names: dict[str, str], *, scale: AxisScale = "linear") -> Panel:
         curves = [curve(label, steps, arrays[name][steps], style="line") for name, label in names.items()]
-        if edge:
-            curves.append(curve("2 / learning rate", [], [first.values["edge"]], style="horizontal"))
-        return Panel(title=title, x_label="step", y_label=y_label, y_scale=scale, curves=curves)  # type: ignore[arg-type]
+        return Panel(title=title, x_label="step", y_label=y_label, y_scale=scale, curves=curves)
 
-    bounds = {"sharpness": "sharpness", "lower": "lower bound", "upper": "upper bound"}
     moments = {"mean_norm": "|m1|", "second_norm": "|m2|", "third_norm": "|m3|"}
+    sharpness = panel("Sharpness", "largest eigenvalue", {"sharpness": "sharpness"})
+    for name in ("lower", "upper"):
+        sharpness.curves.append(curve(f"{name} bound", arrays["closed_steps"], arrays[name], style="dashed"))
+    sharpness.curves.append(curve("2 / learning rate", [], [first.values["edge"]], style="horizontal"))
     return [
-        panel("Sharpness", "largest eigenvalue", bounds, edge=True),
+        sharpness,
         panel("Residual", "norm of the residual", {"residual_norm": ""}, scale="log"),
         panel("Loss", "loss", {"loss": ""}, scale="log"),
         panel("Attention moments", "norm", moments),
@@ -405,8 +429,8 @@ def _variant_panel(runs: _Runs) -> Panel:
     return Panel(title=title, x_label="step", y_label="sharpness over 2 / learning rate", curves=curves)
 
 
-def _rows(runs: _Runs) -> list[dict[str, float | int | str | bool | None]]:
-    rows: list[dict[str, float | int | str | bool | None]] = []
+def _rows(runs: _Runs) -> list[dict[str, Cell]]:
+    rows: list[dict[str, Cell]] = []
     for name, of in runs.labelled.items():
         for index, each in enumerate(of):
             numbers = {
@@ -442,6 +466,7 @@ def figure_27(parameters: EdgeOfStabilityParameters, measured: Sequence[Measured
     """
     runs = _Runs(parameters, measured)
     verdicts = [*_settling_verdicts(runs), *_phase_verdicts(runs), *_growth_verdicts(runs), _bound_verdict(runs)]
+    verdicts.append(_agreement(runs))
     panels = _panels(next((each for each in runs.chosen if settles(each)), runs.chosen[0]))
     if runs.variants:
         panels.append(_variant_panel(runs))

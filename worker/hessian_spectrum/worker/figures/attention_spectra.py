@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.figures.attention_spectra import (
     ScalarAttention,
     ScalarAttentionParameters,
 )
-from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
+from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import run
@@ -28,6 +28,7 @@ from hessian_spectrum.theory.closed_form.attention import self_attention_spectru
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.claims import Range, curve, share, verdict
+from hessian_spectrum.worker.figures.closed_forms import number, statistic
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -86,7 +87,7 @@ def printed_bounds(spectrum: Spectrum, *, norm_q: float, norm_k: float) -> tuple
     Returns:
         T/3 + xi/2 and T/3 + xi.
     """
-    alpha, zeta, b, trace = (float(spectrum.statistics[name]) for name in ("alpha", "zeta", "B", "T"))  # type: ignore[arg-type]
+    alpha, zeta, b, trace = (number(spectrum, name) for name in ("alpha", "zeta", "B", "T"))
     square = 3 * b + (zeta * norm_k + zeta * norm_q + alpha) ** 2
     xi = 2 / 3 * sqrt(square) if square >= 0 else np.nan
     return trace / 3 + xi / 2, trace / 3 + xi
@@ -130,25 +131,23 @@ def measure_scalar_attention(measurement: ScalarAttention, context: Context) -> 
     for index, value in enumerate(m.values):
         norm = value if m.varied == "query-key" else 1.0
         bias = value if m.varied == "sink" else 0.0
-        weights = {"w_v": value if m.varied == "value" else 1.0, "w_q": norm * w_q, "w_k": norm * w_k}
-        spectrum = self_attention_spectrum(**weights, x=x, y=y, sink_bias=bias)
+        w_v = value if m.varied == "value" else 1.0
+        spectrum = self_attention_spectrum(w_v=w_v, w_q=norm * w_q, w_k=norm * w_k, x=x, y=y, sink_bias=bias)
         moments = attention_moments(x, norm * norm * float(w_q @ w_k) / sqrt(m.key_dim), bias)
         rows.append(_attention_numbers(spectrum, moments, norm))
         context.progress("spectra", index + 1, len(m.values))
     return Measured({}, {name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
-def _attention_numbers(spectrum: Spectrum, moments: AttentionMoments, norm: float) -> dict[str, object]:
-    statistics = spectrum.statistics
-    outliers = [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"]
-    lower_kappa, xi = statistics["condition_number_lower"], float(statistics["xi"])  # type: ignore[arg-type]
+def _attention_numbers(spectrum: Spectrum, moments: AttentionMoments, norm: float) -> dict[str, float | list[float]]:
+    lower_kappa = statistic(spectrum, "condition_number_lower")
     return {
-        "outliers": outliers,
-        "bulk": abs(float(statistics["gamma"])),  # type: ignore[arg-type]
+        "outliers": [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"],
+        "bulk": abs(number(spectrum, "gamma")),
         "condition": np.nan if spectrum.condition_number is None else spectrum.condition_number,
         "condition_lower": np.nan if lower_kappa is None else lower_kappa,
-        "lower": statistics["lambda_max_lower"],
-        "upper": spectrum.trace / 3 + xi,
+        "lower": number(spectrum, "lambda_max_lower"),
+        "upper": spectrum.trace / 3 + number(spectrum, "xi"),
         "printed_upper": printed_bounds(spectrum, norm_q=norm, norm_k=norm)[1],
         "first_attention": float(moments.first.mean()),
         "mean_norm": float(np.linalg.norm(moments.mean)),
@@ -292,7 +291,7 @@ def _norm_verdicts(series: _Series, parameters: ScalarAttentionParameters) -> li
     return [
         verdict(
             "The norms of the query and key weights do not affect the bulk eigenvalues (figure 2a).",
-            quantity=f"median of the change of the bulk between norms {norms[0]:g} and {norms[-1]:g}, over its largest value",
+            quantity=f"median change of the bulk between norms {norms[0]:g} and {norms[-1]:g}, over its largest value",
             estimate=_relative_change(series.columns("a", "bulk")),
             holds_for=Range(below=0.2),
             variants=changes,
@@ -415,11 +414,11 @@ def _figure_2_panels(series: _Series, parameters: ScalarAttentionParameters) -> 
     return [*panels, Panel(title="Remark 3.1", x_label=label, y_label="condition number", y_scale="log", curves=curves)]
 
 
-def _figure_2_rows(series: _Series, parameters: ScalarAttentionParameters) -> list[dict[str, float | int | str | None]]:
-    rows: list[dict[str, float | int | str | None]] = []
+def _figure_2_rows(series: _Series, parameters: ScalarAttentionParameters) -> list[dict[str, Cell]]:
+    rows: list[dict[str, Cell]] = []
     for name, fields in parameters.series():
         for index, each in enumerate(series[name]):
-            for i, value in enumerate(fields["values"]):  # type: ignore[call-overload]
+            for i, value in enumerate(fields["values"]):
                 numbers = {key: column[i] for key, column in each.arrays.items() if column.ndim == 1}
                 numbers |= {f"outlier_{k + 1}": each.arrays["outliers"][i, k] for k in range(3)}
                 found = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
@@ -456,9 +455,10 @@ def figure_2(parameters: ScalarAttentionParameters, measured: Sequence[Measured]
     choices = [
         Choice(
             name="query_key_norms, value_norms, sink_biases",
-            value=f"up to {parameters.query_key_norms[-1]:g}, {parameters.value_norms[-1]:g}, {parameters.sink_biases[-1]:g}",
-            reason="The ranges are not printed. At d_K = 1000 independent directions leave attention uniform up to norms "
-            "of about 20; wider ranges and equal directions are variants.",
+            value="up to "
+            f"{parameters.query_key_norms[-1]:g}, {parameters.value_norms[-1]:g}, {parameters.sink_biases[-1]:g}",
+            reason="The ranges are not printed, and decide whether scores leave the neighbourhood of 0. Other ranges, "
+            "and equal directions of queries and keys, are variants.",
         ),
         Choice(name="targets", value=parameters.targets, reason="Not stated; the other choice is a variant."),
         Choice(
@@ -501,7 +501,7 @@ def figure_9(parameters: AttentionSinkParameters, measured: Sequence[Measured]) 
     biases, percent = np.array(parameters.sink_biases), parameters.outlier_percent
     half, count = len(measured) // 2, len(biases)
     numbers = [_layer_numbers(each, percent) for each in measured]
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {"first_token": token, "seed": parameters.seed + i // count, "bias": float(biases[i % count]), **row}
         for token, part in (("massive", numbers[:half]), ("ordinary", numbers[half:]))
         for i, row in enumerate(part)
@@ -522,7 +522,7 @@ def figure_9(parameters: AttentionSinkParameters, measured: Sequence[Measured]) 
             quantity="share of spectra with 2 d eigenvalues that are each repeated d_K - 2 d + 1 times",
             estimate=share([row["num_bulk"] >= expected for row in numbers]),
             holds_for=Range(above=0.8),
-            note="from the dense spectrum; that number follows as for two-layer linear networks, of which W_Q W_K^T is one",
+            note="from the dense spectrum; the number follows as for two-layer linear networks, as W_Q W_K^T is one",
         )
     )
     choices = [

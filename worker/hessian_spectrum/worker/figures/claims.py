@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -86,7 +87,7 @@ def share(holds: ArrayLike) -> Estimate:
     return proportion(int(cases.sum()), cases.size) if cases.size else unknown("there are no cases")
 
 
-def curve(label: str, x: ArrayLike, y: ArrayLike, **options: object) -> Curve:
+def curve(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Curve:
     """Make a curve of arrays; numbers that are not finite are left out.
 
     Args:
@@ -98,7 +99,9 @@ def curve(label: str, x: ArrayLike, y: ArrayLike, **options: object) -> Curve:
     Returns:
         The curve.
     """
-    fields = {name: _values(each) if name in ("lower", "upper") else each for name, each in options.items()}
+    fields: dict[str, Any] = {
+        name: _values(each) if name in ("lower", "upper") else each for name, each in options.items()
+    }
     return Curve(label=label, x=np.asarray(x, dtype=float).tolist(), y=_values(y), **fields)
 
 
@@ -127,6 +130,7 @@ def _numbers(estimate: Estimate) -> dict[str, float | None]:
     return {"value": estimate.value, "lower": estimate.lower, "upper": estimate.upper}
 
 
-def thinned(count: int, most: int) -> Sequence[int]:
+def thinned(count: int, most: int) -> list[int]:
     """At most so many of `count` indices, evenly spread, with the first and the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    indices: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return indices

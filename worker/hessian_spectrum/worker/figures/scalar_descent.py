@@ -12,11 +12,13 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.dynamics.descent_path import DescentPath, descent_path
 from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
 from hessian_spectrum.statistics import estimates
+from hessian_spectrum.statistics.estimates import Estimate
 from hessian_spectrum.theory.closed_form.homogeneous import relu_spectrum
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
+from hessian_spectrum.worker.figures.closed_forms import number
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 from hessian_spectrum.worker.figures.scalar_networks import WEIGHTS, dense_hessian, initial_neurons, wedge
 
@@ -85,7 +87,7 @@ def _columns(spectra: Sequence[Spectrum], cells: Sequence[str | None]) -> dict[s
             arrays["large"][step, column], arrays["small"][step, column] = outliers
             arrays["bulk"][step, column] = max((abs(e.value) for e in of_cell if e.role == "bulk"), default=np.nan)
             arrays["trace"][step, column] = _cell_trace(spectrum, cell)
-    loss = [float(spectrum.statistics["mean_loss"] or 0) for spectrum in spectra]  # type: ignore[arg-type]
+    loss = [number(spectrum, "mean_loss") for spectrum in spectra]
     arrays |= {"num_neurons": counts, "loss": np.array(loss)}
     if cells == CELLS["linear"]:
         arrays["is_late"] = np.array([spectrum.statistics["phase"] == "late" for spectrum in spectra])
@@ -97,8 +99,7 @@ def _cell_trace(spectrum: Spectrum, cell: str | None) -> float:
     if cell is None:
         return spectrum.trace
     suffix = {"+": "_plus", "-": "_minus"}[cell]
-    numbers = [spectrum.statistics[name + suffix] for name in ("trace_w", "trace_v", "fraction")]
-    trace_w, trace_v, fraction = (float(number or 0) for number in numbers)  # type: ignore[arg-type]
+    trace_w, trace_v, fraction = (number(spectrum, name + suffix) for name in ("trace_w", "trace_v", "fraction"))
     return fraction * (trace_w + trace_v)
 
 
@@ -162,7 +163,9 @@ def _both_present(each: Measured) -> float:
 class _Runs:
     """The runs of a figure, by activation and data."""
 
-    def __init__(self, parameters: EvolutionParameters, measured: Sequence[Measured], activations: Sequence[str]):
+    def __init__(
+        self, parameters: EvolutionParameters, measured: Sequence[Measured], activations: Sequence[str]
+    ) -> None:
         keys = [(each, tuple(wedge)) for wedge in parameters.wedges for each in activations]
         count = parameters.num_seeds
         self.by_key = {key: measured[i * count : (i + 1) * count] for i, key in enumerate(keys)}
@@ -185,13 +188,13 @@ class _Runs:
 def _verdicts(runs: _Runs, activation: str) -> list[Verdict]:
     chosen, name = runs.of(activation), f"{activation} network"
 
-    def check(claim: str, quantity: str, of: Callable[[Sequence[Measured]], object], holds_for: Range) -> Verdict:
+    def check(claim: str, quantity: str, of: Callable[[Sequence[Measured]], Estimate], holds_for: Range) -> Verdict:
         return verdict(
             f"{claim} ({name})",
             quantity=quantity,
-            estimate=of(chosen),  # type: ignore[arg-type]
+            estimate=of(chosen),
             holds_for=holds_for,
-            variants={choice: of(others) for choice, others in runs.others(activation).items()},  # type: ignore[misc]
+            variants={choice: of(others) for choice, others in runs.others(activation).items()},
         )
 
     return [
@@ -223,7 +226,7 @@ def _dense_verdicts(runs: _Runs) -> list[Verdict]:
     return [
         verdict(
             "The closed form describes the spectrum at every point of training.",
-            quantity=f"largest difference to the dense Hessian over the largest eigenvalue, at {NUM_DENSE} points a run",
+            quantity=f"largest difference to the dense spectrum over the largest eigenvalue, {NUM_DENSE} points a run",
             estimate=exact(max(float(each.values["dense_difference"]) for each in every)),
             holds_for=Range(below=1e-9),
             variants={
@@ -270,7 +273,7 @@ def _outlier_panel(first: Measured, column: int, title: str) -> Panel:
 
 
 def _ratio_panel(runs: _Runs) -> Panel:
-    """Magnitude of the smaller outlier over the larger one; exact zeros, of which there is no logarithm, are left out."""
+    """Magnitude of the smaller outlier over the larger one, without exact zeros, which have no logarithm."""
     curves = []
     for activation in runs.activations:
         first = runs.of(activation)[0]
@@ -321,7 +324,7 @@ def _choices(parameters: EvolutionParameters) -> list[Choice]:
         Choice(
             name="slopes",
             value=f"{parameters.slopes[0]:g} for x > 0 and {parameters.slopes[1]:g} for x < 0, x evenly in [-1, 1]",
-            reason="The source calls the data a synthetic wedge and does not define it. With the symmetric wedge |x|, a "
+            reason="The source calls the data a synthetic wedge and does not define it. With the wedge |x|, a "
             "variant, the linear network has nothing to learn: mean(yx) = 0.",
         ),
         Choice(

@@ -1,6 +1,6 @@
 """Spectra of two-layer networks of one variable, by closed form and by dense differentiation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -16,9 +16,9 @@ from hessian_spectrum.api_schemas.figures.scalar_networks import (
     VarianceParameters,
     VarianceSpectra,
 )
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.linear_algebra import DenseOperator
 from hessian_spectrum.curvature.losses import LOSS_CLASSES
 from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
@@ -28,6 +28,7 @@ from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, verdict
+from hessian_spectrum.worker.figures.closed_forms import number, statistic
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -143,11 +144,11 @@ def _cell_values(spectrum: Spectrum, v: Array) -> dict[str, float | int | None]:
 def _poster_outlier(spectrum: Spectrum, sign: str) -> float | None:
     """The larger outlier of a cell with the last square as the Poster prints it, without the variance."""
     suffix = {"+": "_plus", "-": "_minus"}[sign]
-    found = {name: spectrum.statistics[name + suffix] for name in ("c", "mean_yx", "trace_w", "trace_v", "fraction")}
-    if any(not isinstance(value, float) for value in found.values()):
+    if statistic(spectrum, "c" + suffix) is None:
         return None
-    numbers: Mapping[str, float] = found  # type: ignore[assignment]
-    squares = sum(float(spectrum.statistics[name + suffix] or 0) for name in ("imbalance", "non_collinearity"))  # type: ignore[arg-type]
+    names = ("c", "mean_yx", "trace_w", "trace_v", "fraction", "imbalance", "non_collinearity")
+    numbers = {name: number(spectrum, name + suffix) for name in names}
+    squares = numbers["imbalance"] + numbers["non_collinearity"]
     root = sqrt(squares + 4 * (2 * numbers["c"] - numbers["mean_yx"]) ** 2)
     return numbers["fraction"] * (numbers["trace_w"] + numbers["trace_v"] + root) / 2
 
@@ -190,7 +191,7 @@ def measure_variances(measurement: VarianceSpectra, context: Context) -> Measure
         spectrum = linear_spectrum(**neurons, x=x, y=y)
         large, small = [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"]
         bulk = next(entry.value for entry in spectrum.eigenvalues if entry.role == "bulk")
-        rows.append((spectrum.statistics["s2"], large, small, abs(bulk)))
+        rows.append((number(spectrum, "s2"), large, small, abs(bulk)))
         if index == 0 and m.width <= MAX_DENSE_WIDTH:
             dense = torch.linalg.eigvalsh(dense_hessian("linear", **neurons, x=x, y=y)).numpy()
             difference = float(np.abs(dense - spectrum.dense()).max()) / spectrum.scale
@@ -224,7 +225,8 @@ def _cell_counts(measured: Sequence[Measured]) -> Array:
     right = (_values(measured, "positive_num_bulk") == 2 * (q - 1)) & (
         _values(measured, "negative_num_bulk") == 2 * (width - q - 1)
     )
-    return right[both]
+    matching: Array = right[both]
+    return matching
 
 
 def _decoupling(measured: Sequence[Measured]) -> list[Verdict]:
@@ -365,8 +367,8 @@ def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> Fig
             estimate=share(_outside(measured, "large")),
             holds_for=Range(above=0.9),
             variants={"the smaller outlier of the pair": share(_outside(measured, "small"))},
-            note="section 3.1 says that the smaller one may be hidden within the bulk; it always is, since the pair consists "
-            "of the eigenvalues of diag(d, -d) plus a positive semidefinite matrix of rank one, which interlace with ±d",
+            note="section 3.1 says that the smaller one may be hidden within the bulk. It always is: the pair are the "
+            "eigenvalues of diag(d, -d) plus a positive semidefinite matrix of rank one, which interlace with ±d",
         ),
         verdict(
             "The outliers are given by the Poster's formula, whose last square is 4 (2 <w, v> - mean(yx))^2.",
