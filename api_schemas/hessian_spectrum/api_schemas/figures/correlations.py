@@ -96,7 +96,7 @@ class TrainedNetworks(Measurement):
     def expected_epochs(self) -> float:
         """Number of passes until the plateau at the smallest rate, as measured at width 100."""
         rate = self.learning_rate * (1.0 if self.training.reduction == "half-sum" else 2 / self.dim)
-        epochs = 100 + 5 * self.dim
+        epochs = 100.0 + 5 * self.dim
         if self.parametrization == "ntk":
             epochs += 0.55 * self.dim / rate
         elif self.parametrization == "mup" and self.training.mup_rates == "fan-in":
