@@ -15,6 +15,9 @@ setup: .venv/.installed  ## make .venv and install everything
 demo: setup  ## start a stack, take three spectra, print a report, stop
 	$(BIN)/spectrum-server demo
 
+figures-quick: setup  ## the sources' figures at small sizes, with verdicts, as a gallery in figures-output
+	$(BIN)/spectrum-server figures --scale quick
+
 serve: setup  ## run everything on this machine until Ctrl-C
 	$(BIN)/spectrum-server up --port $(PORT)
 
@@ -146,5 +149,5 @@ build/clients/bin/python: pyproject.toml | setup
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
-.PHONY: help setup demo serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
+.PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
 	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

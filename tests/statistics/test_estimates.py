@@ -10,9 +10,11 @@ from hessian_spectrum.statistics.estimates import (
     Estimate,
     extreme,
     mean,
+    mean_of_independent,
     median,
     median_ratio,
     pearson,
+    pearson_change,
     pearson_difference,
     proportion,
 )
@@ -47,7 +49,7 @@ def _estimate_and_truth(name: str, seed: int) -> tuple[Estimate, float]:
     if name == "difference":
         return pearson_difference(first, second, common, seed=seed), 0.5 - 0.8
     skewed = rng.exponential(size=80)
-    return (mean(skewed, seed=seed), 1.0) if name == "mean" else (median(skewed, seed=seed), math.log(2))
+    return (mean(skewed, seed=seed), 1.0) if name == "mean" else (median(skewed), math.log(2))
 
 
 @pytest.mark.parametrize("name", ["pearson", "difference", "mean", "median"])
@@ -63,6 +65,15 @@ def test_a_difference_of_nearly_equal_samples_is_narrower_than_either_interval()
     nearly = first + 0.01 * rng.standard_normal(100)
     difference, single = pearson_difference(nearly, first, common), pearson(first, common)
     assert difference.upper - difference.lower < 0.1 * (single.upper - single.lower)
+
+
+def test_a_change_is_the_difference_of_two_coefficients() -> None:
+    rng = np.random.default_rng(9)
+    first, common = correlated(rng, 0.2, 100)
+    second = common + rng.standard_normal(100)
+    change = pearson_change((first, common), (second, common), seed=3)
+    assert change.value == pytest.approx(pearson(second, common).value - pearson(first, common).value)
+    assert change == pearson_difference(second, first, common, seed=3)
 
 
 def test_estimates_depend_on_the_seed_only() -> None:
@@ -98,6 +109,15 @@ def test_a_median_ratio_is_the_median_of_the_ratios() -> None:
     assert median_ratio(top, np.zeros(31)).value is None
 
 
+def test_a_median_has_an_interval_of_order_statistics() -> None:
+    """P(Binomial(20, 1/2) <= 5) = 0.0207: the interval leaves out five numbers at each end."""
+    sample = np.random.default_rng(7).permutation(20).astype(float)
+    assert median(sample) == Estimate(9.5, 5.0, 14.0)
+    assert median([1.0, 2.0, 5.0]).value == 2
+    assert median([1.0, 2.0, 5.0]).lower is None
+    assert median([1.0, np.inf, np.inf]).value is None
+
+
 def test_wilson_interval_against_its_formula() -> None:
     z, n, p = 1.959963984540054, 20, 0.25
     centre, half = (p + z * z / (2 * n)), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -117,6 +137,17 @@ def test_extremes_of_estimates() -> None:
     assert extreme(estimates, which="smallest") == Estimate(1.0, 0.2, 1.5)
     assert extreme(estimates, which="largest") == Estimate(1.2, 0.5, 3.0)
     assert extreme(estimates[2:], which="largest").value is None
+
+
+def test_the_mean_of_independent_numbers_is_as_certain_as_one_of_all_samples() -> None:
+    rng = np.random.default_rng(8)
+    samples = rng.standard_normal((9, 400)) + np.arange(9)[:, None]
+    combined = mean_of_independent([mean(sample) for sample in samples])
+    assert combined.value == pytest.approx(samples.mean())
+    error = samples.std(axis=1).mean() / math.sqrt(samples.size)
+    assert combined.upper - combined.value == pytest.approx(1.96 * error, rel=0.1)
+    assert combined.value - combined.lower == pytest.approx(1.96 * error, rel=0.1)
+    assert mean_of_independent([Estimate(None, None, None, "constant")]).value is None
 
 
 @pytest.mark.parametrize("samples", [([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0, 3.0], [1.0, 2.0])])

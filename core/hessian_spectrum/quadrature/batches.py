@@ -440,7 +440,13 @@ class _FurtherRules:
 def _extreme(choose: np.ufunc, moments: Moments, owners: NDArray[np.intp]) -> Moments:
     """Return the least or largest moments over the neighbouring rules of each owner."""
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    return Moments(*(choose.reduceat(each, starts, axis=0) for each in moments))
+    lengths = np.diff(starts, append=len(owners))
+    if (lengths == lengths[0]).all():
+        parts = (each.reshape(len(starts), lengths[0], *each.shape[1:]) for each in moments)
+        return Moments(*(choose.reduce(each, axis=1) for each in parts))
+    # not reduceat, which takes four times as long
+    ends = list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
+    return Moments(*(np.stack([choose.reduce(each[slice(*end)], axis=0) for end in ends]) for each in moments))
 
 
 def _first(moments: Moments, size: int, count: int, first: int) -> Moments:

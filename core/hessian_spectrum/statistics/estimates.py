@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, quantile_test
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[..., Any]
@@ -80,8 +80,8 @@ def pearson(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:
 def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *, seed: int = 0) -> Estimate:
     """Estimate r(first, common) - r(second, common), two Pearson coefficients over the same individuals.
 
-    The three samples are resampled together, so that the interval takes into account that the coefficients depend on
-    each other.
+    The samples are resampled together, so that the interval takes into account that the coefficients depend on each
+    other.
 
     Args:
         first: Numbers of shape (n,), of any unit.
@@ -98,24 +98,62 @@ def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *
     return _resampled((first, second, common), _correlation_difference, seed=seed)
 
 
+def pearson_change(
+    before: tuple[ArrayLike, ArrayLike], after: tuple[ArrayLike, ArrayLike], *, seed: int = 0
+) -> Estimate:
+    """Estimate by how much a Pearson coefficient of the same individuals changes: r(after) - r(before).
+
+    Args:
+        before: Two samples of shape (n,).
+        after: Two samples of shape (n,) of the same individuals.
+        seed: Seed of the bootstrap, in which all four samples are resampled together.
+
+    Returns:
+        The change with its BCa bootstrap interval; no value where a sample is constant or not finite.
+
+    Raises:
+        ValueError: If the shapes differ or n < 3.
+    """
+    return _resampled((*before, *after), _correlation_change, seed=seed)
+
+
 def mean(sample: ArrayLike, *, seed: int = 0) -> Estimate:
     """Estimate the mean of a distribution from a sample (n,), with a BCa bootstrap interval."""
     return _resampled((sample,), np.mean, seed=seed)
 
 
-def median(sample: ArrayLike, *, seed: int = 0) -> Estimate:
-    """Estimate the median of a distribution from a sample (n,), with a percentile bootstrap interval."""
-    # the jackknife, and with it BCa, is inconsistent for medians
-    return _resampled((sample,), np.median, seed=seed, method="percentile")
+def median(sample: ArrayLike) -> Estimate:
+    """Estimate the median of a distribution from a sample (n,).
+
+    Args:
+        sample: Independent numbers of shape (n,), which may be infinite.
+
+    Returns:
+        The median, with the interval between two order statistics that covers the median of any distribution with at
+        least 95 % probability; there is none for n < 6.
+
+    Raises:
+        ValueError: If n < 3.
+
+    References:
+        Conover, Practical Nonparametric Statistics, section 3.2.
+    """
+    (array,) = _samples((sample,))
+    if np.isnan(array).any():
+        return unknown("a sample has numbers that are not finite")
+    interval: Any = quantile_test(array, p=0.5).confidence_interval(CONFIDENCE)
+    value = float(np.median(array))
+    if not np.isfinite([value, interval.low, interval.high]).all():
+        return Estimate(value if np.isfinite(value) else None, None, None, "too few numbers, or too many infinite ones")
+    return Estimate(value, float(interval.low), float(interval.high))
 
 
-def median_ratio(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0) -> Estimate:
-    """Estimate the median of the ratios of paired positive numbers (n,), with a percentile bootstrap interval.
+def median_ratio(numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
+    """Estimate the median of the ratios of paired numbers (n,), with the interval of `median`.
 
     Args:
         numerator: Numbers of shape (n,).
-        denominator: Numbers of shape (n,), one for each of `numerator`.
-        seed: Seed of the bootstrap.
+        denominator: Positive numbers of shape (n,), one for each of `numerator`.
 
     Returns:
         The median of numerator / denominator.
@@ -126,7 +164,7 @@ def median_ratio(numerator: ArrayLike, denominator: ArrayLike, *, seed: int = 0)
     top, bottom = _samples((numerator, denominator))
     if not (bottom > 0).all():
         return unknown("a denominator is not positive")
-    return median(top / bottom, seed=seed)
+    return median(top / bottom)
 
 
 def proportion(successes: int, total: int) -> Estimate:
@@ -171,6 +209,28 @@ def extreme(estimates: Sequence[Estimate], *, which: Literal["smallest", "larges
     return Estimate(value, lower, upper)
 
 
+def mean_of_independent(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of k independent numbers, with the interval that follows from theirs.
+
+    The distances of the ends from the value are sqrt(sum_i (value_i - lower_i)^2) / k, and likewise above.
+
+    Args:
+        estimates: Estimates from different samples; those without value or interval are left out.
+
+    Returns:
+        The mean.
+
+    References:
+        Zou & Donner, Statistics in Medicine 27 (2008) 1693-1702 (recovery of variance estimates from intervals).
+    """
+    known = [(e.value, e.lower, e.upper) for e in estimates if None not in (e.value, e.lower, e.upper)]
+    if not known:
+        return unknown("none of the numbers is determined")
+    values, lower, upper = np.array(known, dtype=np.float64).T
+    value, below, above = values.mean(), np.hypot.reduce(values - lower), np.hypot.reduce(upper - values)
+    return Estimate(float(value), float(value - below / len(known)), float(value + above / len(known)))
+
+
 def _samples(samples: Sequence[ArrayLike]) -> list[FloatArray]:
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
@@ -190,7 +250,7 @@ def _resampled(samples: Sequence[ArrayLike], statistic: Statistic, *, seed: int,
     value = float(statistic(*arrays, axis=-1))
     if is_constant:
         return Estimate(value, value, value)
-    lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method=method)
+    lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method="BCa")
     if not np.isfinite([lower, upper]).all():
         lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method="percentile")
     if not np.isfinite([value, lower, upper]).all():
@@ -231,3 +291,9 @@ def _correlation(first: FloatArray, second: FloatArray, axis: int = -1) -> Float
 
 def _correlation_difference(first: FloatArray, second: FloatArray, common: FloatArray, axis: int = -1) -> FloatArray:
     return _correlation(first, common, axis=axis) - _correlation(second, common, axis=axis)
+
+
+def _correlation_change(
+    first: FloatArray, second: FloatArray, third: FloatArray, fourth: FloatArray, axis: int = -1
+) -> FloatArray:
+    return _correlation(third, fourth, axis=axis) - _correlation(first, second, axis=axis)

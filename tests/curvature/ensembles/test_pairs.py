@@ -28,6 +28,7 @@ def test_pairs_of_repeated_values_are_those_of_an_exhaustive_search(
     distinct_sums = sorted(set(all_sums(spectrum)), key=lambda total: abs(total - target - shift))
     best, second = closest_pairs(distinct_eigenvalues(np.array(spectrum)), target + shift)
     assert best.gap == pytest.approx(gaps[0])
+    assert best.num_copies == sum(total == best.low + best.high for total in all_sums(spectrum))
     if len(distinct_sums) == 1:
         assert second is None
     else:
@@ -74,6 +75,7 @@ def test_rounding_does_not_make_values_distinct() -> None:
     assert best.gap < 1e-14
     assert second.gap == pytest.approx(1)
     assert best.high_index == 10**6 + 5
+    assert (best.num_copies, second.num_copies) == (3, 10**6 + 2)
 
 
 def test_zeros_count_as_eigenvalues() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS, SHORT_BASIS, SLQState, summarise_probes
 from hessian_spectrum.curvature.ensembles.operators import EnsembleOperator, MemberOperator
 from hessian_spectrum.curvature.iteration import Count, Iteration
-from hessian_spectrum.curvature.linear_algebra import SAFE_NORMS, Tridiagonal
+from hessian_spectrum.curvature.linear_algebra import CHUNK, SAFE_NORMS, Tridiagonal
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.quadrature.batches import QuadratureBatch, summaries
 from hessian_spectrum.quadrature.curves import Smoothing
@@ -159,8 +159,11 @@ def norms(vectors: Tensor) -> Tensor:
 
 
 def dots(one: Tensor, other: Tensor) -> Tensor:
-    """Return v^T w (...,) in float64 for v and w (..., P)."""
-    return torch.linalg.vecdot(one.double(), other.double())
+    """Return v^T w (...,) in float64 for v and w (..., P), which are converted a few rows at a time."""
+    rows, others = one.reshape(-1, one.shape[-1]), other.reshape(-1, one.shape[-1])
+    width = max(1, CHUNK // one.shape[-1])
+    parts = zip(rows.split(width), others.split(width), strict=True)
+    return torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts]).reshape(one.shape[:-1])
 
 
 def probes_of(dim: int, count: int, generators: Sequence[torch.Generator]) -> Tensor:

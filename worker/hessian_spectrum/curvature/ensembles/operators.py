@@ -21,8 +21,9 @@ from hessian_spectrum.curvature.operators.risk_operator import DECAYED, RiskOper
 from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
-PART_BYTES = 2**23
-"""Largest size of the activations of members that are multiplied together: more do not stay in a processor's cache."""
+PART_BYTES, VECTORS = 2**23, 3
+"""Largest size of the activations of members that are multiplied together, with so many vectors as long as the
+parameters: more do not stay in a processor's cache."""
 
 
 class EnsembleOperator:
@@ -69,7 +70,7 @@ class EnsembleOperator:
         """The members in parts that are multiplied one after the other."""
         ensemble, size = self.ensemble, self.size
         samples = min(self._micro_batch_size or ensemble.num_samples, ensemble.num_samples)
-        numbers = samples * sum(ensemble.model.widths)
+        numbers = samples * sum(ensemble.model.widths) + VECTORS * self.dim
         width = max(1, PART_BYTES // (numbers * self.dtype.itemsize))
         count = -(-size // width)
         bounds = [size * index // count for index in range(count + 1)]  # parts of nearly one size

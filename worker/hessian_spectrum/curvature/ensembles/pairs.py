@@ -26,6 +26,7 @@ class Pair:
         high: The larger one.
         low_index: Position of `low` in the spectrum, 0 for the smallest; the first one if `low` is repeated.
         high_index: Position of `high`, P - 1 for the largest; the last one if `high` is repeated.
+        num_copies: Number of pairs of positions i < j with this sum, this one included.
     """
 
     gap: float
@@ -33,6 +34,7 @@ class Pair:
     high: float
     low_index: int
     high_index: int
+    num_copies: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,11 @@ def closest_pairs(spectrum: DistinctEigenvalues, target: float) -> tuple[Pair, P
     order = np.lexsort((second, first, np.abs(sums - target)))  # ties in a stated order
     best = order[0]
     others = order[np.abs(sums[order] - sums[best]) > spectrum.resolution]
-    pairs = [_pair(spectrum, target, first[index], second[index]) for index in (best, *others[:1])]
+    pairs = []
+    for index in (best, *others[:1]):
+        copies = np.abs(sums - sums[index]) <= spectrum.resolution
+        num_copies = _num_pairs(counts, first[copies], second[copies])
+        pairs.append(_pair(spectrum, target, first[index], second[index], num_copies))
     return pairs[0], pairs[1] if len(pairs) > 1 else None
 
 
@@ -127,8 +133,14 @@ def _candidates(values: FloatArray, counts: IntArray, target: float) -> tuple[In
     return low[is_pair], high[is_pair]
 
 
-def _pair(spectrum: DistinctEigenvalues, target: float, first: int, second: int) -> Pair:
+def _num_pairs(counts: IntArray, first: IntArray, second: IntArray) -> int:
+    """Number of pairs of positions, given the distinct values of each pair, some of them twice."""
+    low, high = np.unique(np.stack([first, second]), axis=1)
+    return int(np.where(low == high, counts[low] * (counts[low] - 1) // 2, counts[low] * counts[high]).sum())
+
+
+def _pair(spectrum: DistinctEigenvalues, target: float, first: int, second: int, num_copies: int) -> Pair:
     low, high = float(spectrum.values[first]), float(spectrum.values[second])
     ends = np.cumsum(spectrum.counts)
     low_index, high_index = int(ends[first] - spectrum.counts[first]), int(ends[second] - 1)
-    return Pair(abs(low + high - target), low, high, low_index, high_index)
+    return Pair(abs(low + high - target), low, high, low_index, high_index, num_copies)

@@ -299,7 +299,7 @@ class _Members:
         spectra: Callable[[], list[Spectrum | CurvatureError]] | None = None
         if not request.weight_decay and not request.shift and request.matrix_kind != "gradient-covariance":
             method = method_of(request, self.chunk.plan)
-            # without reorthogonalisation, rounding decides when ghosts appear: numbers would not be those of single jobs
+            # without reorthogonalisation, rounding decides when ghosts appear: single jobs would have other numbers
             has_basis = _is_reorthogonalised(request, self.chunk.plan)
             if isinstance(method, StochasticLanczosQuadrature) and has_basis:
                 spectra = partial(self._lanczos, method)
