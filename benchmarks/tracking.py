@@ -131,7 +131,8 @@ def measure(width: int, num_rounds: int, url: str) -> dict[str, Any]:
 
 def overhead(times: dict[str, list[float]], way: str) -> float:
     """In percent of the loop alone: the median of the ratios within a round, without the warm-up."""
-    return 100 * (median(map(truediv, times[way][1:], times["alone"][1:])) - 1)
+    ratio: float = median(map(truediv, times[way][1:], times["alone"][1:]))
+    return 100 * (ratio - 1)
 
 
 @contextmanager
@@ -174,8 +175,8 @@ def table(report: dict[str, Any]) -> str:
         "# What tracking costs a training loop",
         "",
         f"{engine_line(report)} {NUM_STEPS} steps a round, {report['num_rounds']} rounds; every {EVERY}th step is "
-        "recorded. Medians of the ratios of times within a round; in brackets, of processor times of all threads, those in "
-        "the background included. The server is on the same machine, whose cores it needs, too.",
+        "recorded. Medians of the ratios of times within a round; in brackets, of processor times of all threads, also "
+        "those in the background. The server is on the same machine and needs its cores, too.",
         "",
         "| parameters | a step takes | tracked | tracked, the server away | torch.save at the same steps |",
         "|---|---|---|---|---|",

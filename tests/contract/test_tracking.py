@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 
 SCALE = 1e-9
@@ -123,3 +124,24 @@ def test_a_killed_run_is_sent_by_the_command(server: Any, client: SpectrumClient
     assert [point.step for point in points] == list(range(12))
     sharpness = [point.largest.value for point in points]
     assert len(set(sharpness)) == 12
+
+
+def test_parameters_of_another_network_are_refused_before_the_job(client: SpectrumClient) -> None:
+    model, data = client.upload_module(Network().eval(), X), client.upload_data(X, Y)
+    other = client.upload_parameters({"stem.weight": torch.zeros(2)})
+    points = [{"step": 0, "parameters": other}]
+    with pytest.raises(ProblemResponseError) as refused:
+        client.submit(
+            {
+                "kind": "series",
+                "name": "other",
+                "points": points,
+                "model": model,
+                "data": data,
+                "loss": "cross-entropy",
+                "method": {"kind": "top-k", "k": 1},
+            }
+        )
+    (error,) = refused.value.problem.errors or []
+    assert error.loc == ["body", "points", 0, "parameters"]
+    assert error.msg.startswith("lacks ")
