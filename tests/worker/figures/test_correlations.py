@@ -340,6 +340,7 @@ def test_verdicts_follow_the_numbers(name: str, holds: bool) -> None:
         ({"training": {"batch_size": 2000}}, "training"),
         ({"training": {"patience": -1}}, "training"),
         ({"varied": ["weather"]}, "varied"),
+        ({"parametrizations": []}, "parametrizations"),
         ({"depths": [2]}, "depths"),
     ],
 )
