@@ -131,12 +131,7 @@ def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
 def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
     return group.decide(
         "At initialization, where both matrices have entries of similar size, alignment correlates more than norms",
-        lambda points: mean_over(
-            select(points),
-            lambda point: point.difference(
-                "initial", point.best("initial", ALIGNMENTS), point.best("initial", ALL_NORMS)
-            ),
-        ),
+        lambda points: mean_over(select(points), lambda point: point.lead("initial", ALIGNMENTS, ALL_NORMS)),
         quantity=f"largest r of an alignment, less the largest of a norm; mean over {which}",
         holds_for=Range(above=0.0),
     )
