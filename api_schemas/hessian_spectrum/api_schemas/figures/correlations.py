@@ -125,15 +125,15 @@ class TrainedNetworks(Measurement):
         """Time of a step of one network, fitted on two cores."""
         batch, hidden = self.training.batch_size, self.width * (self.depth - 1)
         if self.activation == "relu":
-            return 1e-5 + 6 * batch * self.num_parameters / 3e10 + 5e-9 * batch * hidden
+            return 1.5e-5 + 6 * batch * self.num_parameters / 2e10 + 7e-9 * batch * hidden
         moments = 0 if self.training.shared_data == "all" else 4 * batch * self.dim**2
-        return 1e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 3e10
+        return 1.5e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 2e10
 
     @property
     def _seconds_of_product(self) -> float:
         """Time of a product of one network's Hessian, fitted on two cores; linear networks need D samples only."""
         samples = self.training.num_samples if self.activation == "relu" else self.dim
-        return 1e-5 + samples * (12 * self.num_parameters / 2e10 + 4e-9 * self.width * (self.depth - 1))
+        return 2e-5 + samples * (12 * self.num_parameters / 1.5e10 + 5e-9 * self.width * (self.depth - 1))
 
 
 _NUM_PRODUCTS = 60
