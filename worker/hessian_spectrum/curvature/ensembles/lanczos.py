@@ -155,14 +155,15 @@ def norms(vectors: Tensor) -> Tensor:
         return result
     units = vectors.abs().amax(dim=-1).double()
     scaled = vectors.double() / torch.where(units > 0, units, 1.0).unsqueeze(-1)
-    return torch.where(is_safe, result, units * torch.linalg.vector_norm(scaled, dim=-1))
+    lengths: Tensor = torch.where(is_safe, result, units * torch.linalg.vector_norm(scaled, dim=-1))
+    return lengths
 
 
 def dots(one: Tensor, other: Tensor) -> Tensor:
     """Return v^T w (...,) in float64 for v and w (..., P), which are converted a few rows at a time."""
     rows, others = one.reshape(-1, one.shape[-1]), other.reshape(-1, one.shape[-1])
     width = max(1, CHUNK // one.shape[-1])
-    parts = zip(rows.split(width), others.split(width), strict=True)
+    parts = zip(torch.split(rows, width), torch.split(others, width), strict=True)
     return torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts]).reshape(one.shape[:-1])
 
 

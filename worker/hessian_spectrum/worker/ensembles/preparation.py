@@ -15,6 +15,7 @@ from hessian_spectrum.curvature.ensembles.stack import Ensemble, stacked
 from hessian_spectrum.curvature.ensembles.training import EnsembleTraining, TrainedEnsemble
 from hessian_spectrum.curvature.iteration import NO_CHECKPOINTS, Checkpointer, Progress, ignore_progress, run
 from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.worker.builders import (
     NO_INPUTS,
     PRECISIONS,
@@ -87,6 +88,7 @@ def prepare_ensemble(
         if key not in datasets:
             datasets[key] = build_dataset(request, inputs).to(dtype, device)
     model = build_model(first.model, inputs)
+    assert isinstance(model, Mlp), "requests have a key only for these"
     data = [datasets[_dataset_key(request)] for request in requests]
     ensemble = Ensemble.of(model, build_loss(first), data, weight_decay=first.weight_decay or 0.0)
     members = [build_parameters(each.model, model, dtype=dtype, device=device, sources=inputs) for each in requests]
@@ -136,7 +138,7 @@ def _data_key(data: GaussianData | DigitsData | InlineData) -> Hashable:
 def _numbers_key(values: object) -> Hashable:
     """Return shape and type of numbers, which may differ from member to member."""
     tensor = torch.as_tensor(values) if not isinstance(values, str | None) else None
-    return values if tensor is None else (tuple(tensor.shape), tensor.is_floating_point())  # type: ignore[return-value]
+    return values if tensor is None else (tuple(tensor.shape), tensor.is_floating_point())
 
 
 def _training_key(request: SpectrumRequest) -> Hashable:
@@ -154,4 +156,4 @@ def _dataset_key(request: SpectrumRequest) -> str:
 def _frozen(value: object) -> Hashable:
     if isinstance(value, dict):
         return tuple((key, _frozen(each)) for key, each in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value  # type: ignore[return-value]
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
