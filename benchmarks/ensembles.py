@@ -39,6 +39,8 @@ DIMS = (1, 2, 5, 10, 20, 50, 100)
 PARAMETRIZATIONS = ("standard", "mup", "ntk")
 MAX_STEPS = 20_000
 TOLERANCE = 1e-4
+FIRST = {"activation": "linear", "parametrization": "standard", "precision": "float32"}
+"""What runs once before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def table(report: dict[str, Any]) -> str:
         engine_line(report),
         "",
         f"{NUM_TINY:,} Lanczos jobs (widths 4, 8, 2; 10 steps of one probe) in the worker's process, in turn with "
-        f"{NUM_TINY_ALONE} single ones, {report['rounds']} rounds; goal: {TINY_GOAL:g} times the {JOBS_PER_SECOND} jobs/s "
-        "of a server before.",
+        f"{NUM_TINY_ALONE} single ones, {report['rounds']} rounds; goal: {TINY_GOAL:g} times the {JOBS_PER_SECOND} "
+        "jobs/s of a server before.",
         "",
         "| points of the curves | together | one after the other | ratio | to the server before |",
         "|---|---|---|---|---|",
@@ -218,8 +220,8 @@ def table(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"Figure 4: {report['num_networks']} networks of width {WIDTH}, {NUM_SAMPLES:,} samples, batches of "
-        f"{BATCH_SIZE}, {report['precision']}, learning rate 0.01 cut at plateaus down to 1e-5, at most {MAX_STEPS:,} steps; the "
-        f"largest eigenvalue before and after training. One after the other: mean of {report['num_alone']} networks, "
+        f"{BATCH_SIZE}, {report['precision']}, learning rate 0.01 cut at plateaus down to 1e-5, at most {MAX_STEPS:,} "
+        f"steps; the largest eigenvalue before and after training. One after the other: mean of {report['num_alone']} networks, "
         f"for all. Goal: {FIGURE_GOAL:g}.",
         "",
         "| activation | parametrisation | D = K | mean steps | together | one after the other | ratio | largest "
@@ -263,6 +265,9 @@ def main() -> None:
     device = torch.device("cpu")
     hardware = Hardware(device, torch.get_num_threads(), int(arguments.memory * GIGABYTE))
     machine = Machine(hardware, Stopwatch(device, arguments.clock))
+    warm_up = [figure_request(seed, 1, **FIRST, num_steps=2) for seed in range(2)]
+    eigenvalues_together(warm_up, machine)
+    run_spectrum_job(warm_up[0], hardware, ignore_progress)
     figure = [
         figure_row(
             machine,
