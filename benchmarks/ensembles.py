@@ -221,8 +221,8 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"Figure 4: {report['num_networks']} networks of width {WIDTH}, {NUM_SAMPLES:,} samples, batches of "
         f"{BATCH_SIZE}, {report['precision']}, learning rate 0.01 cut at plateaus down to 1e-5, at most {MAX_STEPS:,} "
-        f"steps; the largest eigenvalue before and after training. One after the other: mean of {report['num_alone']} networks, "
-        f"for all. Goal: {FIGURE_GOAL:g}.",
+        f"steps; the largest eigenvalue before and after training. One after the other: mean of {report['num_alone']} "
+        f"networks, for all. Goal: {FIGURE_GOAL:g}.",
         "",
         "| activation | parametrisation | D = K | mean steps | together | one after the other | ratio | largest "
         "relative difference |",

@@ -148,15 +148,14 @@ def _three_terms(state: EnsembleLanczosState, products: Tensor) -> Tensor:
 
 def norms(vectors: Tensor) -> Tensor:
     """Return ||v|| (...,) in float64 for v (..., P), which neither overflows nor underflows."""
-    result = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
+    result: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
     smallest, largest = SAFE_NORMS
     is_safe = (result > smallest) & (result < largest)
     if bool(is_safe.all()):
         return result
     units = vectors.abs().amax(dim=-1).double()
     scaled = vectors.double() / torch.where(units > 0, units, 1.0).unsqueeze(-1)
-    lengths: Tensor = torch.where(is_safe, result, units * torch.linalg.vector_norm(scaled, dim=-1))
-    return lengths
+    return torch.where(is_safe, result, units * torch.linalg.vector_norm(scaled, dim=-1))
 
 
 def dots(one: Tensor, other: Tensor) -> Tensor:
@@ -164,7 +163,8 @@ def dots(one: Tensor, other: Tensor) -> Tensor:
     rows, others = one.reshape(-1, one.shape[-1]), other.reshape(-1, one.shape[-1])
     width = max(1, CHUNK // one.shape[-1])
     parts = zip(torch.split(rows, width), torch.split(others, width), strict=True)
-    return torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts]).reshape(one.shape[:-1])
+    found: Tensor = torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts])
+    return found.reshape(one.shape[:-1])
 
 
 def probes_of(dim: int, count: int, generators: Sequence[torch.Generator]) -> Tensor:
