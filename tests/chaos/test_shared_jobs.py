@@ -25,6 +25,20 @@ JOB: dict[str, Any] = {
     "method": {"kind": "lanczos", "num_steps": 14, "num_probes": 2, "num_points": 64},
     "train": {"num_steps": 2, "learning_rate": 0.1, "batch_size": 64},
 }
+SWEEP: dict[str, Any] = {
+    "kind": "sweep",
+    "base": {
+        "kind": "spectrum",
+        "model": {"kind": "mlp", "widths": [64, 16, 10]},
+        "data": {"kind": "digits", "num_samples": 256},
+        "loss": "cross-entropy",
+        "method": {"kind": "lanczos", "num_steps": 20, "num_probes": 2, "num_points": 64},
+        "train": {"num_steps": 200, "learning_rate": 0.1},
+    },
+    # networks of one shape, which are trained together, and others of a shape of their own
+    "over": {"model.widths": [[64, 16, 10], *([64, width, 10] for width in range(17, 29))], "model.seed": [0]},
+}
+"""Points of a second each, which two workers share."""
 LONG = JOB | {"method": JOB["method"] | {"num_steps": 28, "num_probes": 4}}
 
 
@@ -143,3 +157,37 @@ def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumC
     assert ended.attempt == (1 if victim == "helper" else 2)
     result = client.result(job_id)
     assert numbers(result) == alone(job)
+
+
+def columns(result: Any) -> dict[str, Any]:
+    found: dict[str, Any] = result.model_dump()["columns"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [[], [1], [0]], ids=["nobody", "one worker", "the other"])
+def test_two_workers_share_a_list_of_points(
+    victims: list[int], pair: Any, client: SpectrumClient, request: pytest.FixtureRequest
+) -> None:
+    """The numbers are those of a list that nobody disturbed, whoever dies in the middle of it."""
+    seed = {"base": SWEEP["base"] | {"seed": 1 + len(request.node.callspec.id)}}  # points that no other test has kept
+    undisturbed = columns(client.run(SWEEP | seed))
+    with pair.redis() as redis:
+        kept = pair.data_directory / "results" / "points"
+        for path in list(kept.rglob("*")):
+            if path.is_file():
+                path.unlink()
+        job_id = client.submit(SWEEP | seed, fresh=True).id
+        deadline = time.monotonic() + 60
+        while len([name for name in redis.hgetall(f"spectrum:job:{job_id}") if name.endswith(":done")]) < 2:
+            assert time.monotonic() < deadline, client.job(job_id)
+            time.sleep(0.02)
+        tokens = {value for name, value in shards(pair, job_id).items() if name.endswith(":token")}
+        lease = redis.hget(f"spectrum:job:{job_id}", "token")
+    for victim in victims:
+        token = [lease, *sorted(tokens - {lease})][victim]
+        os.kill(int(token.partition("/")[0].rpartition("-")[2]), signal.SIGKILL)
+    job = client.wait(job_id, timeout_seconds=120)
+    assert job.state == "succeeded", job
+    assert job.progress.total in (13, job.progress.total)
+    assert columns(client.result(job_id)) == undisturbed

@@ -37,6 +37,8 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
         "/v1/jobs/{job_id}/cancel",
         "/v1/models",
         "/v1/models/{model_name}",
+        "/v1/figures",
+        "/v1/series/{series_name}",
         "/v1/health/live",
         "/v1/version",
         "/v1/health/ready",
@@ -91,7 +93,7 @@ def test_the_example_of_every_endpoint_works(document: dict[str, Any], server: A
         for path, item in document["paths"].items():
             if "get" in item:
                 url = path.replace("{job_id}", job_id).replace("{name}", "png").replace("{artifact_id}", artifact_id)
-                url = url.replace("{model_name}", "tiny-gpt2")
+                url = url.replace("{model_name}", "tiny-gpt2").replace("{series_name}", "run-7")
                 assert http.get(url).is_success, path
 
 

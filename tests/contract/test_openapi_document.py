@@ -61,7 +61,7 @@ def test_operations_have_short_names_that_stay(operations: list[Operation]) -> N
 
 
 def test_accept_is_declared_where_answers_differ_by_it(operations: list[Operation]) -> None:
-    by_accept = {"/v1/closed-form", "/v1/random-matrix", "/v1/jobs/{job_id}/result"}
+    by_accept = {"/v1/closed-form", "/v1/random-matrix", "/v1/jobs/{job_id}/result", "/v1/series/{series_name}"}
     for _, path, operation in operations:
         headers = {each["name"] for each in operation.get("parameters", []) if each["in"] == "header"}
         contents = [each.get("content", {}) for status, each in operation["responses"].items() if status[0] == "2"]
@@ -80,9 +80,10 @@ def test_accept_is_declared_where_answers_differ_by_it(operations: list[Operatio
 
 @pytest.mark.parametrize("name", MEDIA_TYPES)
 def test_a_result_has_an_address_for_each_format(document: dict[str, Any], name: str) -> None:
-    operation = document["paths"][f"/v1/jobs/{{job_id}}/result.{name}"]["get"]
-    assert list(operation["responses"]["200"]["content"]) == [MEDIA_TYPES[name]]
-    assert "name" not in {each["name"] for each in operation["parameters"]}
+    for path in ("/v1/jobs/{job_id}", "/v1/series/{series_name}"):
+        operation = document["paths"][f"{path}/result.{name}"]["get"]
+        assert list(operation["responses"]["200"]["content"]) == [MEDIA_TYPES[name]]
+        assert "name" not in {each["name"] for each in operation["parameters"]}
 
 
 def test_no_parameter_is_null(operations: list[Operation]) -> None:

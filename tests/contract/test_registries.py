@@ -18,6 +18,7 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.data import KINDS as DATA_KINDS
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.experiments import EXPERIMENTS
+from hessian_spectrum.api_schemas.experiments.figure import FigureRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import JOB_KINDS
 from hessian_spectrum.api_schemas.losses import LOSSES
@@ -71,6 +72,8 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, method in METHODS.items():
         yield f"method {name}", small | {"method": dict(method.example)}
     for experiment in (HessianVsGgnRequest, *(each.message for each in EXPERIMENTS.values())):
+        if experiment is FigureRequest:
+            continue  # see tests/contract/test_figures.py
         assert experiment.example is not None
         yield f"experiment {experiment.example['kind']}", dict(experiment.example)
 
@@ -88,6 +91,9 @@ def uploads(server: Any) -> dict[str, str]:
     np.savez(archive, x=np.array([[0.0, 1.0], [1.0, 0.5]]), y=np.array([[1.0], [-1.0]]))
     labels = io.BytesIO()
     np.savez(labels, x=np.array([[0.0, 1.0], [1.0, 0.5]]), y=np.array([1, 0]))
+    weights = io.BytesIO()
+    layers = {"layers.0.weight": np.eye(3, 2), "layers.1.weight": np.ones((1, 3))}
+    np.savez(weights, **layers, **{"layers.0.bias": np.zeros(3), "layers.1.bias": np.ones(1)})
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
     bodies = {
@@ -95,6 +101,7 @@ def uploads(server: Any) -> dict[str, str]:
         "ArrayData": (archive.getvalue(), "application/x-npz"),
         "PartsData": (archive.getvalue(), "application/x-npz"),
         "labels": (labels.getvalue(), "application/x-npz"),
+        "series": (weights.getvalue(), "application/x-npz"),
         "exported": (module_program(network, torch.zeros(2, 2)), "application/vnd.pytorch.pt2"),
     }
     found = {}
@@ -122,6 +129,8 @@ def test_its_estimate_and_its_job_go_through(
         request["data"] |= {"parts": [uploaded]} if "parts" in request["data"] else {"id": uploaded}
     if name == "model exported":
         request["model"]["program"]["id"], request["data"]["id"] = uploads["exported"], uploads["labels"]
+    if name == "experiment series":
+        request["points"][0]["parameters"]["id"] = uploads["series"]
     estimated = HTTP.post(f"{server.url}/v1/estimates", json=request)
     assert estimated.status_code == 200, estimated.text
     job = client.wait(client.submit(request).id)

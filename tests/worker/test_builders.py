@@ -81,6 +81,11 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "model": {"kind": "self-attention", "w_v": 0.5, "w_q": [1.0, 2.0], "w_k": [0.0, 1.0]},
         "data": SEQUENCES | {"task": "none", "noise": 1.0},
     },
+    "shared-teacher": {
+        "model": {"kind": "mlp", "widths": [3, 4, 2]},
+        "data": GAUSSIAN | {"teacher_scale": 2.0, "teacher_seed": 5},
+        "loss": "mse",
+    },
     "linear": {
         "model": {"kind": "linear", "w": [1.0, 2.0], "v": [0.5, 1.0]},
         "data": GAUSSIAN | {"input_dim": 1, "output_dim": 1, "input_std": 3.0},
@@ -300,3 +305,14 @@ def test_targets_that_follow_from_the_inputs_cannot_be_decorrelated() -> None:
     seeds = (data | {"transform": "decorrelated", "seed": seed} for seed in range(20))
     with pytest.raises(InvalidProblemError, match="linear function"):
         _ = [build_dataset(request_of("linear", data=case)) for case in seeds]
+
+
+def test_gaussian_data_of_one_teacher_seed_have_one_teacher() -> None:
+    def teacher(seed: int, teacher_seed: int | None) -> torch.Tensor:
+        data = GAUSSIAN | {"noise": 0.0, "seed": seed, "teacher_seed": teacher_seed, "teacher_scale": 2.0}
+        drawn = build_dataset(request_of("mlp", data=data))
+        return torch.linalg.lstsq(drawn.inputs, drawn.targets).solution
+
+    assert_close(teacher(1, 5), teacher(2, 5))
+    assert_close(teacher(1, 5), teacher(5, None))
+    assert not torch.isclose(teacher(1, None), teacher(2, None)).any()

@@ -28,6 +28,7 @@ from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.worker import job_state
 from hessian_spectrum.worker import sharding as worker_sharding
 from hessian_spectrum.worker.builders import NO_INPUTS
@@ -132,7 +133,12 @@ class Lab:
         self, event: Event = lambda _: None, hardware: Hardware = HARDWARE, stopping: Callable[[], bool] = lambda: False
     ) -> None:
         ShardRunner(
-            self.store, self.deployment(event, hardware), inputs=NO_INPUTS, hardware=hardware, stopping=stopping
+            self.store,
+            self.deployment(event, hardware),
+            points=PointStore(LocalDirectory(self.directory, "points")),
+            inputs=NO_INPUTS,
+            hardware=hardware,
+            stopping=stopping,
         ).run(self.job_id)
 
     def lose_leases(self) -> None:

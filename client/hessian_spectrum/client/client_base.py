@@ -83,6 +83,9 @@ class ClientBase(ABC, Generic[HttpClient]):
     job = Endpoint(endpoints.job)
     result = Endpoint(endpoints.result)
     result_file = Endpoint(endpoints.result_file)
+    series = Endpoint(endpoints.series)
+    series_file = Endpoint(endpoints.series_file)
+    figures = Endpoint(endpoints.figures)
     cancel = Endpoint(endpoints.cancel)
     delete = Endpoint(endpoints.delete)
     upload_module = Endpoint(endpoints.upload_module)
@@ -103,6 +106,7 @@ class ClientBase(ABC, Generic[HttpClient]):
     ) -> None:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
+        self._base_url, self._api_key = base_url, api_key
         self._has_answered = False
         self._http: HttpClient = self._connect(**connection(base_url, api_key))
 

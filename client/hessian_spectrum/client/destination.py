@@ -11,7 +11,14 @@ import typer
 from hessian_spectrum.client.output_file import check_writable
 from hessian_spectrum.client.requests import ResultFormat
 
-_FORMATS: dict[str, ResultFormat] = {".json": "json", ".npz": "npz", ".png": "png", ".svg": "svg", ".pdf": "pdf"}
+_FORMATS: dict[str, ResultFormat] = {
+    ".json": "json",
+    ".npz": "npz",
+    ".csv": "csv",
+    ".png": "png",
+    ".svg": "svg",
+    ".pdf": "pdf",
+}
 _STANDARD_OUTPUT = Path("-")
 
 

@@ -20,13 +20,22 @@ from hessian_spectrum.api_schemas.artifacts import (
 )
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
+from hessian_spectrum.api_schemas.experiments.figure import FigureList
+from hessian_spectrum.api_schemas.experiments.series import SeriesResult
 from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
 from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
 from hessian_spectrum.client.arrays import file_pieces, sample_arrays
 from hessian_spectrum.client.jax_export import is_flax_module, jax_parameters, jax_program
-from hessian_spectrum.client.requests import ApiRequest, Body, Chunks, PictureStyle, ResultFormat, Smoothing
+from hessian_spectrum.client.requests import (
+    ApiRequest,
+    Body,
+    Chunks,
+    PictureStyle,
+    ResultFormat,
+    Smoothing,
+)
 
 T = TypeVar("T")
 
@@ -40,6 +49,7 @@ _ONNX = "application/onnx"
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": _NPZ,
+    "csv": "text/csv",
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",
@@ -65,7 +75,7 @@ def closed_form(request: Body | bytes) -> ApiRequest[ClosedFormSpectrum]:
 
 
 def closed_form_file(request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None) -> ApiRequest[bytes]:
-    """Return the spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
+    """Return the spectrum as JSON, npz (which holds more eigenvectors), CSV or a picture (PNG, SVG or PDF)."""
     return _closed_form(request, name, bytes, style=style)
 
 
@@ -87,7 +97,7 @@ def random_matrix(request: Body) -> ApiRequest[LawAnswer | IndexCurveAnswer]:
 
 
 def random_matrix_file(request: Body, name: ResultFormat, style: PictureStyle | None = None) -> ApiRequest[bytes]:
-    """Return the random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
+    """Return the random-matrix law as JSON, npz, CSV or a picture (PNG, SVG or PDF)."""
     return _random_matrix(request, name, bytes, style=style)
 
 
@@ -153,9 +163,25 @@ def result(job_id: str, smoothing: Smoothing | None = None) -> ApiRequest[AnyJob
 def result_file(
     job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
 ) -> ApiRequest[bytes]:
-    """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
+    """Return the result as JSON, npz (the only format with eigenvectors), CSV or a picture (PNG, SVG or PDF)."""
     query = {**(smoothing or {}), **(style or {})}
     return ApiRequest("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
+
+
+def series(name: str) -> ApiRequest[SeriesResult]:
+    """Return the numbers along a training run, from all jobs of the series that have a result."""
+    return ApiRequest("GET", f"/v1/series/{name}", SeriesResult.model_validate_json, wait_seconds=_HEAVY_SECONDS)
+
+
+def series_file(name: str, file_format: ResultFormat, *, style: PictureStyle | None = None) -> ApiRequest[bytes]:
+    """Return a series as JSON, npz, CSV or a picture (PNG, SVG or PDF)."""
+    path = f"/v1/series/{name}/result.{file_format}"
+    return ApiRequest("GET", path, bytes, query=style or {}, wait_seconds=_HEAVY_SECONDS)
+
+
+def figures() -> ApiRequest[FigureList]:
+    """Return the figures of the sources that jobs compute, with their parameters and costs."""
+    return ApiRequest("GET", "/v1/figures", FigureList.model_validate_json)
 
 
 def cancel(job_id: str) -> ApiRequest[Job]:

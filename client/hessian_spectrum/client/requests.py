@@ -26,7 +26,7 @@ _LAST_ANSWER_SECONDS = 2.0  # after a caller's deadline
 
 _CHUNK_BYTES = 2**20
 
-ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
+ResultFormat = Literal["json", "npz", "csv", "png", "svg", "pdf"]
 
 Body = BaseModel | Mapping[str, Any]
 Chunks = Iterator[bytes] | AsyncIterator[bytes]

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hessian_spectrum.api_schemas.experiments.kind import PointRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 
 ROOT = "hessian_spectrum"
@@ -37,7 +38,7 @@ _WITHOUT_EFFECT = {"tags", "shared", "time_limit_seconds"}
 """Fields that say how a job is handled and do not change its result."""
 
 
-def cache_key(request: AnyJobRequest) -> str:
+def cache_key(request: AnyJobRequest | PointRequest) -> str:
     """Compute the cache key of a request: the SHA-256 of everything in it that affects its numbers.
 
     Workers compute the canonical form of a request, of which this is the digest, so two spellings with one key have one
@@ -111,13 +112,13 @@ def numerics_fingerprint(
 
 
 def shard_fingerprint(
-    numerics: str, *, partition: Sequence[int], is_calibrated: bool, compiled: Mapping[str, bool], deviations: Any
+    numerics: str, *, partition: Any, is_calibrated: bool, compiled: Mapping[str, bool], deviations: Any
 ) -> str:
     """SHA-256 of everything that the numbers of a job's shards depend on beside the request.
 
     Args:
         numerics: Fingerprint of the worker, as `numerics_fingerprint` returns it.
-        partition: Sizes that decide which vectors are multiplied together.
+        partition: What decides which numbers are computed together, as JSON can hold it.
         is_calibrated: Whether it is decided which products are compiled.
         compiled: For each product, whether it is compiled.
         deviations: Measured rounding errors of products in reduced precision, as JSON can hold them; or None.

@@ -9,6 +9,7 @@ from hessian_spectrum.api_schemas.data import UploadedSamples, num_samples, sequ
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data.targets import class_axis
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
+from hessian_spectrum.api_schemas.experiments.kind import PointRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES, kind_of_loss
@@ -22,6 +23,7 @@ from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches, num_shards
+from hessian_spectrum.planning.memory_coefficients import OVERHEAD_BYTES
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
@@ -374,7 +376,7 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
     if isinstance(request, ExperimentRequest):
-        plans = tuple(estimate(point, memory_bytes) for point in request.points)
+        plans = tuple(_computation_plan(each, memory_bytes) for each in request.computations)
         return JobPlan(memory_bytes, _experiment_plan(plans), plans)
     points = tuple(_point_plan(request, model, matrix, memory_bytes=memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
@@ -411,9 +413,19 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
         )
         return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
     if isinstance(request, ExperimentRequest):
-        sizes = gibibytes(plan.whole.peak_bytes), gibibytes(plan.memory_bytes)
-        return FieldError(loc=["body"], msg=f"a spectrum takes about {sizes[0]}, a worker has {sizes[1]}")
+        return _experiment_error(request, plan, plan.memory_bytes)
     return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _experiment_error(request: ExperimentRequest, plan: JobPlan, memory_bytes: int) -> FieldError:
+    """Return the field that makes the largest point of an experiment too large."""
+    index = max(range(len(plan.points)), key=lambda number: plan.points[number].peak_bytes)
+    computation = request.computations[index]
+    place: list[str | int] = list(request.place_of_sizes)
+    if isinstance(computation, SpectrumRequest):
+        place.append(culprit(computation, memory_bytes))
+    sizes = gibibytes(plan.whole.peak_bytes), gibibytes(memory_bytes)
+    return FieldError(loc=["body", *place], msg=f"point {index} takes about {sizes[0]}, a worker has {sizes[1]}")
 
 
 def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
@@ -424,6 +436,27 @@ def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
         num_products=sum(plan.num_products for plan in plans),
         num_training_passes=sum(plan.num_training_passes for plan in plans),
         num_shards=1,
+    )
+
+
+def _computation_plan(computation: PointRequest, memory_bytes: int | None) -> ComputationPlan:
+    """Plan one point of an experiment."""
+    if isinstance(computation, SpectrumRequest):
+        return estimate(computation, memory_bytes)
+    request = computation.job_request
+    if request is not None:
+        return plan_job(request, memory_bytes).whole
+    cost = computation.cost
+    return ComputationPlan(
+        num_parameters=cost.num_parameters,
+        num_products=cost.num_products,
+        num_training_passes=cost.num_training_passes,
+        peak_bytes=cost.peak_bytes + OVERHEAD_BYTES,
+        micro_batch_size=1,
+        recording_bytes=None,
+        vector_bytes=None,
+        work=Work(cost.num_products),
+        num_batches=1,
     )
 
 

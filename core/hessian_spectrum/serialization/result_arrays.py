@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.experiments import ExperimentResult
+from hessian_spectrum.api_schemas.experiments.figure import FigureResult
+from hessian_spectrum.api_schemas.experiments.series import SeriesResult
+from hessian_spectrum.api_schemas.experiments.sweep import SweepResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.message import Message
@@ -20,6 +23,7 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     RitzValue,
 )
 from hessian_spectrum.serialization.hessian_vs_ggn_arrays import comparison_arrays
+from hessian_spectrum.serialization.tables import result_table
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,8 +44,9 @@ def result_arrays(result: AnyJobResult) -> Arrays:
         probe i, and node_errors (num_probes,). Eigenpairs become eigenvalues, residuals, converged, lower and upper
         (k,). A Ritz value becomes [value, residual], an estimate [value, standard error] and `<name>_interval`,
         [lower, upper]. All other fields are the member `document`, as JSON. NaN stands for what is not known. Of
-        several spectra i each name, the document's too, is preceded by `spectrum_<i>_`. For a comparison see
-        `comparison_arrays`.
+        several spectra i each name, the document's too, is preceded by `spectrum_<i>_`. The table of a sweep, a series
+        or a figure becomes one array for each column of numbers, and the curves of a figure `panel_<i>_curve_<j>_x`,
+        `_y`, `_lower` and `_upper`. For a comparison see `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():
@@ -52,10 +57,28 @@ def result_arrays(result: AnyJobResult) -> Arrays:
                 for index, spectrum in enumerate(spectra)
                 for name, array in result_arrays(spectrum).items()
             }
+        case FigureResult() | SeriesResult() | SweepResult():
+            return _experiment_arrays(result)
         case ExperimentResult():
             return _message_arrays(result, ExperimentResult)
         case _:
             return _message_arrays(result, MethodResult)
+
+
+def _experiment_arrays(result: FigureResult | SeriesResult | SweepResult) -> Arrays:
+    arrays: Arrays = {"document": np.asarray(result.model_dump_json())}
+    for name, column in result_table(result).items():
+        if all(value is None or isinstance(value, bool | int | float) for value in column):
+            arrays[name] = np.asarray([np.nan if value is None else value for value in column])
+        else:
+            arrays[name] = np.asarray(["" if value is None else str(value) for value in column])
+    for index, panel in enumerate(result.panels if isinstance(result, FigureResult) else []):
+        for number, curve in enumerate(panel.curves):
+            lines = {"x": curve.x, "y": curve.y, "lower": curve.lower, "upper": curve.upper}
+            for name, values in lines.items():
+                if values:
+                    arrays[f"panel_{index}_curve_{number}_{name}"] = np.asarray(values, dtype=np.float64)
+    return arrays
 
 
 def _message_arrays(result: AnySpectrumResult | ExperimentResult, base: type[Message]) -> Arrays:

@@ -11,6 +11,7 @@ from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.blob_store import BlobStore
 from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.results import ResultStore
 
 _LOCK_SECONDS = 300.0
@@ -28,6 +29,7 @@ class Stores:
         artifact_owners: Owners of the uploaded files.
         requests: Large requests of jobs that have not ended.
         checkpoints: Checkpoints of jobs that have not ended.
+        points: Results of single points of experiments.
     """
 
     blobs: BlobStore
@@ -36,6 +38,7 @@ class Stores:
     artifact_owners: ArtifactOwners
     requests: RequestFiles
     checkpoints: CheckpointStore
+    points: PointStore
 
     @classmethod
     def of(cls, blobs: BlobStore) -> "Stores":
@@ -47,6 +50,7 @@ class Stores:
             artifact_owners=ArtifactOwners(blobs.within("artifact-owners")),
             requests=RequestFiles(blobs.within("requests")),
             checkpoints=CheckpointStore(blobs.within("job-checkpoints")),
+            points=PointStore(blobs.within("points")),
         )
 
 

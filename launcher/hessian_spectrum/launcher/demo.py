@@ -40,7 +40,7 @@ def run_demo(output: Path, stop: threading.Event) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="spectrum-demo-") as directory:
         with Stack(
-            host=_HOST, port=_free_port(), data_directory=Path(directory), num_workers=1, log=output / "stack.log"
+            host=_HOST, port=free_port(), data_directory=Path(directory), num_workers=1, log=output / "stack.log"
         ) as stack:
             console.print(f"Starting Redis, worker and service at {stack.url} ...")
             if missing := stack.start(stop, console.print):
@@ -174,7 +174,8 @@ def _run(client: SpectrumClient, console: Console, request: dict[str, Any], *, p
     return result
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody uses at present."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -99,6 +99,30 @@ def demo(
     stop = _stop_on_signals()
     try:
         run_demo(output, stop)
+    except StartError as error:
+        typer.echo(f"spectrum-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of figures, such as cracking-4; by default, all of them.")
+    ] = None,
+    scale: Annotated[Literal["quick", "paper"], typer.Option(help="Sizes of the source, or smaller ones.")] = "quick",
+    output: Annotated[Path, typer.Option(help="Directory of the gallery.")] = Path("figures-output"),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of jobs and results; by default, a temporary one.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of workers.")] = 2,
+) -> None:
+    """Start a stack, compute the sources' figures, write a gallery of pictures, numbers and verdicts, and stop it."""
+    from hessian_spectrum.launcher.gallery import GalleryOptions, make_gallery  # noqa: PLC0415 - as in `demo`
+
+    stop = _stop_on_signals()
+    options = GalleryOptions(names or [], scale, output, data_directory=data_dir, num_workers=workers)
+    try:
+        make_gallery(options, stop)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
         raise typer.Exit(1) from None

@@ -31,11 +31,13 @@ from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
     estimates,
+    figures,
     job_events,
     jobs,
     models,
     monitoring,
     random_matrix,
+    series,
 )
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
@@ -43,6 +45,8 @@ _DESCRIPTION = """\
 Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, everything else becomes a **job**.
 Errors are problem details (RFC 9457); invalid requests name the fields.
 """
+
+_ROUTES = (closed_form, random_matrix, artifacts, jobs, job_events, estimates, figures, series, models, monitoring)
 
 _UPLOADS = {
     API_PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
@@ -68,11 +72,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
     add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, monitoring):
+    for module in _ROUTES:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
-    complete_document(app, *messages, file_path=API_PREFIX + jobs.FILE_PATH, is_open=is_public)
+    file_paths = [API_PREFIX + module.FILE_PATH for module in (jobs, series)]
+    complete_document(app, *messages, file_paths=file_paths, is_open=is_public)
     return app
 
 

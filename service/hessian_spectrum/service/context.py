@@ -35,6 +35,7 @@ from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.service.uploads.parser import UploadParser
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
 
@@ -56,6 +57,7 @@ class Stores:
     """Large requests, which are stored as files."""
     artifacts: ArtifactStore
     artifact_owners: ArtifactOwners
+    points: PointStore
     identity: StorageIdentity
     """Check that the results directory and Redis belong together."""
 
@@ -188,6 +190,7 @@ def _stores(settings: ServiceSettings) -> Stores:
         requests=files.requests,
         artifacts=files.artifacts,
         artifact_owners=files.artifact_owners,
+        points=files.points,
         identity=StorageIdentity(client, files.results, files.checkpoints),
     )
 
@@ -219,6 +222,7 @@ def _reaper(settings: ServiceSettings, stores: Stores) -> LostJobReaper:
         results=stores.results,
         artifacts=stores.artifacts,
         owners=stores.artifact_owners,
+        points=stores.points,
         storage=stores.identity,
         policy=RetentionPolicy(
             result_seconds=settings.result_seconds,

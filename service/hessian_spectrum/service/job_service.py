@@ -12,6 +12,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
+from hessian_spectrum.api_schemas.experiments.series import TAG
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobState
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.fingerprints import cache_key
@@ -27,6 +29,8 @@ from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 _POLL_SECONDS = 1.0
 """Seconds after which a long poll reads the record without a notification, which may be lost."""
+
+_PAGE_SIZE = 200
 
 NUM_SHARES = 4
 """Number of equal shares into which the bytes reserved for all jobs are divided; one API key may use one of them."""
@@ -56,7 +60,8 @@ class Submission:
     def of(cls, request: AnyJobRequest) -> Self:
         """Return the submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
-        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
+        tags = request.all_tags if isinstance(request, ExperimentRequest) else dict(request.tags)
+        return cls(request.kind, text, tags, request.shared, cache_key(request))
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -215,6 +220,30 @@ class JobService:
         )
         more = len(records) > size
         return records[:size], records[size - 1].id if more else None
+
+    def series(self, name: str, caller: Principal) -> list[tuple[str, str]]:
+        """Return the jobs of a series that have a result, oldest first.
+
+        Args:
+            name: Name of the series.
+            caller: The principal that reads it: of an admin, all jobs of this name; of others, their own.
+
+        Returns:
+            The id of each job, with the digest of its result.
+
+        Raises:
+            ProblemError: 404 if there is none.
+        """
+        owner = None if caller.is_admin else caller.owner
+        found: list[tuple[str, str]] = []
+        after: str | None = None
+        while page := self._store.page(state="succeeded", tag=(TAG, name), owner=owner, size=_PAGE_SIZE, after=after):
+            found += [(each.id, each.result_digest) for each in page if each.kind == "series" and each.result_digest]
+            after = page[-1].id
+        if not found:
+            title, detail = "No such series", f"No job of a series {name} has a result."
+            raise ProblemError(Problem(type="/problems/unknown-series", title=title, status=404, detail=detail))
+        return found[::-1]
 
     def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
         """Cancel a job.

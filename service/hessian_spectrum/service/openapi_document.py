@@ -1,6 +1,6 @@
 """The OpenAPI document of FastAPI, completed so that generators make good clients of it, and its page `/docs`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -36,13 +36,15 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, is_open: Callable[[str], bool]) -> None:
+def complete_document(
+    app: FastAPI, *messages: type[BaseModel], file_paths: Collection[str], is_open: Callable[[str], bool]
+) -> None:
     """Make the application describe itself completely.
 
     Args:
         app: The application with all of its routes.
         messages: Bodies that routes read themselves, of which FastAPI knows nothing, and problems.
-        file_path: The path of results as files, which ends in the name of a format.
+        file_paths: The paths of results as files, which end in the name of a format.
         is_open: Whether a path requires no API key.
     """
     describe = app.openapi
@@ -54,7 +56,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
         _require_constants(schemas)
         schemas |= _message_schemas(*messages)
         _declare_unions_as_objects(schemas)
-        document["paths"] = _paths_by_format(document["paths"], file_path)
+        document["paths"] = _paths_by_format(document["paths"], file_paths)
         document["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "The API key; servers without keys need none."}
         }
@@ -107,11 +109,11 @@ def _declare_unions_as_objects(schemas: Document) -> None:
             schema["type"] = "object"
 
 
-def _paths_by_format(paths: Document, file_path: str) -> Document:
+def _paths_by_format(paths: Document, file_paths: Collection[str]) -> Document:
     """Return one path for each file format of results, so that each responds with one media type."""
     described: Document = {}
     for path, item in paths.items():
-        for name, media_type in MEDIA_TYPES.items() if path == file_path else ():
+        for name, media_type in MEDIA_TYPES.items() if path in file_paths else ():
             [(method, operation)] = deepcopy(item).items()
             operation["operationId"] = operation["operationId"].removesuffix("file") + name
             operation["summary"] += f": {name}"
@@ -120,7 +122,7 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
             content = operation["responses"]["200"]["content"]
             operation["responses"]["200"]["content"] = {media_type: content[media_type]}
             described[path.replace("{name}", name)] = {method: operation}
-        if path != file_path:
+        if path not in file_paths:
             described[path] = item
     return described
 

@@ -187,11 +187,12 @@ def _num_members(value: Any) -> int:
     return 0
 
 
-ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
+ResultFormat = Literal["json", "npz", "csv", "png", "svg", "pdf"]
 
 MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": "application/x-npz",
+    "csv": "text/csv",
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",

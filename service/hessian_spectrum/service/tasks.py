@@ -11,6 +11,7 @@ from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.experiments.series import SeriesResult, merged_series
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
@@ -70,6 +71,22 @@ def _result(arguments: Arguments, _content: bytes) -> Reply:
     except ResultDamagedError as error:
         return Reply({"damaged": str(error)})
     return Reply({}, render(result, name, FigureStyle(**arguments["style"]), diagonal=diagonal))
+
+
+def _series(arguments: Arguments, _content: bytes) -> Reply:
+    """Render the points of all jobs of a series; a job whose result has gone meanwhile is left out."""
+    results, _ = _results(arguments["results_dir"], arguments["storage_url"])
+    parts = []
+    for job_id, digest in arguments["jobs"]:
+        try:
+            parts.append((job_id, parse_result(results.read(digest))))
+        except (ResultDamagedError, ProblemError) as error:
+            _logger.warning("job %s is left out of its series: %s", job_id, error)
+    own = [(job_id, part) for job_id, part in parts if isinstance(part, SeriesResult)]
+    if not own:
+        return Reply({"damaged": "the results of the series are missing"})
+    series = merged_series(own)
+    return Reply({}, render(series, arguments["name"], FigureStyle(**arguments["style"])))
 
 
 def _closed_form(arguments: Arguments, content: bytes) -> Reply:
@@ -153,6 +170,7 @@ def _models(path: str | None) -> ModelsDirectory:
 
 _TASKS: Mapping[str, Callable[[Arguments, bytes], Reply]] = {
     "result": _result,
+    "series": _series,
     "closed-form": _closed_form,
     "random-matrix": _random_matrix,
     "model": _model,

@@ -52,6 +52,21 @@ def test_gaussian_teachers_answer_the_same_inputs(seeded: Seeded) -> None:
     assert_close(linear.inputs @ solution, linear.targets)
 
 
+def test_data_sets_share_a_teacher_and_nothing_else(seeded: Seeded) -> None:
+    options = {"teacher": "linear", "noise": 0.0, "teacher_scale": 3.0}
+    own = gaussian(50, 4, 3, generator=seeded(7), **options)
+    first, second = (
+        gaussian(50, 4, 3, generator=seeded(seed), teacher_generator=seeded(7), **options) for seed in (7, 8)
+    )
+    assert torch.equal(first.inputs, own.inputs)
+    assert torch.equal(first.targets, own.targets)
+    maps = [torch.linalg.lstsq(data.inputs, data.targets).solution for data in (first, second)]
+    assert_close(maps[0], maps[1])
+    assert not torch.isclose(first.inputs, second.inputs).any()
+    unit = gaussian(50, 4, 3, generator=seeded(7), teacher="linear", noise=0.0)
+    assert_close(first.targets, 3 * unit.targets)
+
+
 def test_gaussian_scales(seeded: Seeded) -> None:
     data = gaussian(20_000, 5, 2, teacher="linear", noise=0.1, generator=seeded(0))
     exact = gaussian(20_000, 5, 2, teacher="linear", noise=0.0, generator=seeded(0))

@@ -23,6 +23,7 @@ from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy,
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 from tests.fixtures.longer import examples
 
@@ -57,6 +58,7 @@ class Deployment:
             results=self.results,
             artifacts=ArtifactStore(LocalDirectory(self.directory, "artifacts")),
             owners=ArtifactOwners(LocalDirectory(self.directory, "owners")),
+            points=PointStore(LocalDirectory(self.directory, "points")),
             storage=self.storage,
             policy=RetentionPolicy(result_seconds=30 * DAY, record_seconds=10 * DAY, results_bytes=quota),
         ).run_once()

@@ -17,9 +17,9 @@ from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
+from hessian_spectrum.worker.experiments.experiment import run_experiment
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
-from hessian_spectrum.worker.experiments.spectrum_list import run_experiment
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
 
@@ -45,13 +45,17 @@ class EndsResult(ExperimentResult):
 def points(request: EndsRequest) -> list[SpectrumRequest]:
     fields: dict[str, Any] = {
         "kind": "spectrum",
-        "model": {"kind": "mlp", "widths": [4, 5, 2], "activation": "tanh"},
         "data": {"kind": "gaussian", "num_samples": 12, "input_dim": 4, "output_dim": 2},
         "loss": "mse",
         "method": {"kind": "lanczos", "num_steps": request.num_steps, "num_probes": 2, "num_points": 16},
         "train": {"num_steps": 5, "learning_rate": 0.1},
     }
-    return [SpectrumRequest.model_validate(fields | {"seed": seed}) for seed in request.seeds]
+    return [SpectrumRequest.model_validate(fields | {"seed": seed, "model": model(seed)}) for seed in request.seeds]
+
+
+def model(seed: int) -> dict[str, Any]:
+    """Return a network whose shape no other seed has, so that each is computed alone."""
+    return {"kind": "mlp", "widths": [4, 5 + seed, 2], "activation": "tanh"}
 
 
 def result_fields(request: EndsRequest, spectra: Sequence[LanczosResult]) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def test_each_spectrum_is_that_of_a_job_of_its_own() -> None:
     request = EndsRequest.model_validate(REQUEST)
     result = run_experiment(request, HARDWARE, ignore_progress).result
     assert isinstance(result, EndsResult)
-    for point, largest, origin in zip(request.points, result.largest, result.provenance, strict=True):
+    for point, largest, origin in zip(request.computations, result.largest, result.provenance, strict=True):
         alone = run_spectrum_job(point, HARDWARE, ignore_progress).result
         assert isinstance(alone, LanczosResult)
         assert largest == alone.largest
@@ -117,7 +121,7 @@ def test_an_experiment_that_is_killed_anywhere_gives_the_undisturbed_numbers(pla
     left = [place]
 
     def report(phase: str, done: int, total: int) -> None:
-        assert (phase, total) == ("measurements", 3)
+        assert (phase, total) == ("points", 3)
         left[0] -= 1
         if left[0] < 0:
             raise Killed

@@ -11,6 +11,7 @@ from torch import Tensor
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.data import InlineData, TextData, TokenData, UploadedSamples
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.data.gaussian import GaussianData
 from hessian_spectrum.api_schemas.data.targets import class_axis
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import Pretraining
@@ -119,8 +120,9 @@ def checked_request(
         CheckpointError: If a checkpoint is refused.
     """
     if isinstance(request, ExperimentRequest):
-        for point in request.points:
-            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
+        for computation in request.computations:
+            if isinstance(computation, SpectrumRequest):
+                _, inputs = checked_request(computation, inputs, memory_bytes=memory_bytes, look=look)
         return request, inputs
     fallbacks: list[Fallback] = []
     models = [request.model] if isinstance(request, SpectrumRequest) else request.models
@@ -238,6 +240,8 @@ def _dataset(request: SpectrumRequest, sources: Inputs) -> Dataset:
         case spec:
             seed: int = getattr(spec, "seed", 0)
             arguments = data_kind_of(spec).engine_arguments(spec)
+            if isinstance(spec, GaussianData) and spec.teacher_seed is not None:
+                arguments["teacher_generator"] = generator_of(spec.teacher_seed)
             return dataset_functions()[spec.kind](generator=generator_of(seed), **arguments)
 
 

@@ -60,6 +60,10 @@ class Stage:
         self._job.finish(self.name, value)
         self.value = value
 
+    def part(self, name: str) -> "JobPart":
+        """Return the checkpoints of a computation with stages of its own, which is part of this stage."""
+        return JobPart(self._job, f"{self.name} {name}")
+
 
 class JobCheckpointer:
     """The checkpoints of a job's stages, which are computed in the same order at every attempt.
@@ -210,6 +214,49 @@ class JobCheckpointer:
         )
         self.finished, self._restored, self.notes = finished, restored, document["notes"]
         self._seconds_before = document["seconds"]
+
+
+class JobPart(JobCheckpointer):
+    """The checkpoints of a part of a job, which names its stages as if it were a job of its own.
+
+    Args:
+        job: The job.
+        name: Name of the part, unique within the job.
+    """
+
+    def __init__(self, job: JobCheckpointer, name: str) -> None:
+        super().__init__()
+        self._job, self._prefix = job, f"{name}: "
+        self.notes = job.notes.setdefault(self._prefix, {})
+        self.notes.setdefault("began", job.seconds)
+
+    def stage(self, name: str) -> Stage:
+        """Return what is known about a stage of the part."""
+        return self._job.stage(self._prefix + name)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Save what these finished stages of the part returned no more."""
+        self._job.forget(self._prefix + name for name in names)
+
+    def forget_all(self) -> None:
+        """Save nothing of the part any more."""
+        for name in [name for name in self._job.finished if name.startswith(self._prefix)]:
+            self._job.forget([name])
+        self._job.notes.pop(self._prefix, None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the part has taken so far, over all attempts."""
+        began: float = self.notes["began"]
+        return self._job.seconds - began
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint of the job if the last one is old."""
+        self._job.save_if_due()
+
+    def save(self) -> bool:
+        """Write a checkpoint of the job, and return whether it is on the disk."""
+        return self._job.save()
 
 
 def _stored(value: Any, checkpoints: JobCheckpoints) -> dict[str, Any]:

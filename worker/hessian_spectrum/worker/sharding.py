@@ -1,13 +1,14 @@
-"""Shards: how the steps of one spectrum are computed by one worker, or by several at once."""
+"""Shards: how a spectrum, or a list of points, is computed by one worker, or by several at once."""
 
 import math
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import torch
 
@@ -15,7 +16,7 @@ from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.iteration import Checkpointer, Progress, last_state
+from hessian_spectrum.curvature.iteration import Progress, last_state
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.jobs.fingerprints import shard_fingerprint
@@ -26,7 +27,7 @@ from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.worker.failures import FailureKind, JobFailure, WorkerStoppingError
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 
-STAGE = "probes"
+STAGE = "shard"
 """Name of the stage of a shard, in the checkpoints of its job or in its own."""
 
 CALIBRATED = "calibrated"
@@ -54,28 +55,76 @@ def own_name() -> str:
     return _names[0] if _names else process_name(os.getppid(), os.getpid())
 
 
+class ShardedTask(ABC):
+    """Work that is divided into shards, each computed by one worker.
+
+    Attributes:
+        phase: What progress counts.
+    """
+
+    phase: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def num_shards(self) -> int:
+        """Number of shards."""
+
+    @property
+    @abstractmethod
+    def partition(self) -> Any:
+        """What decides which numbers are computed together, as JSON can hold it; the numbers depend on it."""
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Units of progress of all shards together."""
+
+    @abstractmethod
+    def num_done(self, index: int, state: Any) -> int:
+        """Return the units of a shard that are accounted for in its state."""
+
+    @abstractmethod
+    def first_step(self) -> Any | None:
+        """Take the step that decides how the products of all shards run; None if there is nothing to decide."""
+
+    @abstractmethod
+    def finished(self, index: int, progress: Progress, stage: Stage) -> Any:
+        """Return the finished state of a shard, computed from where the stage restores it."""
+
+
 @dataclass(frozen=True)
-class ShardedMethod:
+class ShardedMethod(ShardedTask):
     """A method for one spectrum, divided into shards, and the operator that it is applied to.
 
     Attributes:
         new_generator: Returns the generator of the spectrum's random numbers, in its first state.
-        partition: Sizes that decide which vectors are multiplied together, on which the numbers depend.
+        sizes: Sizes that decide, with the number of shards, which vectors are multiplied together.
     """
 
+    phase: ClassVar[str] = "products"
     method: Method[Any, Any]
-    num_shards: int
     operator: SymmetricOperator
     new_generator: Callable[[], torch.Generator]
-    partition: tuple[int, ...]
+    num_parts: int
+    sizes: tuple[int, ...]
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return self.num_parts
+
+    @property
+    def partition(self) -> tuple[int, ...]:
+        """The number of shards, and the sizes."""
+        return (self.num_parts, *self.sizes)
 
     @cached_property
     def shards(self) -> Sequence[Method[Any, Any]]:
         """The method of each shard."""
-        return self.method.split(self.num_shards)
+        return self.method.split(self.num_parts)
 
     @property
-    def num_products(self) -> int:
+    def total(self) -> int:
         """Products of all shards together."""
         return self.method.cost(self.operator.dim).num_products
 
@@ -88,14 +137,14 @@ class ShardedMethod:
         shard = self.shards[0]
         return shard.step(self.operator, shard.init(self.operator, generator=self.new_generator()))
 
-    def finished(self, index: int, progress: Progress, checkpointer: Checkpointer) -> Any:
-        """Return the finished state of a shard, computed from where the checkpointer restores it."""
+    def finished(self, index: int, progress: Progress, stage: Stage) -> Any:
+        """Return the finished state of a shard, computed from where the stage restores it."""
         return last_state(
             self.shards[index],
             self.operator,
             generator=self.new_generator(),
             progress=progress,
-            checkpointer=checkpointer,
+            checkpointer=stage,
         )
 
 
@@ -105,13 +154,13 @@ class Sharding(Protocol):
     workers: set[str]
     """Names of the processes that computed the shards."""
 
-    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedTask, execution: Execution | None, *, progress: Progress, stage: Stage) -> list[Any]:
         """Return the finished states of all shards in their order; the same numbers whoever computed them.
 
         Args:
             task: The steps to take.
-            execution: The way in which products are executed.
-            progress: Called after every step with the products of the whole task.
+            execution: The way in which products are executed; None if the shards decide that for themselves.
+            progress: Called after every step with the progress of the whole task.
             stage: Stage of the spectrum; it holds the state of a task of one shard.
         """
 
@@ -122,34 +171,34 @@ class LocalSharding:
     def __init__(self, job: JobCheckpointer) -> None:
         self._job, self.workers = job, {own_name()}
 
-    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedTask, execution: Execution | None, *, progress: Progress, stage: Stage) -> list[Any]:
         """Compute the shards one after the other."""
         if task.num_shards == 1:
             return [task.finished(0, progress, stage)]
         return self._in_turn(task, self._calibrated(task, execution, progress), progress)
 
-    def _calibrated(self, task: ShardedMethod, execution: Execution, progress: Progress) -> Any | None:
+    def _calibrated(self, task: ShardedTask, execution: Execution | None, progress: Progress) -> Any | None:
         """Compute the first product of all, unless an earlier attempt has.
 
         It decides how the products of all shards run, on which their roundings depend.
 
         Args:
             task: The steps to take.
-            execution: The way in which products are executed.
+            execution: The way in which products are executed; None: nothing is decided for all shards.
             progress: Called once.
 
         Returns:
             State of the first shard after that product; None if an earlier attempt has computed it.
         """
-        if CALIBRATED in self._job.notes:
+        if execution is None or CALIBRATED in self._job.notes:
             return None
         begun = task.first_step()
         execution.settle()
-        progress("products", task.num_done(0, begun), task.num_products)
+        progress(task.phase, task.num_done(0, begun), task.total)
         self._job.notes[CALIBRATED] = True
         return begun
 
-    def _in_turn(self, task: ShardedMethod, begun: Any | None, progress: Progress) -> list[Any]:
+    def _in_turn(self, task: ShardedTask, begun: Any | None, progress: Progress) -> list[Any]:
         states: list[Any] = []
         for index in range(task.num_shards):
             stage = self._job.stage(f"{STAGE} {index}")
@@ -162,12 +211,12 @@ class LocalSharding:
         return states
 
 
-def _after(before: int, task: ShardedMethod, progress: Progress) -> Progress:
-    """Return a callback that adds the products of earlier shards, `before`, to the progress of one shard."""
+def _after(before: int, task: ShardedTask, progress: Progress) -> Progress:
+    """Return a callback that adds what earlier shards have done, `before`, to the progress of one shard."""
 
     def report(phase: str, done: int, total: int) -> None:
-        if phase == "products":
-            progress(phase, before + done, task.num_products)
+        if phase == task.phase:
+            progress(phase, before + done, task.total)
         else:
             progress(phase, done, total)
 
@@ -207,7 +256,7 @@ class Deployment:
         return JobCheckpointer.restored(checkpoints, self.seconds, device=self.device, fingerprint=fingerprint)
 
     def compute(
-        self, task: ShardedMethod, claim: Claim, *, job_id: str, begun: Any | None, progress: Progress
+        self, task: ShardedTask, claim: Claim, *, job_id: str, begun: Any | None, progress: Progress
     ) -> ShardResult:
         """Compute a shard that was claimed, from where an earlier worker left it.
 
@@ -236,7 +285,7 @@ class Deployment:
                 raise
         return ShardResult(stage.value, set(saved.notes["workers"]), saved.save())
 
-    def fingerprint_of(self, task: ShardedMethod, job: JobCheckpointer) -> str:
+    def fingerprint_of(self, task: ShardedTask, job: JobCheckpointer) -> str:
         """Return the digest of everything that the numbers of the shards depend on beside the request."""
         return shard_fingerprint(
             self.fingerprint,
@@ -276,7 +325,7 @@ class ShardCoordinator(LocalSharding):
         if self._is_open:
             self._stored_products, self._problem = self._shards.products(self._lease.job_id)
 
-    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedTask, execution: Execution | None, *, progress: Progress, stage: Stage) -> list[Any]:
         """Compute shards together with others; a task of one shard, or one that cannot be shared, alone."""
         if task.num_shards == 1:
             return super().states(task, execution, progress=progress, stage=stage)
@@ -293,7 +342,7 @@ class ShardCoordinator(LocalSharding):
         self.workers = {name for result in results.values() for name in result.workers}
         return [results[index].state for index in range(task.num_shards)]
 
-    def _results(self, task: ShardedMethod, begun: Any | None, progress: Progress) -> dict[int, ShardResult]:
+    def _results(self, task: ShardedTask, begun: Any | None, progress: Progress) -> dict[int, ShardResult]:
         deployment, lease, results = self._deployment, self._lease, dict[int, ShardResult]()
         fingerprint = deployment.fingerprint_of(task, self._job)
 
@@ -339,11 +388,11 @@ class ShardCoordinator(LocalSharding):
             else:
                 results[index] = ShardResult(state, set(saved.notes["workers"]))
 
-    def _reporting(self, index: int, task: ShardedMethod, progress: Progress) -> Progress:
+    def _reporting(self, index: int, task: ShardedTask, progress: Progress) -> Progress:
         """Return a callback that reports the progress of a shard as progress of all shards."""
 
         def report(phase: str, done: int, total: int) -> None:
-            if phase == "products":
+            if phase == task.phase:
                 self._own_products[index] = done
                 self._report(task, progress)
             else:
@@ -351,12 +400,12 @@ class ShardCoordinator(LocalSharding):
 
         return report
 
-    def _report(self, task: ShardedMethod, progress: Progress) -> None:
+    def _report(self, task: ShardedTask, progress: Progress) -> None:
         if self._problem is not None:
             raise JobFailure(FailureKind.FATAL, self._problem)
         # a shard that lost its worker continues from its checkpoint: what was reported is not taken back
         self._num_reported = max(self._num_reported, sum((self._stored_products | self._own_products).values()))
-        progress("products", self._num_reported, task.num_products)
+        progress(task.phase, self._num_reported, task.total)
         self._job.save_if_due()
 
 
@@ -426,7 +475,7 @@ class ShardWorker:
         self._deployment.shards.release(lease, problem)
         return "failed"
 
-    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> NoReturn:
+    def states(self, task: ShardedTask, execution: Execution | None, *, progress: Progress, stage: Stage) -> NoReturn:
         """Compute free shards until there are none.
 
         Raises:
@@ -437,7 +486,7 @@ class ShardWorker:
             raise ShardLostError("it is computed in another way there")
         claim: Claim | None = self._claim
         while claim is not None:
-            job_id, report = self._lease.job_id, self._reporting(claim.index, progress)
+            job_id, report = self._lease.job_id, self._reporting(claim.index, task.phase, progress)
             result = self._deployment.compute(task, claim, job_id=job_id, begun=None, progress=report)
             if not result.is_saved:
                 raise ShardLostError(f"shard {claim.index} of job {job_id} could not be saved")
@@ -448,9 +497,9 @@ class ShardWorker:
                 self._deployment.call(job_id)
         raise NoShardsLeftError
 
-    def _reporting(self, index: int, progress: Progress) -> Progress:
+    def _reporting(self, index: int, counted: str, progress: Progress) -> Progress:
         def report(phase: str, done: int, total: int) -> None:
-            self._products = (index, done) if phase == "products" else None
+            self._products = (index, done) if phase == counted else None
             progress(phase, done, total)
 
         return report

@@ -1,6 +1,6 @@
 """Gaussian inputs with the noisy answers of a random teacher."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, check_
 from hessian_spectrum.api_schemas.losses import AnyLoss, kind_of_loss
 from hessian_spectrum.api_schemas.message import Seed, misfit
 from hessian_spectrum.api_schemas.models import Model, kind_of
+from hessian_spectrum.api_schemas.models.kind import fields_of
 
 
 class GaussianData(DataMessage):
@@ -27,6 +28,18 @@ class GaussianData(DataMessage):
     teacher: Literal["linear", "relu", "none"] = Field(
         default="linear",
         description="Map from x to the mean of y: a random linear layer, one followed by a ReLU, or zero.",
+    )
+    teacher_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1e6,
+        description="Scale of the teacher: the entries of its matrix have the standard deviation "
+        "teacher_scale / sqrt(input_dim).",
+    )
+    teacher_seed: Seed | None = Field(
+        default=None,
+        description="The seed of the teacher, so that data of several seeds have one teacher; null means the seed "
+        "of the data.",
     )
     noise: float = Field(default=0.1, ge=0, description="The standard deviation of the noise on y.")
     input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x, before any transform.")
@@ -100,6 +113,11 @@ def _check_sequences(model: Model, data: GaussianSequences, loss: AnyLoss | None
         )
 
 
+def _engine_arguments(data: GaussianData) -> dict[str, Any]:
+    """Return the fields but the teacher's seed, of which the engine receives the generator."""
+    return {name: value for name, value in fields_of(data).items() if name != "teacher_seed"}
+
+
 def _num_numbers(data: GaussianData) -> int:
     """Return how many numbers the teacher, the inputs, the answers and the targets have together."""
     return data.input_dim * data.output_dim + data.num_samples * (data.input_dim + 2 * data.output_dim)
@@ -115,6 +133,7 @@ KINDS = (
         GaussianData,
         num_samples=lambda data: data.num_samples,
         num_numbers=_num_numbers,
+        engine_arguments=_engine_arguments,
         checks={"vectors": _check_vectors},
         targets="numbers",
         example={

@@ -9,6 +9,7 @@ from hessian_spectrum.jobs.retention import Leftovers, Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.results import ResultStore
 
 _BATCH_SIZE = 100
@@ -49,6 +50,7 @@ class RetentionTask:
         results: Results.
         artifacts: Uploaded files.
         owners: Owners of the uploaded files.
+        points: Results of single points of experiments.
         storage: Identity of the results directory and of Redis.
         policy: Limits on the time and size of what is kept.
     """
@@ -61,11 +63,12 @@ class RetentionTask:
         results: ResultStore,
         artifacts: ArtifactStore,
         owners: ArtifactOwners,
+        points: PointStore,
         storage: StorageIdentity,
         policy: RetentionPolicy,
     ) -> None:
         self._store, self._retention, self._results = store, retention, results
-        self._artifacts, self._owners = artifacts, owners
+        self._artifacts, self._owners, self._points = artifacts, owners, points
         self._storage, self._leftovers = storage, Leftovers(storage)
         self._policy = policy
         self._next_scan = 0.0
@@ -113,6 +116,7 @@ class RetentionTask:
         sizes, old = self._results.sizes(), self._results.older_than(_ABANDONED_SECONDS)
         self._results.blobs.remove_abandoned_drafts(_ABANDONED_SECONDS)
         self._remove_unused_artifacts()
+        self._remove_unused_points()
         now = time.monotonic()
         self._next_scan = now + (now - started) / _MAX_SHARE_OF_SCANNING
         for digest in self._leftovers.abandoned_results(old, _ABANDONED_SECONDS):
@@ -129,6 +133,11 @@ class RetentionTask:
             for artifact_id in self._artifacts.remove_unused(self._policy.result_seconds):
                 for owner in self._owners.owners(artifact_id):
                     self._owners.remove(owner, artifact_id)
+
+    def _remove_unused_points(self) -> None:
+        self._storage.require()
+        for key in self._points.remove_unused(self._policy.result_seconds):
+            _logger.debug("point %s was not used any more: removed", key)
 
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Expire the oldest results until the others fit."""

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
+from hessian_spectrum.serialization.tables import csv_text, table_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
@@ -196,7 +197,7 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
 
     Args:
         request: The model, its data and the options.
-        name: `json`, `npz` or a format of figures.
+        name: `json`, `npz`, `csv` or a format of figures.
         style: Options of a figure that the caller chose.
 
     Returns:
@@ -211,6 +212,8 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
     if name == "npz":
         return _npz(compute(request, MAX_VECTOR_NUMBERS_NPZ))
     spectrum_alone = request.model_copy(update={"eigenvectors": "none", "descent": None})
+    if name == "csv":
+        return csv_text(table_of(to_document(compute(spectrum_alone, 0))["eigenvalues"])).encode()
     return plot_closed_form(compute(spectrum_alone, 0).spectrum, name, style)
 
 

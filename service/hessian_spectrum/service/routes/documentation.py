@@ -14,6 +14,7 @@ Responses = dict[int | str, dict[str, Any]]
 BINARY = {"type": "string", "format": "binary"}
 """Schema of a binary file."""
 
+
 ACCEPT = {
     "name": "accept",
     "in": "header",
@@ -101,6 +102,14 @@ _ARRAYS_HEADER = json.dumps(
     separators=(",", ":"),
 )
 
+_WEIGHTS_HEADER = json.dumps(
+    {
+        "layers.0.weight": {"dtype": "U8", "shape": [2, 2], "data_offsets": [0, 4]},
+        "layers.1.weight": {"dtype": "U8", "shape": [1, 2], "data_offsets": [4, 6]},
+    },
+    separators=(",", ":"),
+).ljust(256)  # the length of the header must be bytes of ASCII
+
 _ARRAYS_FILE = {
     "schema": BINARY,
     "examples": {
@@ -108,7 +117,11 @@ _ARRAYS_FILE = {
             "summary": "A safetensors file with the arrays x (four rows of two numbers) and y (their classes)",
             "value": f"{chr(len(_ARRAYS_HEADER))}{chr(0) * 7}{_ARRAYS_HEADER}"
             + "".join(map(chr, (0, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0))),
-        }
+        },
+        "weights": {
+            "summary": "A safetensors file with the weights of a network of widths 2, 2 and 1 without biases",
+            "value": f"{chr(0)}{chr(1)}{chr(0) * 6}{_WEIGHTS_HEADER}" + "".join(map(chr, (1, 2, 3, 1, 1, 2))),
+        },
     },
 }
 
@@ -129,6 +142,9 @@ ARTIFACT_UPLOAD = {
     }
 }
 """`openapi_extra` of the upload of tokens, arrays and networks."""
+
+WEIGHTS_ID = "e538e053b2281cec2f1bb6fadc13dd10bae2403efc6c7dcc3a66f77e558cc5b1"
+"""The id of these weights once they are uploaded."""
 
 CLOSED_FORM_EXAMPLES: Examples = {
     "linear": {
@@ -297,6 +313,33 @@ JOB_EXAMPLES: Examples = {
             "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 32},
             "loss": "cross-entropy",
             "method": {"kind": "lanczos", "num_steps": 20, "num_probes": 2},
+        },
+    },
+    "series": {
+        "summary": "Sharpness at a step of training, at the weights of the example of /v1/artifacts",
+        "value": {
+            "kind": "series",
+            "name": "run-7",
+            "points": [{"step": 100, "parameters": {"kind": "artifact", "id": WEIGHTS_ID}, "learning_rate": 0.1}],
+            "model": {"kind": "mlp", "widths": [2, 2, 1], "bias": False},
+            "data": {"kind": "gaussian", "num_samples": 16, "input_dim": 2, "output_dim": 1},
+            "loss": "mse",
+            "method": {"kind": "top-k", "k": 2},
+        },
+    },
+    "sweep": {
+        "summary": "Sharpness over seeds and learning rates",
+        "value": {
+            "kind": "sweep",
+            "base": {
+                "kind": "spectrum",
+                "model": {"kind": "mlp", "widths": [8, 16, 4], "activation": "tanh"},
+                "data": {"kind": "gaussian", "num_samples": 64, "input_dim": 8, "output_dim": 4},
+                "loss": "mse",
+                "method": {"kind": "top-k", "k": 1},
+                "train": {"num_steps": 50, "learning_rate": 0.1},
+            },
+            "over": {"model.seed": [0, 1, 2], "train.learning_rate": [0.1, 0.2, 0.4]},
         },
     },
     "uploaded-data": {

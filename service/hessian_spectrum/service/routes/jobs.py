@@ -240,9 +240,10 @@ async def get_job_result(
     overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The result as JSON, npz or a figure, chosen by the Accept header; a failed job responds with its problem.
+    """The result as JSON, npz, CSV or a figure, chosen by the Accept header; a failed job responds with its problem.
 
-    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. The parameters
+    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. CSV is the table of the
+    main numbers. The parameters
     `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
     async with service.result_of(job_id, caller) as digest:
@@ -267,7 +268,7 @@ async def get_job_result_file(
     overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
+    """`result.json`, `result.npz`, `result.csv`, `result.png`, `result.svg` or `result.pdf`."""
     async with service.result_of(job_id, caller) as digest:
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)

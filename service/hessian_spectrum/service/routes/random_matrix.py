@@ -27,6 +27,7 @@ from hessian_spectrum.api_schemas.random_matrix import (
     Wigner,
     Wishart,
 )
+from hessian_spectrum.serialization.tables import Table, csv_text, table_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.plots.random_matrix import plot_index_curves, plot_law
@@ -332,7 +333,7 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
 
     Args:
         request: The law, or the index curves.
-        name: `json`, `npz` or a format of figures.
+        name: `json`, `npz`, `csv` or a format of figures.
         style: Options of a figure that the caller chose.
 
     Returns:
@@ -344,10 +345,20 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
     if name in ("json", "npz"):
         answer = compute(request)
         return answer.model_dump_json().encode() if name == "json" else _npz(answer)
+    if name == "csv":
+        return csv_text(_table(compute(request))).encode()
     answer = compute(_request_of_plot(request))
     if isinstance(answer, IndexCurveAnswer):
         return plot_index_curves(answer, name, style)
     return plot_law(answer, name, style)
+
+
+def _table(answer: LawAnswer | IndexCurveAnswer) -> Table:
+    """Return the density of a law, or the points of the index curves with the ratio of each."""
+    if isinstance(answer, LawAnswer):
+        return {"eigenvalue": answer.grid, "density": answer.density, "cumulative": answer.cumulative}
+    lists = [(curve.ratio, list(zip(curve.energies, curve.index, strict=True))) for curve in answer.curves]
+    return table_of([{"ratio": r, "energy": e, "index": i} for r, points in lists for e, i in points])
 
 
 def _request_of_plot(request: RandomMatrixRequest) -> RandomMatrixRequest:

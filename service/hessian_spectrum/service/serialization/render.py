@@ -15,6 +15,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult, StoredArrays
 from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.serialization.tables import csv_text, result_table
 from hessian_spectrum.service import plots
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.plots.spectrum import plot_result
@@ -63,7 +64,7 @@ def render(
 
     Args:
         result: The result of a job.
-        name: `json`, `npz` (without the arrays that are stored beside the document) or a format of figures.
+        name: `json`, `csv`, `npz` (without the arrays that are stored beside the document) or a format of figures.
         style: Options of a figure that the caller chose.
         diagonal: The diagonal that a trace job stored, for its plot.
 
@@ -76,6 +77,8 @@ def render(
     match name:
         case "json":
             return result.model_dump_json().encode()
+        case "csv":
+            return csv_text(result_table(result)).encode()
         case "npz":
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))

@@ -25,13 +25,15 @@ def gaussian(
     noise: float,
     generator: torch.Generator,
     input_std: float = 1.0,
+    teacher_scale: float = 1.0,
+    teacher_generator: torch.Generator | None = None,
 ) -> Dataset:
     """Draw x ~ N(0, input_std^2 I) and y = t(x) + noise * N(0, I).
 
     The teacher is t(x) = W x (linear), relu(W x) (relu) or 0 (none).
 
-    W has independent N(0, 1 / input_dim) entries, so that y is of order one. W, inputs and noise are drawn in this
-    order, W for every teacher, so that the inputs of a seed do not depend on the teacher.
+    W has independent N(0, teacher_scale^2 / input_dim) entries, so that y is of order one for a scale of 1. W, inputs
+    and noise are drawn in this order, W for every teacher, so that the inputs of a seed do not depend on the teacher.
 
     Args:
         num_samples: Number of samples.
@@ -41,6 +43,8 @@ def gaussian(
         noise: Standard deviation of the noise, >= 0, in units of y.
         generator: CPU generator, which advances.
         input_std: Standard deviation of the inputs, >= 0.
+        teacher_scale: Standard deviation of the entries of W, times sqrt(input_dim), >= 0.
+        teacher_generator: CPU generator from which W is drawn instead, so that several data sets have one teacher.
 
     Returns:
         Inputs (num_samples, input_dim) and targets (num_samples, output_dim), in float64.
@@ -53,10 +57,13 @@ def gaussian(
     """
     if min(num_samples, input_dim, output_dim) < 1:
         raise InvalidProblemError("num_samples, input_dim and output_dim must be at least 1")
-    _check_deviations(noise, input_std)
+    _check_deviations(noise=noise, input_std=input_std, teacher_scale=teacher_scale)
     if teacher not in TEACHERS:
         raise InvalidProblemError(f"unknown teacher {teacher!r}: must be one of {', '.join(TEACHERS)}")
-    weight = torch.randn(output_dim, input_dim, generator=generator, dtype=torch.float64) / sqrt(input_dim)
+    weight = torch.randn(output_dim, input_dim, generator=generator, dtype=torch.float64)
+    if teacher_generator is not None:
+        weight = torch.randn(output_dim, input_dim, generator=teacher_generator, dtype=torch.float64)
+    weight = weight * (teacher_scale / sqrt(input_dim)) if teacher_scale != 1 else weight / sqrt(input_dim)
     inputs = input_std * torch.randn(num_samples, input_dim, generator=generator, dtype=torch.float64)
     targets = noise * torch.randn(num_samples, output_dim, generator=generator, dtype=torch.float64)
     if teacher != "none":
@@ -100,7 +107,7 @@ def gaussian_sequences(
     """
     if min(num_sequences, sequence_length, embedding_dim) < 1:
         raise InvalidProblemError("num_sequences, sequence_length and embedding_dim must be at least 1")
-    _check_deviations(noise, input_std)
+    _check_deviations(noise=noise, input_std=input_std)
     if task not in TASKS:
         raise InvalidProblemError(f"unknown task {task!r}: must be one of {', '.join(TASKS)}")
     shape = (num_sequences, sequence_length, embedding_dim)
@@ -112,8 +119,8 @@ def gaussian_sequences(
     return Dataset(inputs, targets)
 
 
-def _check_deviations(noise: float, input_std: float) -> None:
-    for name, value in (("noise", noise), ("input_std", input_std)):
+def _check_deviations(**deviations: float) -> None:
+    for name, value in deviations.items():
         if not 0 <= value < float("inf"):
             raise InvalidProblemError(f"{name} must be finite and at least 0, not {value}")
 

@@ -1,1 +1,1 @@
-"""Ensembles: many networks of one shape that are trained and measured together."""
+"""Many networks of one shape at once: training, spectra, and the statistics of their weights."""

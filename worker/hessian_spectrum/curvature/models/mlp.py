@@ -119,7 +119,30 @@ class MaximalUpdate(Parametrization):
         return float(layer.fan_out)
 
 
-PARAMETRIZATIONS: dict[str, Parametrization] = {"standard": Standard(), "ntk": Ntk(), "mup": MaximalUpdate()}
+class MaximalUpdateByFanIn(MaximalUpdate):
+    """The initial values of muP with the learning rates that Cracking the Hessian prints: 1 / fan_in for weights.
+
+    With these, updates keep their size at every width only in layers whose fan_out does not grow.
+
+    References:
+        Cracking the Hessian, appendix D.1.3.
+    """
+
+    def weight_rate(self, layer: Layer) -> float:
+        """Return 1 / fan_in."""
+        return 1 / layer.fan_in
+
+    def bias_rate(self, layer: Layer) -> float:
+        """Return 1, since a bias is a weight of one constant input."""
+        return 1.0
+
+
+PARAMETRIZATIONS: dict[str, Parametrization] = {
+    "standard": Standard(),
+    "ntk": Ntk(),
+    "mup": MaximalUpdate(),
+    "mup-fan-in": MaximalUpdateByFanIn(),
+}
 
 
 def parametrization_named(name: str) -> Parametrization:

@@ -168,10 +168,10 @@ class PointRunner:
         plan = task.plan
         sharded = ShardedMethod(
             method=method,
-            num_shards=plan.num_shards,
             operator=operator,
             new_generator=task.new_generator,
-            partition=(plan.num_shards, plan.work.num_columns, plan.micro_batch_size, plan.recording_bytes or 0),
+            num_parts=plan.num_shards,
+            sizes=(plan.work.num_columns, plan.micro_batch_size, plan.recording_bytes or 0),
         )
         states = self.sharding.states(sharded, point.execution, progress=progress, stage=stage)
         spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -37,14 +37,15 @@ from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
+from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.stores import Stores
 from hessian_spectrum.telemetry.logging import LOG_FIELDS
 from hessian_spectrum.worker.builders import Inputs, checked_request
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
+from hessian_spectrum.worker.experiments.experiment import run_experiment
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
-from hessian_spectrum.worker.experiments.spectrum_list import run_experiment
 from hessian_spectrum.worker.failures import (
     REQUEST_OUTDATED,
     FailureKind,
@@ -139,12 +140,13 @@ class ShardRunner:
         store: JobStore,
         deployment: Deployment,
         *,
+        points: PointStore,
         inputs: Inputs,
         hardware: Hardware,
         stopping: Callable[[], bool],
     ) -> None:
         self._store, self._deployment, self._shards = store, deployment, deployment.shards
-        self._inputs, self._hardware, self._stopping = inputs, hardware, stopping
+        self._points, self._inputs, self._hardware, self._stopping = points, inputs, hardware, stopping
 
     def run(self, job_id: str) -> None:
         """Compute free shards of the job, if there are some for a worker like this one."""
@@ -189,7 +191,7 @@ class ShardRunner:
     def _compute(self, lease: Lease, claim: Claim) -> None:
         hardware = self._hardware
         request = parse_request(self._store.request(lease.job_id))
-        assert isinstance(request, SpectrumRequest)
+        assert isinstance(request, SpectrumRequest | ExperimentRequest)
         worker = ShardWorker(
             self._deployment,
             lease,
@@ -199,7 +201,7 @@ class ShardRunner:
         )
         with LeaseRenewer(worker, lease, stopping=self._stopping) as renewer:
             job = worker.restored()
-            if request.train is not None and "training" not in job.finished:
+            if isinstance(request, SpectrumRequest) and request.train is not None and "training" not in job.finished:
                 raise ShardLostError("the trained parameters cannot be read")
             checked, inputs = checked_request(
                 request,
@@ -207,11 +209,15 @@ class ShardRunner:
                 memory_bytes=hardware.memory_limit_bytes,
                 look=lambda: renewer.report("preparing", 0, 0),
             )
-            assert isinstance(checked, SpectrumRequest)
             hardware = hardware_at_present(hardware)
             stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
-            plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
-            run_spectrum_job(checked, hardware, renewer.report, inputs=inputs, job=job, sharding=worker, plan=plan)
+            plan = plan_for_worker(checked, hardware.memory_bytes, stored)
+            common: dict[str, Any] = {"inputs": inputs, "job": job, "sharding": worker}
+            if isinstance(checked, SpectrumRequest):
+                run_spectrum_job(checked, hardware, renewer.report, plan=plan.whole, **common)
+            else:
+                assert isinstance(checked, ExperimentRequest)
+                run_experiment(checked, hardware, renewer.report, plan=plan, store=self._points, **common)
 
 
 class JobRunner:
@@ -233,7 +239,7 @@ class JobRunner:
         self._shards = shards
         self._queue = queue
         self._stopping = stopping
-        self._results, self._checkpoints = stores.results, stores.checkpoints
+        self._results, self._checkpoints, self._points = stores.results, stores.checkpoints, stores.points
         self._inputs = inputs
         self._hardware = hardware
         self._settings = settings
@@ -244,7 +250,12 @@ class JobRunner:
         if lease is None:
             deployment = self._deployment(fingerprint_of(self._hardware))
             helper = ShardRunner(
-                self._store, deployment, inputs=self._inputs, hardware=self._hardware, stopping=self._stopping
+                self._store,
+                deployment,
+                points=self._points,
+                inputs=self._inputs,
+                hardware=self._hardware,
+                stopping=self._stopping,
             )
             helper.run(job_id)
             return
@@ -371,7 +382,16 @@ class JobRunner:
         coordinator: ShardCoordinator,
     ) -> JobOutput:
         if isinstance(request, ExperimentRequest):
-            return run_experiment(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
+            return run_experiment(
+                request,
+                hardware,
+                renewer.report,
+                inputs=inputs,
+                job=job,
+                sharding=coordinator,
+                plan=plan,
+                store=self._points,
+            )
         if not isinstance(request, SpectrumRequest):
             return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         whole = plan.whole

@@ -41,6 +41,7 @@ LEAST_ORDER = 200  # order of a dense eigenvalue problem, likewise
 _UNITS = {
     "training": "steps",
     "measurements": "measurements",
+    "points": "points",
     "linearisation": "micro-batches",
     "products": "matrix-vector products",
     "eigenvalues": "spectra",

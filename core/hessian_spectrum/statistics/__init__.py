@@ -1,0 +1,1 @@
+"""Estimates with 95 % intervals from independent samples; for processes with scipy, as the worker's are."""

@@ -1,0 +1,94 @@
+"""The point store: results of single points of experiments, by content, for later experiments that share points."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from hessian_spectrum.storage.blob_store import DIGEST, BlobNotFoundError, BlobStore
+
+_DOCUMENT = "__document__"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """The result of a point.
+
+    Attributes:
+        document: A JSON document.
+        arrays: The arrays that belong to it, by name.
+    """
+
+    document: str
+    arrays: dict[str, NDArray[np.generic]]
+
+
+class PointStore:
+    """Results of points by a key, which is a digest of all that their numbers depend on.
+
+    A file is the SHA-256 of its content, a line break, and the content: arrays in the format of safetensors, of which
+    one holds the document. Points that nobody has used for as long as results are kept are removed.
+
+    Args:
+        blobs: Where they are stored, at `KE/KEY`, where KE are the first two digits of the key.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def holds(self, key: str) -> bool:
+        """Return whether there is a point of this key, and remember that somebody needs it."""
+        try:
+            self._blobs.stat(_name(key))
+            self._blobs.mark_used(_name(key))
+        except OSError:
+            return False
+        return True
+
+    def read(self, key: str) -> StoredPoint | None:
+        """Return the point of a key; None if there is none, or if its file is damaged."""
+        try:
+            content = self._blobs.read(_name(key))
+        except BlobNotFoundError:
+            return None
+        digest, _, sealed = content.partition(b"\n")
+        if hashlib.sha256(sealed).hexdigest().encode() != digest:
+            _logger.warning("the stored point %s is damaged: it is computed again", key)
+            self._blobs.delete(_name(key))
+            return None
+        try:
+            arrays = load(sealed)
+        except SafetensorError:
+            return None
+        return StoredPoint(arrays.pop(_DOCUMENT).tobytes().decode(), arrays)
+
+    def write(self, key: str, point: StoredPoint) -> bool:
+        """Store a point; False if it cannot be written, as on a full disk, which costs only its reuse."""
+        document = np.frombuffer(point.document.encode(), np.uint8)
+        arrays = {name: np.ascontiguousarray(array) for name, array in point.arrays.items()}
+        sealed = save({_DOCUMENT: document, **arrays})
+        try:
+            self._blobs.put(_name(key), hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed)
+        except OSError as error:
+            _logger.warning("a point could not be stored for reuse: %s", error)
+            return False
+        return True
+
+    def remove_unused(self, seconds: float) -> Iterator[str]:
+        """Remove the points that nobody has used for so long, and yield their keys."""
+        for info in self._blobs.unused(seconds):
+            self._blobs.delete(info.name)
+            yield info.name.rpartition("/")[2]
+
+
+def _name(key: str) -> str:
+    if not DIGEST.fullmatch(key):
+        raise ValueError(f"{key!r} is no digest")
+    return f"{key[:2]}/{key}"

@@ -1,0 +1,163 @@
+"""Plot of panels: pairs of axes with curves, as figures of the sources, series and sweeps describe them."""
+
+import math
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from hessian_spectrum.api_schemas.figures.results import AxisScale, Curve, Panel
+from hessian_spectrum.service.plots.figure import FigureStyle, columns_that_fit, render_figure
+
+_COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3", "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
+_REFERENCE_COLOUR = "#444444"
+_MAX_LABELS = 14
+_LABEL_INCHES = 2.6
+_PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.3
+_MAX_COLUMNS = 4
+_MANY_POINTS = 40
+"""Number of points of a curve above which its markers are small."""
+
+_LINES = {"line": "-", "dashed": "--", "line-markers": "-", "markers": "", "step": "-", "bars": ""}
+
+
+def plot_panels(panels: Sequence[Panel], title: str, name: str, style: FigureStyle) -> bytes:
+    """Plot panels side by side, with one legend for the labels that they share.
+
+    Args:
+        panels: What to draw.
+        title: Title above all panels.
+        name: A format of figures.
+        style: Options of the figure that the caller chose.
+
+    Returns:
+        The bytes of the file.
+    """
+    num_columns = _num_columns(len(panels))
+    num_rows = -(-len(panels) // num_columns)
+
+    def draw(figure: Figure) -> str:
+        grid = figure.subplots(num_rows, num_columns, squeeze=False)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _draw_panel(axes, panel)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_axis_off()
+        _add_legends(figure, list(grid.flat)[: len(panels)])
+        return title
+
+    width = max(_PANEL_WIDTH * num_columns, 5.5)
+    return render_figure(draw, size=(width, _PANEL_HEIGHT * num_rows + 1.2), name=name, style=style)
+
+
+def _num_columns(num_panels: int) -> int:
+    """Return the number of columns with which the grid is filled best, no more than the largest one."""
+    if num_panels <= _MAX_COLUMNS:
+        return num_panels
+    return min(range(2, _MAX_COLUMNS + 1), key=lambda columns: (-num_panels % columns, -columns))
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize="medium")
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    colours = _colours_of(panel.curves)
+    for curve, colour in zip(panel.curves, colours, strict=True):
+        _draw_curve(axes, curve, colour)
+    xs = [x for curve in panel.curves for x in curve.x]
+    ys = [y for curve in panel.curves for y in curve.y if y is not None]
+    _set_scale(axes.set_xscale, panel.x_scale, xs)
+    _set_scale(axes.set_yscale, panel.y_scale, ys)
+    if panel.y_limits is not None:
+        axes.set_ylim(*panel.y_limits)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _colours_of(curves: Sequence[Curve]) -> list[Any]:
+    """Return a colour for each curve; curves of one group share theirs, and reference lines are grey."""
+    new, chosen = count(), dict[Any, int]()
+    keys = [("group", each.group) if each.group is not None else ("curve", index) for index, each in enumerate(curves)]
+    is_reference = [each.style in ("horizontal", "vertical") and each.group is None for each in curves]
+    for key, reference in zip(keys, is_reference, strict=True):
+        if not reference and key not in chosen:
+            chosen[key] = next(new)
+    palette: Sequence[Any] = _COLOURS
+    if len(chosen) > len(_COLOURS):
+        palette = [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))]
+    return [
+        _REFERENCE_COLOUR if reference else palette[chosen[key]]
+        for key, reference in zip(keys, is_reference, strict=True)
+    ]
+
+
+def _draw_curve(axes: Any, curve: Curve, colour: Any) -> None:
+    label = curve.label.replace("$", r"\$") if curve.label.count("$") % 2 else curve.label
+    label = label or "_"  # matplotlib's legend leaves it out
+    if curve.style == "horizontal":
+        for value in curve.y:
+            axes.axhline(value, color=colour, linestyle=":", linewidth=1.1, label=label)
+            label = "_"
+        return
+    if curve.style == "vertical":
+        for value in curve.x:
+            axes.axvline(value, color=colour, linestyle=":", linewidth=1.1, label=label)
+            label = "_"
+        return
+    x, y = np.asarray(curve.x, float), _numbers(curve.y)
+    if curve.style == "bars":
+        width = 0.8 * (float(np.min(np.diff(np.sort(x)))) if len(x) > 1 else 1.0)
+        axes.bar(x, y, width=width, color=colour, alpha=0.7, label=label)
+    else:
+        marker = "o" if "markers" in curve.style else ""
+        size = 2.0 if len(x) > _MANY_POINTS else 3.5
+        drawstyle = "steps-mid" if curve.style == "step" else "default"
+        options = {"linestyle": _LINES[curve.style], "marker": marker, "markersize": size, "drawstyle": drawstyle}
+        axes.plot(x, y, color=colour, linewidth=1.3, label=label, **options)
+    if curve.lower is not None and curve.upper is not None:
+        _draw_intervals(axes, curve, x, y, colour)
+
+
+def _draw_intervals(axes: Any, curve: Curve, x: Any, y: Any, colour: Any) -> None:
+    assert curve.lower is not None
+    assert curve.upper is not None
+    lower, upper = _numbers(curve.lower), _numbers(curve.upper)
+    if curve.style in ("markers", "bars"):
+        known = np.isfinite(lower) & np.isfinite(upper) & np.isfinite(y)
+        spans = np.maximum(0, [y[known] - lower[known], upper[known] - y[known]])
+        axes.errorbar(x[known], y[known], yerr=spans, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.7)
+    else:
+        axes.fill_between(x, lower, upper, color=colour, alpha=0.2, linewidth=0)
+
+
+def _numbers(values: Sequence[float | None]) -> Any:
+    return np.asarray([math.nan if value is None else value for value in values], float)
+
+
+def _set_scale(set_scale: Any, scale: AxisScale, values: Sequence[float]) -> None:
+    """Set the scale of an axis; a logarithmic one needs positive values, and a symmetric one a linear range."""
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    if not sizes or scale == "linear":
+        return
+    if scale == "log" and any(value > 0 for value in values):
+        set_scale("log", nonpositive="mask")
+    elif scale == "symlog":
+        set_scale("symlog", linthresh=max(min(sizes), max(sizes) * 1e-6))
+
+
+def _add_legends(figure: Figure, panels: Sequence[Any]) -> None:
+    """Add one legend for labels that all panels share, or a legend to each panel."""
+    handles = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in panels]
+    if all(each.keys() == handles[0].keys() for each in handles):
+        labels = handles[0]
+        if 0 < len(labels) <= _MAX_LABELS:
+            columns = columns_that_fit(figure, min(4, len(labels)), _LABEL_INCHES)
+            figure.legend(
+                list(labels.values()), list(labels), loc="outside lower center", ncols=columns, fontsize="small"
+            )
+        return
+    for axes, labels in zip(panels, handles, strict=True):
+        if 0 < len(labels) <= _MAX_LABELS:
+            axes.legend(fontsize="x-small")

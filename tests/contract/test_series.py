@@ -1,0 +1,173 @@
+"""Spectra along a training run, over HTTP: points are those of single jobs, and those that are known are reused."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from hessian_spectrum.client.http import SpectrumClient
+
+RNG = np.random.default_rng(5)
+STEPS = (0, 10, 20)
+SPECTRUM: dict[str, Any] = {
+    "model": {"kind": "mlp", "widths": [3, 4, 2], "activation": "tanh"},
+    "data": {"kind": "gaussian", "num_samples": 12, "input_dim": 3, "output_dim": 2},
+    "loss": "mse",
+    "precision": "float64",
+    "method": {"kind": "top-k", "k": 2, "tolerance": 1e-9},
+}
+
+
+def weights(step: int) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    shapes = {"0.weight": (4, 3), "0.bias": (4,), "1.weight": (2, 4), "1.bias": (2,)}
+    return {f"layers.{name}": rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def uploads(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    path = tmp_path_factory.mktemp("weights") / "weights.npz"
+    ids = {}
+    with SpectrumClient(server.url) as client:
+        for step in (*STEPS, 15):
+            np.savez(path, **weights(step))
+            ids[step] = client.upload_arrays(Path(path)).id
+    return ids
+
+
+def named(artifact_id: str) -> dict[str, str]:
+    return {"kind": "artifact", "id": artifact_id}
+
+
+def series(name: str, uploads: dict[int, str], *steps: int, **changes: Any) -> dict[str, Any]:
+    points = [{"step": step, "parameters": named(uploads[step]), "learning_rate": 0.5} for step in steps]
+    return {"kind": "series", "name": name, "points": points, **SPECTRUM, **changes}
+
+
+def computed(client: SpectrumClient, request: dict[str, Any]) -> dict[str, Any]:
+    job = client.wait(client.submit(request).id)
+    assert job.state == "succeeded", job
+    document: dict[str, Any] = client.result(job.id).model_dump()
+    return document
+
+
+def test_points_are_those_of_single_jobs(client: SpectrumClient, uploads: dict[int, str]) -> None:
+    result = computed(client, series("single-jobs", uploads, 20, 0, 10))
+    assert [point["step"] for point in result["points"]] == list(STEPS)
+    for point in result["points"]:
+        model = SPECTRUM["model"] | {"weights": named(uploads[point["step"]])}
+        alone = computed(client, {"kind": "spectrum", **SPECTRUM, "model": model})
+        scale = abs(alone["eigenpairs"][0]["value"])
+        for own, other in zip(point["eigenpairs"], alone["eigenpairs"], strict=True):
+            assert own["value"] == pytest.approx(other["value"], abs=1e-12 * scale)
+        assert point["largest"]["value"] == point["eigenpairs"][0]["value"]
+        assert point["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+        assert point["stability_threshold"] == 4.0
+
+
+def test_known_points_are_reused(client: SpectrumClient, uploads: dict[int, str]) -> None:
+    method = {"kind": "top-k", "k": 2, "tolerance": 1e-8}  # of this test alone
+    first = computed(client, series("reused", uploads, 0, 10, method=method))
+    longer = computed(client, series("reused", uploads, 0, 10, 20, method=method))
+    # the time that a point took is its own: an equal one was not measured again
+    assert longer["provenance"][:2] == first["provenance"]
+    assert longer["points"][:2] == first["points"]
+    assert longer["points"][2]["overlaps"]["since_step"] == 10
+
+
+def test_a_series_grows_from_job_to_job(client: SpectrumClient, server: Any, uploads: dict[int, str]) -> None:
+    computed(client, series("growing", uploads, 0, 20))
+    computed(client, series("growing", uploads, 10, 15))
+    found = httpx.get(f"{server.url}/v1/series/growing").json()
+    assert [point["step"] for point in found["points"]] == [0, 10, 15, 20]
+    assert len({point["job"] for point in found["points"]}) == 2
+    # step 20 followed step 0 in its job, and follows 15 now
+    assert [point["overlaps"] is None for point in found["points"]] == [True, True, False, True]
+    address = f"{server.url}/v1/series/growing/result"
+    assert httpx.get(f"{address}.png").content.startswith(b"\x89PNG")
+    table = httpx.get(f"{address}.csv").text.splitlines()
+    assert table[0].startswith("step,learning_rate,stability_threshold")
+    assert len(table) == 5
+    with np.load(io.BytesIO(httpx.get(f"{address}.npz").content), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["step"], [0, 10, 15, 20])
+        values = [point["largest"]["value"] for point in found["points"]]
+        np.testing.assert_array_equal(arrays["largest"], values)
+    assert client.series("growing").points[0].step == 0
+
+
+def test_overlaps_are_those_of_the_exact_eigenvectors(client: SpectrumClient, uploads: dict[int, str]) -> None:
+    result = computed(client, series("overlaps", uploads, 0, 10))
+    vectors = []
+    for step in (0, 10):
+        model = SPECTRUM["model"] | {"weights": named(uploads[step])}
+        exact = {"kind": "spectrum", **SPECTRUM, "model": model, "method": {"kind": "exact", "eigenvectors": True}}
+        job = client.wait(client.submit(exact).id)
+        archive = io.BytesIO(httpx.get(f"{job.links.result}.npz").content)
+        with np.load(archive, allow_pickle=False) as arrays:
+            vectors.append(arrays["eigenvectors"][::-1])
+    assert result["points"][0]["overlaps"] is None
+    for space in result["points"][1]["overlaps"]["spaces"]:
+        size = space["size"]
+        exact_overlap = np.sum((vectors[0][:size] @ vectors[1][:size].T) ** 2) / size
+        assert space["value"] == pytest.approx(exact_overlap, abs=1e-6)
+        if size == 1:
+            assert space["lower"] <= exact_overlap <= space["upper"]
+            assert space["upper"] - space["lower"] < 1e-5
+        else:
+            assert (space["lower"], space["why"]) == (None, "the gap to the next eigenvalue is not known")
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"points": []}, ["body", "points"]),
+        ({"name": "../etc"}, ["body", "name"]),
+        ({"train": {"num_steps": 1, "learning_rate": 0.1}}, ["body", "train"]),
+        ({"tags": {"series": "another"}}, ["body", "tags", "series"]),
+        ({"method": {"kind": "top-k", "k": 1000}}, ["body", "method", "k"]),
+    ],
+)
+def test_a_bad_request_names_its_field(
+    changes: dict[str, Any], place: list[str], server: Any, uploads: dict[int, str]
+) -> None:
+    answer = httpx.post(f"{server.url}/v1/jobs", json=series("bad", uploads, 0) | changes)
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["errors"]] == [place]
+
+
+def test_bad_points_are_named(server: Any, uploads: dict[int, str]) -> None:
+    request = series("bad", uploads, 0, 10)
+    for change, place in (
+        ({"step": 0}, ["step"]),
+        ({"parameters": named("0" * 64)}, ["parameters"]),
+        ({"checkpoint": "tiny-gpt2"}, ["parameters"]),
+        ({"parameters": None}, ["parameters"]),
+        ({"learning_rate": 0}, ["learning_rate"]),
+    ):
+        points = [request["points"][0], request["points"][1] | change]
+        answer = httpx.post(f"{server.url}/v1/jobs", json=request | {"points": points})
+        assert answer.status_code == 422, (change, answer.text)
+        assert [error["loc"] for error in answer.json()["errors"]] == [["body", "points", 1, *place]]
+
+
+def test_checkpoints_are_points_too(client: SpectrumClient) -> None:
+    request = {
+        "kind": "series",
+        "name": "checkpoints",
+        "points": [{"step": 3, "checkpoint": "tiny-gpt2"}],
+        "model": {"kind": "gpt2", "checkpoint": "tiny-gpt2"},
+        "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8},
+        "loss": "cross-entropy",
+        "method": {"kind": "trace", "num_probes": 4},
+    }
+    result = computed(client, request)
+    assert result["points"][0]["trace"]["standard_error"] > 0
+    assert result["provenance"][0]["checkpoint"]["name"] == "tiny-gpt2"
+
+
+def test_an_unknown_series_is_not_found(server: Any) -> None:
+    answer = httpx.get(f"{server.url}/v1/series/nobody")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/unknown-series")

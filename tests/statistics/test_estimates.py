@@ -1,0 +1,156 @@
+"""Estimates agree with scipy and numpy, and their intervals cover what they should as often as they claim."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+
+from hessian_spectrum.statistics.estimates import (
+    Estimate,
+    extreme,
+    mean,
+    mean_of_independent,
+    median,
+    median_ratio,
+    pearson,
+    pearson_change,
+    pearson_difference,
+    proportion,
+)
+
+
+def correlated(rng: np.random.Generator, correlation: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    common, own = rng.standard_normal((2, size))
+    return common, correlation * common + math.sqrt(1 - correlation**2) * own
+
+
+def test_pearson_is_the_coefficient_of_scipy_at_every_scale() -> None:
+    first, second = correlated(np.random.default_rng(0), 0.6, 50)
+    expected = pearsonr(first, second).statistic
+    for scale, shift in ((1.0, 0.0), (1e-200, 0.0), (1e200, 0.0), (1.0, 1e3)):
+        assert pearson(scale * first + shift, second).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_pearson_interval_is_close_to_that_of_fisher_for_normal_samples() -> None:
+    first, second = correlated(np.random.default_rng(1), 0.7, 400)
+    expected = pearsonr(first, second).confidence_interval()
+    estimate = pearson(first, second)
+    assert estimate.lower == pytest.approx(expected.low, abs=0.03)
+    assert estimate.upper == pytest.approx(expected.high, abs=0.03)
+
+
+def _estimate_and_truth(name: str, seed: int) -> tuple[Estimate, float]:
+    rng = np.random.default_rng((2, seed))
+    first, common = correlated(rng, 0.5, 80)
+    second = common * 0.8 + 0.6 * rng.standard_normal(80)
+    if name == "pearson":
+        return pearson(first, common, seed=seed), 0.5
+    if name == "difference":
+        return pearson_difference(first, second, common, seed=seed), 0.5 - 0.8
+    skewed = rng.exponential(size=80)
+    return (mean(skewed, seed=seed), 1.0) if name == "mean" else (median(skewed), math.log(2))
+
+
+@pytest.mark.parametrize("name", ["pearson", "difference", "mean", "median"])
+def test_intervals_cover_the_truth_about_as_often_as_they_claim(name: str) -> None:
+    trials = [_estimate_and_truth(name, seed) for seed in range(60)]
+    covered = sum(estimate.lower <= truth <= estimate.upper for estimate, truth in trials)
+    assert covered >= 0.85 * len(trials)
+
+
+def test_a_difference_of_nearly_equal_samples_is_narrower_than_either_interval() -> None:
+    rng = np.random.default_rng(3)
+    first, common = correlated(rng, 0.6, 100)
+    nearly = first + 0.01 * rng.standard_normal(100)
+    difference, single = pearson_difference(nearly, first, common), pearson(first, common)
+    assert difference.upper - difference.lower < 0.1 * (single.upper - single.lower)
+
+
+def test_a_change_is_the_difference_of_two_coefficients() -> None:
+    rng = np.random.default_rng(9)
+    first, common = correlated(rng, 0.2, 100)
+    second = common + rng.standard_normal(100)
+    change = pearson_change((first, common), (second, common), seed=3)
+    assert change.value == pytest.approx(pearson(second, common).value - pearson(first, common).value)
+    assert change == pearson_difference(second, first, common, seed=3)
+
+
+def test_estimates_depend_on_the_seed_only() -> None:
+    first, second = correlated(np.random.default_rng(4), 0.3, 40)
+    state = np.random.get_state()[1].copy()
+    assert pearson(first, second, seed=5) == pearson(first, second, seed=5)
+    assert pearson(first, second, seed=5) != pearson(first, second, seed=6)
+    assert np.array_equal(state, np.random.get_state()[1])
+
+
+def test_perfectly_correlated_samples() -> None:
+    sample = np.arange(10.0)
+    estimate = pearson(sample, 3 * sample + 1)
+    assert [estimate.value, estimate.lower, estimate.upper] == pytest.approx([1, 1, 1], abs=1e-12)
+    assert pearson(sample, -sample).value == -1
+
+
+@pytest.mark.parametrize("sample", [np.ones(5), np.array([1.0, 2.0, np.inf, 3.0, 4.0])])
+def test_a_correlation_that_does_not_exist_says_why(sample: np.ndarray) -> None:
+    estimate = pearson(sample, np.arange(5.0))
+    assert (estimate.value, estimate.lower, estimate.upper) == (None, None, None)
+    assert estimate.why
+    assert estimate.is_above(0) is None
+    assert mean(np.ones(5)) == Estimate(1, 1, 1)
+
+
+def test_a_median_ratio_is_the_median_of_the_ratios() -> None:
+    rng = np.random.default_rng(6)
+    top, bottom = rng.exponential(size=(2, 31))
+    estimate = median_ratio(top, bottom)
+    assert estimate.value == np.median(top / bottom)
+    assert estimate.lower < estimate.value < estimate.upper
+    assert median_ratio(top, np.zeros(31)).value is None
+
+
+def test_a_median_has_an_interval_of_order_statistics() -> None:
+    """P(Binomial(20, 1/2) <= 5) = 0.0207: the interval leaves out five numbers at each end."""
+    sample = np.random.default_rng(7).permutation(20).astype(float)
+    assert median(sample) == Estimate(9.5, 5.0, 14.0)
+    assert median([1.0, 2.0, 5.0]).value == 2
+    assert median([1.0, 2.0, 5.0]).lower is None
+    assert median([1.0, np.inf, np.inf]).value is None
+
+
+def test_wilson_interval_against_its_formula() -> None:
+    z, n, p = 1.959963984540054, 20, 0.25
+    centre, half = (p + z * z / (2 * n)), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    estimate = proportion(5, 20)
+    assert estimate.lower == pytest.approx((centre - half) / (1 + z * z / n))
+    assert estimate.upper == pytest.approx((centre + half) / (1 + z * z / n))
+
+
+def test_an_interval_decides_only_outside_of_itself() -> None:
+    estimate = Estimate(0.5, 0.4, 0.6)
+    assert [estimate.is_above(t) for t in (0.3, 0.5, 0.7)] == [True, None, False]
+    assert [estimate.is_below(t) for t in (0.3, 0.5, 0.7)] == [False, None, True]
+
+
+def test_extremes_of_estimates() -> None:
+    estimates = [Estimate(1.0, 0.5, 1.5), Estimate(1.2, 0.2, 3.0), Estimate(None, None, None, "constant")]
+    assert extreme(estimates, which="smallest") == Estimate(1.0, 0.2, 1.5)
+    assert extreme(estimates, which="largest") == Estimate(1.2, 0.5, 3.0)
+    assert extreme(estimates[2:], which="largest").value is None
+
+
+def test_the_mean_of_independent_numbers_is_as_certain_as_one_of_all_samples() -> None:
+    rng = np.random.default_rng(8)
+    samples = rng.standard_normal((9, 400)) + np.arange(9)[:, None]
+    combined = mean_of_independent([mean(sample) for sample in samples])
+    assert combined.value == pytest.approx(samples.mean())
+    error = samples.std(axis=1).mean() / math.sqrt(samples.size)
+    assert combined.upper - combined.value == pytest.approx(1.96 * error, rel=0.1)
+    assert combined.value - combined.lower == pytest.approx(1.96 * error, rel=0.1)
+    assert mean_of_independent([Estimate(None, None, None, "constant")]).value is None
+
+
+@pytest.mark.parametrize("samples", [([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0, 3.0], [1.0, 2.0])])
+def test_samples_that_do_not_fit(samples: tuple[list[float], list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"numbers|shapes"):
+        pearson(*samples)

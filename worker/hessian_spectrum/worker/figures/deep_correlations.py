@@ -1,0 +1,201 @@
+"""Contents of figures 17 to 22 of Cracking the Hessian: networks of two layers and more."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hessian_spectrum.api_schemas.figures.correlations import (
+    Activation,
+    DeepParameters,
+    TrainedNetworks,
+    deep_measurements,
+)
+from hessian_spectrum.api_schemas.figures.results import Curve, Verdict
+from hessian_spectrum.statistics import estimates
+from hessian_spectrum.statistics.estimates import Estimate
+from hessian_spectrum.worker.figures.claims import Range
+from hessian_spectrum.worker.figures.correlations import (
+    STAGES,
+    STRONG,
+    Group,
+    Point,
+    Stage,
+    choices,
+    correlation_curve,
+    groups,
+    mean_over,
+    panels_of,
+    rows,
+)
+from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
+
+
+def _layers(point: Point) -> range:
+    return range(1, point.measurement.depth + 1)
+
+
+def _single(point: Point, norm: str = "spectral") -> list[str]:
+    return [f"{norm}_{layer}" for layer in _layers(point)]
+
+
+def _products(point: Point) -> list[str]:
+    return [f"spectral_without_{layer}" for layer in _layers(point)]
+
+
+def _without_last(point: Point) -> str:
+    return f"spectral_without_{point.measurement.depth}"
+
+
+def _others(point: Point) -> list[str]:
+    """Return all quantities but the product without the last matrix, which is the first matrix of a pair."""
+    last = _without_last(point)
+    same = {last, "spectral_1"} if point.measurement.depth == 2 else {last}
+    return [name for name in [*_products(point), *_single(point)] if name not in same]
+
+
+def _is_strong(group: Group, stage: Stage) -> Verdict:
+    return group.decide(
+        "The squared norm of the product of all matrices but the last correlates well with sharpness at every depth, "
+        f"{STAGES[stage]}",
+        lambda points: estimates.extreme(
+            [point.correlation(stage, _without_last(point)) for point in points], which="smallest"
+        ),
+        quantity="smallest r over depths",
+        holds_for=Range(above=STRONG),
+    )
+
+
+def _is_strongest(group: Group, stage: Stage) -> Verdict:
+    return group.decide(
+        "Among single matrices and products, the product of all but the last correlates most with sharpness, "
+        f"{STAGES[stage]}",
+        lambda points: mean_over(points, lambda point: point.lead(stage, [_without_last(point)], _others(point))),
+        quantity="r of this product, less the largest r of the other quantities; mean over depths",
+        holds_for=Range(above=0.0),
+    )
+
+
+def _is_stronger_at_the_end(group: Group) -> Verdict:
+    return group.decide(
+        "The product of all matrices but the last correlates with sharpness especially near convergence",
+        lambda points: mean_over(points, lambda point: point.change(_without_last(point))),
+        quantity="r after training, less r at initialization; mean over depths",
+        holds_for=Range(above=0.0),
+    )
+
+
+def _product_verdicts(group: Group) -> list[Verdict]:
+    strongest = [_is_strongest(group, stage) for stage in STAGES]
+    return [*(_is_strong(group, stage) for stage in STAGES), *strongest, _is_stronger_at_the_end(group)]
+
+
+def _single_verdicts(group: Group) -> list[Verdict]:
+    """Return the verdicts on figures 19 and 20, whose captions make no claim: section 4.2 compares with products."""
+
+    def lead(stage: Stage, points: Sequence[Point]) -> Estimate:
+        deep = [point for point in points if point.measurement.depth > 2]
+        return mean_over(deep, lambda point: point.lead(stage, [_without_last(point)], _single(point)))
+
+    return [
+        group.decide(
+            f"No single matrix correlates with sharpness as the product of all but the last does, {when}",
+            partial(lead, stage),
+            quantity="r of this product, less the largest r of a single matrix; mean over depths above 2",
+            holds_for=Range(above=0.0),
+            note="for two layers the product is the first matrix",
+        )
+        for stage, when in STAGES.items()
+    ]
+
+
+def _frobenius_verdicts(group: Group) -> list[Verdict]:
+    def lead(stage: Stage, points: Sequence[Point]) -> Estimate:
+        return mean_over(points, lambda point: point.lead(stage, _single(point, "frobenius"), _single(point)))
+
+    return [
+        group.decide(
+            f"In ReLU networks, the Frobenius norm of a matrix correlates more than its spectral norm, {when}",
+            partial(lead, stage),
+            quantity="largest r of a Frobenius norm, less the largest of a spectral norm; mean over depths",
+            holds_for=Range(above=0.0),
+            note="the caption makes no claim; section 4.2 says so of networks of two layers. For D = 1 both norms of "
+            "the first and of the last matrix are equal",
+        )
+        for stage, when in STAGES.items()
+    ]
+
+
+def _curves(names_of: Callable[[Point], Sequence[str]], group: Group, stage: Stage) -> list[Curve]:
+    return [
+        correlation_curve(
+            f"B = {point.measurement.depth}",
+            list(_layers(point)),
+            [point.correlation(stage, name) for name in names_of(point)],
+            group=index,
+        )
+        for index, point in enumerate(group.points)
+    ]
+
+
+def _content(
+    parameters: DeepParameters,
+    measurements: Sequence[TrainedNetworks],
+    measured: Sequence[Measured],
+    *,
+    names_of: Callable[[Point], Sequence[str]],
+    verdicts_of: Callable[[Group], list[Verdict]],
+    x_label: str,
+) -> FigureContent:
+    found = groups(parameters, measurements, measured)
+    panels = [
+        panel
+        for group in found
+        for panel in panels_of(
+            group,
+            x_label=x_label,
+            y_label="Pearson correlation with the sharpness",
+            curves=partial(_curves, names_of, group),
+        )
+    ]
+    verdicts = [verdict for group in found for verdict in verdicts_of(group)]
+    return FigureContent(rows(found, names_of), panels, verdicts, choices(parameters, found))
+
+
+def _products_content(
+    parameters: DeepParameters, measured: Sequence[Measured], *, dim: int, activation: Activation = "linear"
+) -> FigureContent:
+    return _content(
+        parameters,
+        deep_measurements(parameters, activation=activation, dim=dim),
+        measured,
+        names_of=_products,
+        verdicts_of=_product_verdicts,
+        x_label="matrix b that the product leaves out",
+    )
+
+
+def _single_content(parameters: DeepParameters, measured: Sequence[Measured], *, dim: int) -> FigureContent:
+    measurements = deep_measurements(parameters, activation="linear", dim=dim)
+    return _content(
+        parameters, measurements, measured, names_of=_single, verdicts_of=_single_verdicts, x_label="matrix b"
+    )
+
+
+def _frobenius_content(parameters: DeepParameters, measured: Sequence[Measured]) -> FigureContent:
+    return _content(
+        parameters,
+        deep_measurements(parameters, activation="relu", dim=1),
+        measured,
+        names_of=partial(_single, norm="frobenius"),
+        verdicts_of=_frobenius_verdicts,
+        x_label="matrix b",
+    )
+
+
+FIGURE_CONTENTS = {
+    "cracking-17": partial(_products_content, dim=1),
+    "cracking-18": partial(_products_content, dim=10),
+    "cracking-19": partial(_single_content, dim=1),
+    "cracking-20": partial(_single_content, dim=10),
+    "cracking-21": partial(_products_content, dim=1, activation="relu"),
+    "cracking-22": _frobenius_content,
+}

@@ -1,0 +1,464 @@
+"""Spectra of two-layer networks of one variable, by closed form and by dense differentiation."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
+from hessian_spectrum.api_schemas.figures.scalar_networks import (
+    MAX_DENSE_WIDTH,
+    CellParameters,
+    CellSpectrum,
+    VarianceParameters,
+    VarianceSpectra,
+)
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.iteration import run
+from hessian_spectrum.curvature.linear_algebra import DenseOperator
+from hessian_spectrum.curvature.losses import LOSS_CLASSES
+from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
+from hessian_spectrum.statistics import estimates
+from hessian_spectrum.theory.closed_form.homogeneous import relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.worker.builders import generator_of
+from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, verdict
+from hessian_spectrum.worker.figures.closed_forms import number, statistic
+from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
+
+Array = NDArray[np.float64]
+
+WEIGHTS, DATA = 1, 2
+"""Purposes of random numbers."""
+
+ROUNDING = 1e-9
+"""Difference, relative to the largest eigenvalue, up to which two computations of a spectrum agree."""
+
+
+def initial_neurons(width: int, initialization: str, generator: torch.Generator) -> dict[str, Array]:
+    """Draw the weights w (second layer, fan-in m) and v (first layer, fan-in 1) of a network of one variable.
+
+    Args:
+        width: Number m of hidden neurons.
+        initialization: `uniform`, PyTorch's default of linear layers, U(-1/sqrt(fan-in), 1/sqrt(fan-in)); `normal`,
+            with the same variance 1/(3 fan-in); `unit`, N(0, 1).
+        generator: CPU generator, which advances.
+
+    Returns:
+        Arrays w and v of shape (m,).
+    """
+    neurons = {}
+    for name, fan_in in (("w", width), ("v", 1)):
+        if initialization == "uniform":
+            values = (2 * torch.rand(width, generator=generator, dtype=torch.float64) - 1) / sqrt(fan_in)
+        else:
+            values = torch.randn(width, generator=generator, dtype=torch.float64)
+            values = values / sqrt(3 * fan_in) if initialization == "normal" else values
+        neurons[name] = values.numpy()
+    return neurons
+
+
+def wedge(x: Array, slopes: Sequence[float]) -> Array:
+    """Targets of one slope for x > 0 and another one for x < 0."""
+    return np.where(x > 0, slopes[0], slopes[1]) * x
+
+
+def dense_hessian(activation: str, w: Array, v: Array, *, x: Array, y: Array) -> Tensor:
+    """Hessian (2m, 2m) of half the mean squared error by automatic differentiation, for parameters in the order w, v.
+
+    Args:
+        activation: Activation function.
+        w: Outgoing weights of shape (m,).
+        v: Incoming weights of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
+
+    Returns:
+        The matrix, in float64.
+    """
+    width = len(w)
+    model, loss = NeuronNetwork(width, activation), LOSS_CLASSES["mse"]()
+    data = Dataset(torch.from_numpy(x)[:, None], torch.from_numpy(y)[:, None])
+
+    def value(flat: Tensor) -> Tensor:
+        outputs = model({"w": flat[:width], "v": flat[width:]}, data.inputs)
+        return loss.total(outputs, data.targets) / len(x)
+
+    hessian: Tensor = torch.func.hessian(value)(torch.from_numpy(np.concatenate([w, v])))
+    return (hessian + hessian.T) / 2
+
+
+def measure_cells(measurement: CellSpectrum, context: Context) -> Measured:
+    """Compute a ReLU spectrum by Theorem 3.4, and compare it with the dense Hessian.
+
+    Args:
+        measurement: The network and its data.
+        context: Not used, as the computation takes milliseconds.
+
+    Returns:
+        Arrays of all 2m eigenvalues, ascending, whether each is of the positive cell, and whether each is bulk. Values:
+        `dense_difference`, the largest difference to dense eigenvalues over the largest eigenvalue;
+        `coupling`, the largest entry of the dense Hessian between parameters of different cells, likewise;
+        `impurity`, the largest share of an eigenvector of the dense Hessian outside its cell.
+    """
+    m = measurement
+    x = torch.randn(m.num_samples, generator=generator_of(m.seed, DATA), dtype=torch.float64)
+    noise = torch.randn(m.num_samples, generator=generator_of(m.seed, DATA, 1), dtype=torch.float64)
+    inputs = x.numpy()
+    targets = wedge(inputs, m.slopes) if m.data == "wedge" else noise.numpy()
+    neurons = initial_neurons(m.width, m.initialization, generator_of(m.seed, WEIGHTS))
+    spectrum = relu_spectrum(**neurons, x=inputs, y=targets)
+    entries = [entry for entry in spectrum.eigenvalues[::-1] for _ in range(entry.multiplicity)]
+    arrays = {
+        "eigenvalues": np.array([entry.value for entry in entries]),
+        "is_positive_cell": np.array([entry.group == "+" for entry in entries]),
+        "is_bulk": np.array([entry.role == "bulk" for entry in entries]),
+    }
+    values = _cell_values(spectrum, neurons["v"])
+    if m.width <= MAX_DENSE_WIDTH:
+        hessian = dense_hessian("relu", **neurons, x=inputs, y=targets)
+        values |= _dense_values(hessian, arrays["eigenvalues"], neurons["v"])
+    return Measured(values, arrays)
+
+
+def _cell_values(spectrum: Spectrum, v: Array) -> dict[str, float | int | None]:
+    """Counts, outliers and bulk of each cell, and the sharpness that the Poster's formula gives."""
+    values: dict[str, float | int | None] = {"num_positive": int((v > 0).sum()), "width": len(v)}
+    for sign, name in (("+", "positive"), ("-", "negative")):
+        of_cell = [entry for entry in spectrum.eigenvalues if entry.group == sign]
+        outliers = [entry.value for entry in of_cell if entry.role == "outlier"]
+        bulk = [entry for entry in of_cell if entry.role == "bulk"]
+        values[f"{name}_large"], values[f"{name}_small"] = outliers if len(outliers) == 2 else (None, None)
+        values[f"{name}_bulk"] = abs(bulk[0].value) if bulk else None
+        values[f"{name}_num_bulk"] = sum(entry.multiplicity for entry in bulk)
+        values[f"{name}_poster"] = _poster_outlier(spectrum, sign)
+    values["largest"] = spectrum.sharpness
+    return values
+
+
+def _poster_outlier(spectrum: Spectrum, sign: str) -> float | None:
+    """The larger outlier of a cell with the last square as the Poster prints it, without the variance."""
+    suffix = {"+": "_plus", "-": "_minus"}[sign]
+    if statistic(spectrum, "c" + suffix) is None:
+        return None
+    names = ("c", "mean_yx", "trace_w", "trace_v", "fraction", "imbalance", "non_collinearity")
+    numbers = {name: number(spectrum, name + suffix) for name in names}
+    squares = numbers["imbalance"] + numbers["non_collinearity"]
+    root = sqrt(squares + 4 * (2 * numbers["c"] - numbers["mean_yx"]) ** 2)
+    return numbers["fraction"] * (numbers["trace_w"] + numbers["trace_v"] + root) / 2
+
+
+def _dense_values(hessian: Tensor, eigenvalues: Array, v: Array) -> dict[str, float]:
+    result = run(DenseEigensolver(eigenvectors=True), DenseOperator(hessian), generator=torch.Generator())
+    assert result.eigenvectors is not None
+    scale = float(np.abs(result.eigenvalues).max())
+    is_positive = np.concatenate([v > 0, v > 0])
+    inside = (result.eigenvectors**2 * is_positive).sum(axis=1)
+    crossing = hessian.numpy()[np.ix_(is_positive, ~is_positive)]
+    # eigenvectors of equal eigenvalues of both cells may mix; those of distinct ones may not
+    gaps = np.abs(result.eigenvalues[:, None] - result.eigenvalues) + scale * np.eye(len(v) * 2)
+    distinct = gaps.min(axis=1) > 1e-6 * scale
+    return {
+        "dense_difference": float(np.abs(result.eigenvalues - eigenvalues).max()) / scale,
+        "coupling": float(np.abs(crossing).max(initial=0.0)) / scale,
+        "impurity": float(np.minimum(inside, 1 - inside)[distinct].max(initial=0.0)),
+    }
+
+
+def measure_variances(measurement: VarianceSpectra, context: Context) -> Measured:
+    """Compute the two outliers and the bulk of a linear network for inputs of growing variance.
+
+    Args:
+        measurement: The network and its data.
+        context: Progress.
+
+    Returns:
+        Arrays over the variances: `s2`, the mean square of the inputs drawn; `large` and `small`, the outliers; `bulk`,
+        the magnitude of the bulk. Values: `dense_difference`, as of `measure_cells`, at the first variance.
+    """
+    m, rows, difference = measurement, [], 0.0
+    for index, variance in enumerate(m.variances):
+        # the same weights for all variances, or others for each
+        weights = generator_of(m.seed, WEIGHTS, *([] if m.shares_weights else [index]))
+        neurons = initial_neurons(m.width, m.initialization, weights)
+        draws = torch.randn((2, m.num_samples), generator=generator_of(m.seed, DATA, index), dtype=torch.float64)
+        x, y = sqrt(variance) * draws[0].numpy(), draws[1].numpy()
+        spectrum = linear_spectrum(**neurons, x=x, y=y)
+        large, small = [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"]
+        bulk = next(entry.value for entry in spectrum.eigenvalues if entry.role == "bulk")
+        rows.append((number(spectrum, "s2"), large, small, abs(bulk)))
+        if index == 0 and m.width <= MAX_DENSE_WIDTH:
+            dense = torch.linalg.eigvalsh(dense_hessian("linear", **neurons, x=x, y=y)).numpy()
+            difference = float(np.abs(dense - spectrum.dense()).max()) / spectrum.scale
+        context.progress("spectra", index + 1, len(m.variances))
+    columns = np.array(rows, dtype=np.float64).T
+    return Measured({"dense_difference": difference}, dict(zip(("s2", "large", "small", "bulk"), columns, strict=True)))
+
+
+MEASUREMENTS = {CellSpectrum: measure_cells, VarianceSpectra: measure_variances}
+
+
+def _values(measured: Sequence[Measured], name: str) -> Array:
+    """One value of each measurement, NaN where there is none."""
+    found = [each.values.get(name) for each in measured]
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _agreement(measured: Sequence[Measured]) -> Verdict:
+    return verdict(
+        "The closed form is the whole Hessian spectrum.",
+        quantity="largest difference to dense automatic differentiation over the largest eigenvalue, over all seeds",
+        estimate=exact(float(np.nanmax(_values(measured, "dense_difference")))),
+        holds_for=Range(below=ROUNDING),
+    )
+
+
+def _cell_counts(measured: Sequence[Measured]) -> Array:
+    """Whether each network has the multiplicities of Theorem 3.4, where both cells have neurons."""
+    width, q = _values(measured, "width"), _values(measured, "num_positive")
+    both = (q > 0) & (q < width)
+    right = (_values(measured, "positive_num_bulk") == 2 * (q - 1)) & (
+        _values(measured, "negative_num_bulk") == 2 * (width - q - 1)
+    )
+    matching: Array = right[both]
+    return matching
+
+
+def _decoupling(measured: Sequence[Measured]) -> list[Verdict]:
+    return [
+        verdict(
+            "The Hessian undergoes a cell-wise decomposition, which is fully decoupled.",
+            quantity="largest Hessian entry between parameters of different cells over the largest eigenvalue",
+            estimate=exact(float(np.nanmax(_values(measured, "coupling")))),
+            holds_for=Range(below=ROUNDING),
+            note="from dense automatic differentiation, over all seeds",
+        ),
+        verdict(
+            "Each eigenvalue belongs to one cell.",
+            quantity="largest share of a dense eigenvector outside its cell",
+            estimate=exact(float(np.nanmax(_values(measured, "impurity")))),
+            holds_for=Range(below=ROUNDING),
+            note="over simple eigenvalues of all seeds; the others belong to one cell by the decomposition",
+        ),
+        verdict(
+            "The bulk of the cells consists of q - 1 and m - q - 1 signed pairs, and each cell has one outlying pair.",
+            quantity="share of networks with these multiplicities, where both cells have neurons",
+            estimate=share(_cell_counts(measured)),
+            holds_for=Range(above=0.8),
+            note="a network that has a cell without neurons has no eigenvalues of that cell",
+        ),
+    ]
+
+
+def _cell_panel(first: Measured, parameters: CellParameters) -> Panel:
+    values, positive = first.arrays["eigenvalues"], first.arrays["is_positive_cell"]
+    rank, num_negative = np.arange(1, len(values) + 1), int((values < 0).sum())
+    return Panel(
+        title=f"ReLU network, width m = {parameters.width}",
+        x_label="rank of the eigenvalue",
+        y_label="eigenvalue",
+        curves=[
+            curve("positive cell", rank[positive], values[positive], style="markers"),
+            curve("negative cell", rank[~positive], values[~positive], style="markers"),
+            curve("sign change", [num_negative + 0.5], [], style="vertical"),
+        ],
+    )
+
+
+def _cell_rows(measured: Sequence[Measured], parameters: CellParameters) -> list[dict[str, float | int | None]]:
+    return [{"seed": parameters.seed + index, **each.values} for index, each in enumerate(measured)]
+
+
+def _cell_choices(parameters: CellParameters) -> list[Choice]:
+    return [
+        Choice(
+            name="data",
+            value=f"{parameters.data}, {parameters.num_samples} normal inputs",
+            reason="The source does not state the data.",
+        ),
+        Choice(name="initialization", value=parameters.initialization, reason="The source does not state the weights."),
+        Choice(
+            name="activation",
+            value="max(a, 0)",
+            reason="Section 3.2 prints (a)+ = 1{a > 0}, the derivative; a 1{a > 0} is meant.",
+        ),
+    ]
+
+
+def figure_1(parameters: CellParameters, measured: Sequence[Measured]) -> FigureContent:
+    """Make figure 1: eigenvalues of a ReLU network by cell.
+
+    Args:
+        parameters: Parameters of the figure.
+        measured: One spectrum for each seed.
+
+    Returns:
+        The content.
+    """
+    largest = _values(measured, "largest")
+    cells = np.fmax(_values(measured, "positive_large"), _values(measured, "negative_large"))
+    top = verdict(
+        "The largest eigenvalue is the larger one of the outliers of the two cells.",
+        quantity="share of networks in which it is",
+        estimate=share(np.abs(largest - cells) <= ROUNDING * largest),
+        holds_for=Range(above=0.8),
+        note="in each cell the larger outlier is at least |d|, as the pair interlaces with the bulk ±d",
+    )
+    return FigureContent(
+        points=_cell_rows(measured, parameters),
+        panels=[_cell_panel(measured[0], parameters)],
+        verdicts=[_agreement(measured), *_decoupling(measured), top],
+        choices=_cell_choices(parameters),
+    )
+
+
+def _outside(measured: Sequence[Measured], which: str) -> Array:
+    """Whether outliers of each cell exceed its bulk in magnitude, where there is a bulk."""
+    inside = []
+    for name in ("positive", "negative"):
+        bulk, outlier = _values(measured, f"{name}_bulk"), _values(measured, f"{name}_{which}")
+        inside.append((np.abs(outlier) > bulk)[np.isfinite(bulk) & np.isfinite(outlier)])
+    return np.concatenate(inside)
+
+
+def _poster_error(measured: Sequence[Measured]) -> Array:
+    """Relative error of the larger outlier by the Poster's formula, for all cells."""
+    errors = []
+    for name in ("positive", "negative"):
+        right, printed = _values(measured, f"{name}_large"), _values(measured, f"{name}_poster")
+        errors.append(np.abs(printed / right - 1)[np.isfinite(right) & np.isfinite(printed)])
+    return np.concatenate(errors)
+
+
+def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> FigureContent:
+    """Make the Poster's picture of bulk and outliers.
+
+    Args:
+        parameters: Parameters of the figure.
+        measured: One spectrum for each seed.
+
+    Returns:
+        The content.
+    """
+    first = measured[0]
+    values, is_bulk = first.arrays["eigenvalues"], first.arrays["is_bulk"]
+    rank = np.arange(1, len(values) + 1)
+    panel = Panel(
+        title=f"Bulk and outliers, width {parameters.width}",
+        x_label="rank of the eigenvalue",
+        y_label="eigenvalue",
+        curves=[
+            curve("bulk", rank[is_bulk], values[is_bulk], style="markers"),
+            curve("outliers", rank[~is_bulk], values[~is_bulk], style="markers"),
+            curve("", [], [0.0], style="horizontal"),
+        ],
+    )
+    verdicts = [
+        _agreement(measured),
+        *_decoupling(measured),
+        verdict(
+            "The pair of outliers lies outside the bulk.",
+            quantity="share of cells whose larger outlier exceeds the bulk in magnitude",
+            estimate=share(_outside(measured, "large")),
+            holds_for=Range(above=0.9),
+            variants={"the smaller outlier of the pair": share(_outside(measured, "small"))},
+            note="section 3.1 says that the smaller one may be hidden within the bulk. It always is: the pair are the "
+            "eigenvalues of diag(d, -d) plus a positive semidefinite matrix of rank one, which interlace with ±d",
+        ),
+        verdict(
+            "The outliers are given by the Poster's formula, whose last square is 4 (2 <w, v> - mean(yx))^2.",
+            quantity="median relative error of the larger outlier of a cell",
+            estimate=estimates.median(_poster_error(measured)),
+            holds_for=Range(below=ROUNDING),
+            note="the square lacks the variance of the inputs; with it, the formula is exact",
+        ),
+    ]
+    return FigureContent(_cell_rows(measured, parameters), [panel], verdicts, _cell_choices(parameters))
+
+
+def _exponents(measured: Sequence[Measured], name: str) -> Array:
+    """Slope of log |eigenvalue| against log variance, one for each seed; 1 where they are proportional."""
+    slopes = []
+    for each in measured:
+        values = np.abs(each.arrays[name])
+        known = values > 0
+        slopes.append(np.polyfit(np.log(each.arrays["s2"][known]), np.log(values[known]), 1)[0])
+    return np.array(slopes)
+
+
+def _variance_panel(first: Measured) -> Panel:
+    s2, bulk = first.arrays["s2"], first.arrays["bulk"]
+    return Panel(
+        title="Spectrum at initialization",
+        x_label="variance of the inputs",
+        y_label="eigenvalue",
+        curves=[
+            curve("larger outlier", s2, first.arrays["large"]),
+            curve("smaller outlier", s2, first.arrays["small"]),
+            curve("bulk", s2, bulk, group=2),
+            curve("", s2, -bulk, group=2),
+        ],
+    )
+
+
+def figure_7(parameters: VarianceParameters, measured: Sequence[Measured]) -> FigureContent:
+    """Make figure 7: the spectrum of a linear network against the variance of its inputs.
+
+    Args:
+        parameters: Parameters of the figure.
+        measured: One measurement for each seed, under both choices of the weights.
+
+    Returns:
+        The content.
+    """
+    chosen, other = measured[: parameters.num_seeds], measured[parameters.num_seeds :]
+    names = ("other weights for each variance", "the same weights for all variances")
+    choice = names[0] if parameters.shares_weights else names[1]
+    verdicts = [_agreement(measured)]
+    for name, label in (("large", "larger outlier"), ("small", "smaller outlier"), ("bulk", "bulk")):
+        verdicts.append(
+            verdict(
+                f"Eigenvalues scale in proportion to the variance of the inputs: the {label}.",
+                quantity="mean exponent of the magnitude as a power of the variance",
+                estimate=estimates.mean(_exponents(chosen, name)),
+                holds_for=Range(above=0.95, below=1.05),
+                variants={choice: estimates.mean(_exponents(other, name))},
+                note="exact where mean(yx) = 0; for random targets it vanishes like 1/sqrt(n)",
+            )
+        )
+    verdicts.append(
+        verdict(
+            "Two outliers are distinguished from the bulk.",
+            quantity="share of seeds in which the larger outlier exceeds the bulk at every variance",
+            estimate=share([(each.arrays["large"] > each.arrays["bulk"]).all() for each in chosen]),
+            holds_for=Range(above=0.8),
+        )
+    )
+    rows = [
+        {"seed": parameters.seed + index, "variance": variance, **{k: float(v[i]) for k, v in each.arrays.items()}}
+        for index, each in enumerate(chosen)
+        for i, variance in enumerate(parameters.variances)
+    ]
+    choices = [
+        Choice(name="width", value=str(parameters.width), reason="The source does not state the width."),
+        Choice(
+            name="initialization",
+            value=parameters.initialization,
+            reason="Gaussian with the variance of the standard parametrisation, which is 1/(3 fan-in) in PyTorch.",
+        ),
+        Choice(
+            name="shares_weights",
+            value=str(parameters.shares_weights).lower(),
+            reason="The source does not say whether weights are drawn anew for each variance; the other choice is a "
+            "variant.",
+        ),
+    ]
+    return FigureContent(rows, [_variance_panel(chosen[0])], verdicts, choices)
+
+
+FIGURE_CONTENTS = {"cracking-1": figure_1, "cracking-7": figure_7, "poster-bulk": poster_bulk}

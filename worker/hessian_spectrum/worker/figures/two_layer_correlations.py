@@ -1,0 +1,384 @@
+"""Contents of figures 4, 14, 15, 16 and 26 of Cracking the Hessian: two-layer networks."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from hessian_spectrum.api_schemas.figures.correlations import (
+    PARAMETRIZATIONS,
+    Activation,
+    Parametrization,
+    TwoLayerParameters,
+    two_layer_measurements,
+)
+from hessian_spectrum.api_schemas.figures.results import Choice, Curve, Verdict
+from hessian_spectrum.curvature.ensembles.matrix_norms import NORMS
+from hessian_spectrum.statistics import estimates
+from hessian_spectrum.statistics.estimates import Estimate
+from hessian_spectrum.worker.figures.claims import Range
+from hessian_spectrum.worker.figures.correlations import (
+    STAGES,
+    STRONG,
+    Group,
+    Point,
+    Stage,
+    Target,
+    choices,
+    correlation_curve,
+    groups,
+    mean_over,
+    panels_of,
+    rows,
+)
+from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
+
+LAYERS = (1, 2)
+ALIGNMENTS = tuple(f"{norm}_alignment" for norm in NORMS)
+ALL_NORMS = tuple(f"{norm}_{layer}" for norm in NORMS for layer in LAYERS)
+
+WELL_APPROXIMATED = 0.05
+"""Relative error of the largest eigenvalue up to which it counts as well approximated."""
+
+NEGLIGIBLE, LARGE = 0.25, 0.75
+"""Ends of the range that section 4.2 states for ReLU networks."""
+
+
+def _of(norm: str) -> tuple[str, ...]:
+    return tuple(f"{norm}_{layer}" for layer in LAYERS)
+
+
+def _all_but(norm: str) -> tuple[str, ...]:
+    return tuple(name for name in ALL_NORMS if name not in _of(norm))
+
+
+def _with_several(points: Sequence[Point]) -> list[Point]:
+    """Return the points with D > 1; for D = 1 all norms are equal."""
+    return [point for point in points if point.measurement.dim > 1]
+
+
+def _small(points: Sequence[Point]) -> list[Point]:
+    """Return the points with D <= width / 10, whose first matrix has the larger entries in SP and muP."""
+    return [point for point in points if point.measurement.dim <= point.measurement.width / 10]
+
+
+def _large(points: Sequence[Point]) -> list[Point]:
+    """Return the points with D >= width / 2, whose matrices have entries of similar size."""
+    return [point for point in points if point.measurement.dim >= point.measurement.width / 2]
+
+
+def _everywhere(points: Sequence[Point]) -> list[Point]:
+    return list(points)
+
+
+Selection = Callable[[Sequence[Point]], list[Point]]
+
+
+def norm_leads(group: Group, stage: Stage, *, norm: str, claim: str) -> Verdict:
+    """Return the verdict that one norm correlates most with the target."""
+    return group.decide(
+        f"{claim} {STAGES[stage]}",
+        lambda points: mean_over(_with_several(points), lambda point: point.lead(stage, _of(norm), _all_but(norm))),
+        quantity=f"r of the {norm} norm of the matrix with the larger r, less the largest r of other norms; mean over "
+        "D > 1",
+        holds_for=Range(above=0.0),
+    )
+
+
+def _layer_leads(
+    group: Group, stage: Stage, layer: int, select: Selection, claim: str, note: str | None = None
+) -> Verdict:
+    """Return the verdict that the spectral norm of one matrix correlates more than that of the other."""
+    first, second = f"spectral_{layer}", f"spectral_{3 - layer}"
+
+    def lead(select: Selection, points: Sequence[Point]) -> Estimate:
+        return mean_over(select(points), lambda point: point.difference(stage, first, second))
+
+    ranges = {"D <= width / 10 only": _small, "D >= width / 2 only": _large} if select is _everywhere else {}
+    return group.decide(
+        claim,
+        partial(lead, select),
+        further={name: lead(part, group.points) for name, part in ranges.items()},
+        quantity=f"r of the spectral norm of W{layer}, less that of W{3 - layer}; mean over D",
+        holds_for=Range(above=0.0),
+        note=note,
+    )
+
+
+def _first_is_strong(group: Group) -> Verdict:
+    return group.decide(
+        "At initialization and for small D, the norm of the first matrix correlates significantly",
+        lambda points: estimates.extreme(
+            [point.correlation("initial", "spectral_1") for point in _small(points)], which="smallest"
+        ),
+        quantity="smallest r of the spectral norm of W1 over D <= width / 10",
+        holds_for=Range(above=STRONG),
+    )
+
+
+def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
+    def largest(points: Sequence[Point]) -> Estimate:
+        chosen = [point.correlation("initial", name) for point in select(points) for name in _of("spectral")]
+        return estimates.extreme(chosen, which="largest")
+
+    return group.decide(
+        "At initialization, where both matrices have entries of similar size, no norm correlates strongly",
+        largest,
+        quantity=f"largest r of a spectral norm over {which}",
+        holds_for=Range(below=STRONG),
+    )
+
+
+def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
+    return group.decide(
+        "At initialization, where both matrices have entries of similar size, alignment correlates more than norms",
+        lambda points: mean_over(
+            select(points),
+            lambda point: point.difference(
+                "initial", point.best("initial", ALIGNMENTS), point.best("initial", ALL_NORMS)
+            ),
+        ),
+        quantity=f"largest r of an alignment, less the largest of a norm; mean over {which}",
+        holds_for=Range(above=0.0),
+    )
+
+
+def _grows(group: Group) -> Verdict:
+    """Return the verdict that the correlation is most prominent in trained networks."""
+
+    def gain(point: Point) -> Estimate:
+        return point.change(point.best("trained", _of("spectral")))
+
+    return group.decide(
+        "The correlation with the spectral norm is most prominent in trained networks",
+        lambda points: mean_over(points, gain),
+        quantity="r after training, less r at initialization, of the matrix that correlates most after training; mean "
+        "over D",
+        holds_for=Range(above=0.0),
+    )
+
+
+def _ggn_is_close(group: Group) -> Verdict:
+    def error(points: Sequence[Point]) -> Estimate:
+        errors = [
+            np.abs(1 - point.numbers("trained", "ggn") / point.numbers("trained", "sharpness")) for point in points
+        ]
+        return estimates.extreme([estimates.median(each) for each in errors if len(each) >= 3], which="largest")
+
+    return group.decide(
+        "In trained networks the Hessian is well approximated by the Gauss-Newton matrix",
+        error,
+        quantity="largest of the medians of the relative error of the largest eigenvalue, over D",
+        holds_for=Range(below=WELL_APPROXIMATED),
+    )
+
+
+def _is_bounded(group: Group) -> Verdict:
+    """Return the verdict on the lower bound by the squared spectral norms, which needs inputs with covariance I."""
+
+    def share(points: Sequence[Point]) -> Estimate:
+        above = [
+            point.numbers(stage, "sharpness") >= point.sample(stage, name) * (1 - 1e-3)
+            for point in points
+            for stage in STAGES
+            for name in _of("spectral")
+        ]
+        both = np.concatenate(above)
+        return estimates.proportion(int(both.sum()), both.size)
+
+    return group.decide(
+        "The largest eigenvalue is at least the squared spectral norm of each matrix",
+        share,
+        quantity="share of networks, matrices and ends of training, up to 0.1 %",
+        holds_for=Range(above=0.99),
+        note="appendix D.3.3; this needs the second moment of the inputs to be the identity, which that of a sample "
+        "is not",
+    )
+
+
+def _drives_trained(group: Group) -> list[Verdict]:
+    """Return the verdicts on which matrix drives the correlation after training."""
+    if group.parametrization == "ntk":
+        verdict = group.decide(
+            "After training, the spectral norms of both matrices correlate well with the largest eigenvalue",
+            lambda points: mean_over(points, lambda point: point.correlation("trained", _weaker(point))),
+            quantity="smaller of the two r; mean over D",
+            holds_for=Range(above=STRONG),
+        )
+        return [verdict]
+    layer = 2 if group.parametrization == "standard" else 1
+    note = None if layer == 2 else "appendix D.3.3 prints `the second one`, which would repeat what it says of SP"
+    claim = f"After training, it is the {'second' if layer == 2 else 'first'} matrix that drives the correlation"
+    verdicts = [_layer_leads(group, "trained", layer, _everywhere, claim, note)]
+    if layer == 1:
+        claim = "After training, it is the second matrix that drives the correlation, as printed"
+        verdicts.append(_layer_leads(group, "trained", 2, _everywhere, claim))
+    return verdicts
+
+
+def _weaker(point: Point) -> str:
+    return min(_of("spectral"), key=lambda name: point.value("trained", name))
+
+
+def _sharpness_verdicts(group: Group) -> list[Verdict]:
+    """Return the verdicts on figures 4 and 14."""
+    claim = "Sharpness correlates most with the squared spectral norm of a weight matrix"
+    verdicts = [norm_leads(group, stage, norm="spectral", claim=claim) for stage in STAGES]
+    verdicts += [_grows(group), _ggn_is_close(group)]
+    if group.parametrization == "ntk":
+        return [*verdicts, _none_is_strong(group, _everywhere, "D"), *_drives_trained(group)]
+    early = "At initialization and for small D, it is the first matrix that drives the correlation"
+    return [
+        *verdicts,
+        _first_is_strong(group),
+        _layer_leads(group, "initial", 1, _small, early),
+        _none_is_strong(group, _large, "D >= width / 2"),
+        *_drives_trained(group),
+        _is_bounded(group),
+    ]
+
+
+def _alignment_verdicts(group: Group) -> list[Verdict]:
+    select, which = (_everywhere, "D") if group.parametrization == "ntk" else (_large, "D >= width / 2")
+    return [_alignment_leads(group, select, which)]
+
+
+def _relu_verdicts(group: Group) -> list[Verdict]:
+    return [verdict for stage in STAGES for verdict in _relu_verdicts_at(group, stage)]
+
+
+def _relu_verdicts_at(group: Group, stage: Stage) -> list[Verdict]:
+    """Return the verdicts on figure 16 at one end of training."""
+
+    def first(which: Literal["smallest", "largest"], points: Sequence[Point]) -> Estimate:
+        return estimates.extreme([point.correlation(stage, "spectral_1") for point in points], which=which)
+
+    return [
+        group.decide(
+            f"The spectral norm of the first matrix has a correlation {STAGES[stage]} of at least {NEGLIGIBLE}",
+            partial(first, "smallest"),
+            quantity="smallest r over D",
+            holds_for=Range(above=NEGLIGIBLE),
+        ),
+        group.decide(
+            f"The spectral norm of the first matrix has a correlation {STAGES[stage]} of at most {LARGE}",
+            partial(first, "largest"),
+            quantity="largest r over D",
+            holds_for=Range(below=LARGE),
+        ),
+        norm_leads(group, stage, norm="frobenius", claim="Sharpness correlates most with the squared Frobenius norm"),
+    ]
+
+
+def _trace_verdicts(group: Group) -> list[Verdict]:
+    verdicts = [verdict for stage in STAGES for verdict in _trace_verdicts_at(group, stage)]
+    # outputs of the neural tangent parametrization have factors, with which the formula is another one
+    return verdicts if group.parametrization == "ntk" else [*verdicts, _trace_formula(group)]
+
+
+def _trace_verdicts_at(group: Group, stage: Stage) -> list[Verdict]:
+    """Return the verdicts on figure 26 at one end of training."""
+
+    def strongest(norm: str, point: Point) -> Estimate:
+        return point.correlation(stage, point.best(stage, _of(norm)))
+
+    def weakest(points: Sequence[Point]) -> Estimate:
+        means = [mean_over(points, partial(strongest, norm)) for norm in NORMS]
+        return estimates.extreme(means, which="smallest")
+
+    return [
+        group.decide(
+            f"All squared norms correlate strongly with the trace {STAGES[stage]}",
+            weakest,
+            quantity="smallest, over norms, of the mean over D of the r of the matrix with the larger r",
+            holds_for=Range(above=STRONG),
+        ),
+        norm_leads(group, stage, norm="frobenius", claim="The trace correlates most with the squared Frobenius norm"),
+    ]
+
+
+def _trace_formula(group: Group) -> Verdict:
+    def error(points: Sequence[Point]) -> Estimate:
+        errors = []
+        for point in points:
+            squares = sum(point.sample("trained", name) for name in _of("frobenius"))
+            errors.append(np.abs(point.measurement.dim * squares / point.numbers("trained", "trace") - 1))
+        return estimates.extreme([estimates.median(each) for each in errors if len(each) >= 3], which="largest")
+
+    return group.decide(
+        "The trace is approximately D (|W1|_F^2 + |W2|_F^2)",
+        error,
+        quantity="largest of the medians of the relative error, over D",
+        holds_for=Range(below=0.1),
+        note="appendix D.4, for inputs whose second moment is nearly the identity",
+    )
+
+
+def _norm_curves(group: Group, stage: Stage) -> list[Curve]:
+    dims = [point.measurement.dim for point in group.points]
+    return [
+        correlation_curve(
+            f"{norm}, W{layer}",
+            dims,
+            [point.correlation(stage, f"{norm}_{layer}") for point in group.points],
+            group=NORMS.index(norm),
+            is_dashed=layer == 2,
+        )
+        for norm in NORMS
+        for layer in LAYERS
+    ]
+
+
+def _alignment_curves(group: Group, stage: Stage) -> list[Curve]:
+    dims = [point.measurement.dim for point in group.points]
+    return [
+        correlation_curve(
+            f"{name.removesuffix('_alignment')} alignment",
+            dims,
+            [point.correlation(stage, name) for point in group.points],
+            group=index,
+        )
+        for index, name in enumerate(ALIGNMENTS)
+    ]
+
+
+def _content(
+    parameters: TwoLayerParameters,
+    measured: Sequence[Measured],
+    *,
+    parametrizations: Sequence[Parametrization],
+    verdicts_of: Callable[[Group], list[Verdict]],
+    activation: Activation = "linear",
+    target: Target = "sharpness",
+) -> FigureContent:
+    measurements = two_layer_measurements(parameters, activation=activation, parametrizations=parametrizations)
+    found = groups(parameters, measurements, measured, target)
+    is_aligned = verdicts_of is _alignment_verdicts
+    curves, quantities = (_alignment_curves, ALIGNMENTS) if is_aligned else (_norm_curves, ALL_NORMS)
+    panels = [
+        panel
+        for group in found
+        for panel in panels_of(
+            group,
+            x_label="input and output size D",
+            y_label=f"Pearson correlation with the {target}",
+            curves=partial(curves, group),
+        )
+    ]
+    stated = choices(parameters, found)
+    if any(group.parametrization == "mup" for group in found):
+        rate = f"{parameters.large_mup_learning_rate} from D = {parameters.large_mup_dim}"
+        reason = "the source sets the first rate 1 for muP and `large` D without saying from which on"
+        stated.append(Choice(name="large_mup_dim", value=rate, reason=reason))
+    verdicts = [verdict for group in found for verdict in verdicts_of(group)]
+    return FigureContent(rows(found, lambda _: quantities), panels, verdicts, stated)
+
+
+FIGURE_CONTENTS = {
+    "cracking-4": partial(_content, parametrizations=PARAMETRIZATIONS[:2], verdicts_of=_sharpness_verdicts),
+    "cracking-14": partial(_content, parametrizations=PARAMETRIZATIONS[2:], verdicts_of=_sharpness_verdicts),
+    "cracking-15": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_alignment_verdicts),
+    "cracking-16": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_relu_verdicts, activation="relu"),
+    "cracking-26": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_trace_verdicts, target="trace"),
+}
