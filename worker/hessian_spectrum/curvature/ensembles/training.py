@@ -273,7 +273,7 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             tables = (inputs[0], targets[0]) if is_shared else (inputs.flatten(0, 1), targets.flatten(0, 1))
             own, answers = (each.index_select(0, places.flatten()) for each in tables)
             return own.reshape(*chosen.shape, *own.shape[1:]), answers.reshape(*chosen.shape, *answers.shape[1:])
-        own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[members], targets[members])
+        own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[_place(members)], targets[_place(members)])
         if orders is not None:
             own, answers = own[:, orders[0]], answers[:, orders[0]]
         return own.expand(count, *own.shape[1:]), answers.expand(count, *answers.shape[1:])
@@ -363,6 +363,12 @@ def _clip(gradients: Parameters, max_norm: float) -> None:
     factors = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + CLIP_EPSILON)).clamp(max=1.0)
     for each in gradients.values():
         each.mul_(_column(factors, each))
+
+
+def _place(members: Tensor) -> slice | Tensor:
+    """Return the place of ascending members in a table, without gaps as a slice, which copies nothing."""
+    first, last = int(members[0]), int(members[-1])
+    return slice(first, last + 1) if last - first + 1 == len(members) else members
 
 
 def _zero_moments(optimizer: Sgd | AdamW, parameters: Parameters) -> list[Parameters]:

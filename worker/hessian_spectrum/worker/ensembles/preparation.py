@@ -84,12 +84,12 @@ def prepare_ensemble(
     dtype = PRECISIONS[first.vector_precision]
     datasets: dict[str, Dataset] = {}
     for request in requests:
-        key = _dataset_key(request)
+        key = _dataset_key(request, first)
         if key not in datasets:
             datasets[key] = build_dataset(request, inputs).to(dtype, device)
     model = build_model(first.model, inputs)
     assert isinstance(model, Mlp), "requests have a key only for these"
-    data = [datasets[_dataset_key(request)] for request in requests]
+    data = [datasets[_dataset_key(request, first)] for request in requests]
     ensemble = Ensemble.of(model, build_loss(first), data, weight_decay=first.weight_decay or 0.0)
     members = [build_parameters(each.model, model, dtype=dtype, device=device, sources=inputs) for each in requests]
     return EnsembleStart(ensemble, stacked(members))
@@ -146,11 +146,12 @@ def _training_key(request: SpectrumRequest) -> Hashable:
     return None if train is None else _frozen(train.model_dump(mode="json", exclude={"seed", "learning_rate"}))
 
 
-def _dataset_key(request: SpectrumRequest) -> str:
+def _dataset_key(request: SpectrumRequest, first: SpectrumRequest) -> str:
+    """Return a key of the data of a request, equal for those that equal the first request's."""
     assert request.data is not None
-    if isinstance(request.data, InlineData):
-        return f"{id(request.data)}"
-    return request.data.model_dump_json()
+    if request.data == first.data:
+        return "first"
+    return f"{id(request.data)}" if isinstance(request.data, InlineData) else request.data.model_dump_json()
 
 
 def _frozen(value: object) -> Hashable:
