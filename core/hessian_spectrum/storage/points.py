@@ -81,6 +81,20 @@ class PointStore:
             return False
         return True
 
+    def num_bytes(self) -> int:
+        """Return the size of all points together."""
+        return sum(info.num_bytes for info in self._blobs.list())
+
+    def remove_oldest(self, num_bytes: int) -> int:
+        """Remove the points that were written first until so many bytes are free; return how many were removed."""
+        removed = freed = 0
+        for info in sorted(self._blobs.list(), key=lambda each: each.modified_ns):
+            if freed >= num_bytes:
+                break
+            self._blobs.delete(info.name)
+            removed, freed = removed + 1, freed + info.num_bytes
+        return removed
+
     def remove_unused(self, seconds: float) -> Iterator[str]:
         """Remove the points that nobody has used for so long, and yield their keys."""
         for info in self._blobs.unused(seconds):
