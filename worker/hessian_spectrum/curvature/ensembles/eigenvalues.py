@@ -71,7 +71,8 @@ def top_eigenvalues(
     """
     size = operator.size
     found = TopEigenvalues(
-        *torch.zeros(2, size, dtype=torch.float64),
+        values=torch.zeros(size, dtype=torch.float64),
+        residuals=torch.zeros(size, dtype=torch.float64),
         num_steps=torch.zeros(size, dtype=torch.int64),
         converged=torch.zeros(size, dtype=torch.bool),
     )
@@ -125,7 +126,7 @@ class _Runs:
         tops = values[:, -1]
         residuals = (couplings * vectors[..., -1].gather(1, last.unsqueeze(1)).squeeze(1)).abs()
         is_near = residuals <= tolerance * tops.abs()
-        ends = state.has_ended[0] | (is_near & self.were_near) | (state.step >= state.limit)
+        ends: Tensor = state.has_ended[0] | (is_near & self.were_near) | (state.step >= state.limit)
         self.were_near.copy_(is_near)
         members = self.members
         found.values[members], found.residuals[members] = tops, residuals
