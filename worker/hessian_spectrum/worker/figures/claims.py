@@ -1,6 +1,6 @@
 """Verdicts from estimates with intervals: what decides them, and the same claim under other choices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
