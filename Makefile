@@ -126,11 +126,17 @@ soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: mak
 bench-shards: setup  ## one long job on one worker and on two; on a quiet machine
 	$(BIN)/python -m benchmarks.shards --save
 
+bench-sweeps: setup  ## many tiny spectra as one sweep and as single jobs, and a sweep on two workers
+	$(BIN)/python -m benchmarks.sweeps --save
+
 bench-fairness: setup  ## what others wait for while one key asks for the most expensive requests there are
 	$(BIN)/python -m benchmarks.fairness --save
 
 bench-job-overhead: setup  ## what a job costs beside its computation
 	$(BIN)/python -m benchmarks.job_overhead --save
+
+bench-tracking: setup  ## what a training loop pays for being tracked; on a quiet machine
+	$(BIN)/python -m benchmarks.tracking --save
 
 bench-hostile-files: setup  ## how soon each hostile file of the tests is refused
 	$(BIN)/python -m benchmarks.hostile_files --save
@@ -147,4 +153,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

@@ -1,8 +1,8 @@
 """`python -m benchmarks.doc_images`: make the pictures in docs/images again, from the requests printed before them.
 
 The picture of the README is one of the demo's. Each of the others is the picture of the request in the nearest block of
-commands before it, so that a document cannot show a picture of something else than it says. Takes about a quarter of an
-hour on two cores.
+commands before it, or is written by the nearest program before it, so that a document cannot show a picture of
+something else than it says. Takes about a quarter of an hour on two cores.
 """
 
 import argparse
@@ -23,21 +23,28 @@ from hessian_spectrum.client.http import SpectrumClient
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 DEMO_IMAGE = "digits-density"
+PROGRAM = "program"
+"""Stands for an endpoint where a program writes the picture."""
+
+WRITTEN_URL = "http://127.0.0.1:8000"
 _BLOCK_OR_IMAGE = re.compile(
-    r"^```bash\n(?P<commands>.*?)^```$|^!\[.*?\]\(.*?images/(?P<name>[\w-]+)\.png\)", re.MULTILINE | re.DOTALL
+    r"^```(?P<language>bash|python)\n(?P<text>.*?)^```$|^!\[.*?\]\(.*?images/(?P<name>[\w-]+)\.png\)",
+    re.MULTILINE | re.DOTALL,
 )
 
 
 def image_requests() -> dict[str, tuple[str, str]]:
-    """For each image in docs/, the endpoint and the JSON body of the last request before it."""
+    """For each image in docs/, the endpoint and the JSON body of the last request before it, or the program."""
     requests = {}
     for document in sorted((ROOT / "docs").rglob("*.md")):
         sent: list[tuple[str, str]] = []
         for match in _BLOCK_OR_IMAGE.finditer(document.read_text()):
             if match["name"]:
                 requests[match["name"]] = sent[-1]
+            elif match["language"] == "python":
+                sent.append((PROGRAM, match["text"]))
             else:
-                sent += _requests(match["commands"])
+                sent += _requests(match["text"])
     return requests
 
 
@@ -59,6 +66,8 @@ def make_image(name: str, url: str) -> bytes:
     if name == DEMO_IMAGE:
         return _demo_image()
     endpoint, body = image_requests()[name]
+    if endpoint == PROGRAM:
+        return _written_image(name, body.replace(WRITTEN_URL, url))
     if endpoint != "jobs":
         headers = {"Content-Type": "application/json", "Accept": "image/png"}
         return httpx.post(f"{url}/v1/{endpoint}", content=body, headers=headers, timeout=120).raise_for_status().content
@@ -72,6 +81,12 @@ def _demo_image() -> bytes:
         program = Path(sys.executable).with_name("spectrum-server")
         subprocess.run([program, "demo", "--output", directory], check=True)
         return (Path(directory) / f"{DEMO_IMAGE}.png").read_bytes()
+
+
+def _written_image(name: str, program: str) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([sys.executable, "-c", program], cwd=directory, check=True)
+        return (Path(directory) / f"{name}.png").read_bytes()
 
 
 def main() -> None:

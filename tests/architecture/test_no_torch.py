@@ -8,6 +8,7 @@ LIGHT_MODULES = [
     "hessian_spectrum.service.app",
     "hessian_spectrum.launcher.main",
     "hessian_spectrum.client.main",
+    "hessian_spectrum.client.tracking.start",
     "hessian_spectrum.theory.closed_form.attention",
     "hessian_spectrum.theory.closed_form.homogeneous",
     "hessian_spectrum.theory.closed_form.quadratic",

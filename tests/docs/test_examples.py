@@ -3,9 +3,11 @@
 import itertools
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.docs.blocks import Block, blocks
@@ -36,13 +38,37 @@ def test_readme_and_tutorial_have_a_program_and_an_answer() -> None:
         assert {block.place.partition(":")[0] for block in found} >= {"README.md", "docs/tutorial.md"}
 
 
-@pytest.mark.usefixtures("at_the_written_address")
-@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in PROGRAMS])
-def test_the_program_runs_as_it_is_written(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
-    largest, _, inertia = capsys.readouterr().out.partition(" ")
+def check_spectrum(output: str) -> None:
+    largest, _, inertia = output.partition(" ")
     assert float(largest) > 0
     assert inertia.startswith("negative=")
+
+
+def check_edge_of_stability(output: str) -> None:
+    """The sharpness rises from below 2 / learning rate, and settles around it while the loss decreases."""
+    step, loss, sharpness, threshold = np.array([line.split() for line in output.splitlines()], float).T
+    assert step.tolist() == list(range(0, 1000, 50))
+    assert set(threshold) == {2 / 0.6}
+    settled = sharpness[len(step) // 2 :]
+    assert sharpness[0] < 0.6 * threshold[0]
+    assert (np.diff(sharpness[: len(step) // 3]) > 0).all()
+    assert settled.mean() == pytest.approx(threshold[0], rel=0.05)
+    assert np.abs(settled - threshold[0]).max() < 0.15 * threshold[0]
+    assert loss[-1] < 0.7 * loss[len(step) // 2 - 1] < 0.1 * loss[0]
+
+
+CHECKS = {"docs/training-runs.md": check_edge_of_stability}
+
+
+@pytest.mark.usefixtures("at_the_written_address")
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in PROGRAMS])
+def test_the_program_runs_as_it_is_written(
+    block: Block, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    CHECKS.get(block.place.partition(":")[0], check_spectrum)(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("question", "answer"), [pytest.param(*pair, id=pair[1].place) for pair in ANSWERS])

@@ -3,7 +3,7 @@
 import json
 import re
 
-from benchmarks.doc_images import DEMO_IMAGE, IMAGES, image_requests
+from benchmarks.doc_images import DEMO_IMAGE, IMAGES, PROGRAM, WRITTEN_URL, image_requests
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import DOCUMENTS
@@ -20,7 +20,11 @@ def test_every_picture_is_shown_and_can_be_made() -> None:
 def test_the_requests_of_pictures_are_valid() -> None:
     requests = image_requests()
     assert requests
-    for endpoint, body in requests.values():
+    for name, (endpoint, body) in requests.items():
+        if endpoint == PROGRAM:
+            assert f'Path("{name}.png").write_bytes(' in body
+            assert WRITTEN_URL in body
+            continue
         MESSAGES[endpoint].model_validate(json.loads(body))
 
 

@@ -37,8 +37,9 @@ PROGRAMS: dict[str, Any] = {
 }
 # Files that the documents tell their readers to make, or that the server or another program makes.
 FILES_OF_READERS = {"config.json", "job.json", "keys.json", "/openapi.json"}
-# Names of S3.
+# Names of S3, torch and Lightning.
 FOREIGN_CLASSES = {"AbortIncompleteMultipartUpload", "PutObject"}
+FOREIGN_CLASSES |= {"DataParallel", "DistributedDataParallel", "LightningModule"}
 
 EXISTING = [ROOT / name for name in SOURCE_DIRECTORIES]
 FILES = [

@@ -75,6 +75,10 @@ class CostEstimate(Message):
         description="Length along each axis of the parameters of the matrix, by name and in the order of its rows, to "
         "compare with those of your network; null for a job of several matrices with different parameters.",
     )
+    seconds: float | None = Field(
+        default=None,
+        description="Predicted time of a figure on two cores, in seconds; null for other jobs.",
+    )
     summary: str = Field(description="The estimate in one sentence.")
 
 

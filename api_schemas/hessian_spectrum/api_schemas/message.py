@@ -115,6 +115,25 @@ def misfit(*location: str | int, message: str) -> ValidationError:
     return ValidationError.from_exception_data("misfit", [InitErrorDetails(type=kind, loc=location, input=None)])
 
 
+def moved(error: ValidationError, *location: str | int) -> ValidationError:
+    """Move errors to another place, with their kinds and messages.
+
+    Args:
+        error: Errors of a message that stands for a part of another one.
+        *location: Path from the other message to that part.
+
+    Returns:
+        The errors, for pydantic to merge into its own.
+    """
+    faults: list[InitErrorDetails] = []
+    for fault in error.errors(include_url=False):
+        is_own = fault["type"] in ("misfit", "value_error", "assertion_error")
+        kind = PydanticCustomError("misfit", "{message}", {"message": fault["msg"]}) if is_own else fault["type"]
+        place = (*location, *fault["loc"])
+        faults.append(InitErrorDetails(type=kind, loc=place, input=fault["input"], ctx=fault.get("ctx", {})))
+    return ValidationError.from_exception_data("misfit", faults)
+
+
 def _array_shape(value: object) -> str:
     return "rows" if isinstance(value, list) and value and isinstance(value[0], list) else "numbers"
 

@@ -89,14 +89,29 @@ def sample_arrays(x: Any, y: Any) -> dict[str, NamedArray]:
     if TARGETS in inputs or not inputs:
         raise UnfitArrayError("inputs need names other than y, the name of the targets")
     given = inputs if y is None else {**inputs, TARGETS: y}
-    arrays = {name: _named_array(name, values) for name, values in given.items()}
+    arrays = {name: named_array(name, values) for name, values in given.items()}
+    for name, array in arrays.items():
+        if array.values.ndim == 0:
+            raise UnfitArrayError(f"{name} is one number; its first axis must be that of the samples")
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise UnfitArrayError(f"arrays must have the same number of samples, not {lengths}")
     return arrays
 
 
-def _named_array(name: str, values: Any) -> NamedArray:
+def named_array(name: str, values: Any) -> NamedArray:
+    """Return an array or a tensor as it is stored, without a copy of numbers in the memory of the host.
+
+    Args:
+        name: Name of the array, for messages.
+        values: The numbers.
+
+    Returns:
+        The array.
+
+    Raises:
+        UnfitArrayError: If the server does not accept the type.
+    """
     if hasattr(values, "detach"):  # a tensor of torch, whose bfloat16 numpy does not have
         values = values.detach().cpu()
         if str(values.dtype) == "torch.bfloat16":
@@ -107,8 +122,6 @@ def _named_array(name: str, values: Any) -> NamedArray:
     dtype = _NAMES.get(array.dtype.newbyteorder("<"))
     if dtype is None:
         raise UnfitArrayError(f"{name} holds {array.dtype}; give float16, float32, float64, integers or booleans")
-    if array.ndim == 0:
-        raise UnfitArrayError(f"{name} is one number; its first axis must be that of the samples")
     return NamedArray(dtype, array)
 
 

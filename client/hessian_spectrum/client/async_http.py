@@ -1,4 +1,4 @@
-"""Asynchronous client of the spectrum server, with the methods of the synchronous one."""
+"""Asynchronous client of the spectrum server, with the methods of the synchronous one, apart from tracking."""
 
 import asyncio
 import time

@@ -106,6 +106,7 @@ class ClientBase(ABC, Generic[HttpClient]):
     ) -> None:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
+        self._base_url, self._api_key = base_url, api_key
         self._has_answered = False
         self._http: HttpClient = self._connect(**connection(base_url, api_key))
 

@@ -1,7 +1,7 @@
 """Synchronous client of the spectrum server."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,9 @@ from hessian_spectrum.client.requests import (
     refusal,
 )
 from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
+from hessian_spectrum.client.tracking.spool import DISK_BYTES
+from hessian_spectrum.client.tracking.start import SentRun, send_spooled, start_tracking
+from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
 
 T = TypeVar("T")
 
@@ -245,6 +248,94 @@ class SpectrumClient(ClientBase[httpx.Client]):
             if error.problem.status != HTTPStatus.NOT_FOUND:
                 raise
         return self._run(endpoints.upload_part(part.content))
+
+    def track(
+        self,
+        module: Any,
+        *,
+        loss: Any,
+        data: Any,
+        every: int,
+        name: str | None = None,
+        method: Mapping[str, Any] | None = None,
+        matrix: Any = "hessian",
+        trainable: str | None = None,
+        learning_rate: float | None = None,
+        example_inputs: Any = None,
+        directory: Path | None = None,
+        disk_bytes: int = DISK_BYTES,
+        memory_bytes: int = MEMORY_BYTES,
+        **fields: Any,
+    ) -> Tracker:
+        """Record a training run: call `step` of the returned tracker in the loop. Needs the extra `torch`.
+
+        The call exports the module and writes program and data to disk. From then on, `step` waits only until the
+        parameters are copied; threads write the copies to disk and send them as points of a series. If the server is
+        away, the run goes on, and the points are sent later. They belong to the loss of the module in eval mode:
+        without dropout, and with the running statistics of batch norm at that step.
+
+        Args:
+            module: A `torch.nn.Module`, which `torch.compile` or data parallelism may have wrapped. In a distributed
+                run, track it in one process.
+            loss: Loss, as in a request.
+            data: Inputs and targets (x, y); x alone for a loss that needs no targets; or the field `data` that
+                `upload_data` has returned.
+            every: Every how many calls of `step` the parameters are recorded, beginning with the first.
+            name: Name of the series; None: one that no other run has. A run with the same name and request adds to it.
+            method: What is computed at each point; None: the largest eigenvalue.
+            matrix: Matrix, as in a request.
+            trainable: Glob on the names of the parameters to differentiate; None: those that require gradients.
+            learning_rate: Learning rate of points for which `step` is given no other.
+            example_inputs: Arguments of the module for at least two samples; None: the first samples of x.
+            directory: Folder in which the run has a folder of its name; None: one for this user, as
+                `platformdirs.user_state_path` names it.
+            disk_bytes: Limit on the size of parameters that wait to be sent. When it is reached, waiting points are
+                dropped, each time the one closest to its neighbours, so that the others cover the run evenly.
+            memory_bytes: Limit on the size of copies that wait to be written; two are always allowed. When it is
+                reached, because the disk is slower than the loop, the new point is dropped.
+            **fields: Further fields of a spectrum job, such as `weight_decay`.
+
+        Returns:
+            The tracker, to be closed at the end, for example by a `with` statement.
+
+        Raises:
+            ModuleExportError: If the module cannot be exported.
+            SpoolError: If another process tracks a run in the same folder, or it holds points of another run.
+            ValueError: If an argument is wrong.
+        """
+        return start_tracking(
+            self,
+            lambda: type(self)(self._base_url, self._api_key, patience_seconds=0.0),
+            module,
+            loss=loss,
+            data=data,
+            every=every,
+            name=name,
+            method=method,
+            matrix=matrix,
+            trainable=trainable,
+            learning_rate=learning_rate,
+            example_inputs=example_inputs,
+            directory=directory,
+            disk_bytes=disk_bytes,
+            memory_bytes=memory_bytes,
+            fields=fields,
+        )
+
+    def send_tracked(self, directory: Path) -> list[SentRun]:
+        """Send the points that tracked runs have left on disk, also after their processes were killed.
+
+        Args:
+            directory: Folder of one run, or a folder of several.
+
+        Returns:
+            What was sent of each run.
+
+        Raises:
+            SpoolError: If there is no tracked run, or its process still exists and sends by itself.
+            SpectrumClientError: If the server does not answer or refuses; the points stay on disk.
+        """
+        return send_spooled(self, Path(directory))
 
     def artifacts(self) -> Iterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""

@@ -31,6 +31,9 @@ def options(version: VersionOption = False) -> None:
     """Eigenvalue spectra from a spectrum server."""
 
 
+track = typer.Typer(no_args_is_help=True, help="Send what tracked training runs have left on disk.")
+app.add_typer(track, name="track")
+
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 """Environment variable of the API key, not a command-line option, because others can see arguments of a process."""
 
@@ -274,6 +277,19 @@ def delete_artifact(
     """Delete an uploaded file."""
     with _client(url) as client:
         client.delete_artifact(artifact_id)
+
+
+@track.command()
+def send(
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of a tracked run, or a directory of several.", file_okay=False)
+    ],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Send the points that tracked runs have left on disk, and print how many each run had."""
+    with _client(url) as client:
+        for run in client.send_tracked(directory):
+            typer.echo(f"{run.name}  {run.num_points} points")
 
 
 def _contents(artifact: AnyArtifact) -> str:

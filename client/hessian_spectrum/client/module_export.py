@@ -22,7 +22,9 @@ class ModuleExportError(SpectrumClientError):
     """A module cannot be sent to the server; the message says why, and what to change."""
 
 
-def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
+def module_program(
+    module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]", *, with_parameters: bool = True
+) -> bytes:
     """Export a module as a .pt2 file, after comparing outputs and gradients of the program with those of the module.
 
     A forward pass that computes derivatives itself, such as that of a physics-informed network, is traced before it is
@@ -31,6 +33,8 @@ def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tenso
     Args:
         module: The module, in eval mode if it has dropout or batch norm. It returns one array (n, ...).
         example_inputs: Its arguments for at least two samples along their first axis: tensors, or arrays of numpy.
+        with_parameters: Whether the file holds the values of the parameters. With zeros in their place, the file is the
+            same at all steps of a training run.
 
     Returns:
         The content of the file.
@@ -51,9 +55,23 @@ def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tenso
         _check_names(program)
         _check_equal(module, program, inputs)
         _warn_if_fixed(program, inputs)
+        if not with_parameters:
+            _fill_with_zeros(program)
         file = io.BytesIO()
         torch.export.save(program, file)
     return file.getvalue()
+
+
+def _fill_with_zeros(program: "ExportedProgram") -> None:
+    """Replace the parameters by zeros; those that are tied stay so."""
+    import torch  # noqa: PLC0415
+
+    zeros: dict[int, Tensor] = {}
+    for name in program.graph_signature.parameters:
+        known = program.state_dict[name]
+        if id(known) not in zeros:
+            zeros[id(known)] = torch.nn.Parameter(torch.zeros_like(known), requires_grad=known.requires_grad)
+        program.state_dict[name] = zeros[id(known)]
 
 
 def module_parameters(module: "nn.Module | Mapping[str, Tensor]") -> bytes:

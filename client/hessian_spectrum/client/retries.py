@@ -46,6 +46,23 @@ def pause_before_repeat(request: requests.ApiRequest[Any], response: httpx.Respo
     return requests.retry_after_seconds(response)
 
 
+class Backoff:
+    """Pauses between tries, which grow during an outage."""
+
+    def __init__(self) -> None:
+        self._seconds = _FIRST_PAUSE_SECONDS
+
+    def reset(self) -> None:
+        """Record an answer of the server, which ends the outage."""
+        self._seconds = _FIRST_PAUSE_SECONDS
+
+    def next_seconds(self, error: SpectrumClientError) -> float:
+        """Return the pause in seconds after an error, which is not shorter than one that the server asks for."""
+        self._seconds = min(_LONGEST_PAUSE_SECONDS, _GROWTH * self._seconds)
+        requested = error.retry_after_seconds if isinstance(error, ProblemResponseError) else None
+        return max(self._seconds, requested or 0.0)
+
+
 class OutageRetry:
     """Decides whether to try again after an error, and logs once per outage for how long it will.
 
@@ -65,13 +82,13 @@ class OutageRetry:
         self._is_known = is_known
         self.deadline = deadline
         self._began_at: float | None = None
-        self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._backoff = Backoff()
 
     def reset(self) -> None:
         """Record an answer of the server, which ends the outage."""
         self._is_known = True
         self._began_at = None
-        self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._backoff.reset()
 
     def pause_seconds(self, error: SpectrumClientError) -> float:
         """Seconds to wait before the next try.
@@ -87,7 +104,7 @@ class OutageRetry:
             SpectrumClientError: The error itself, if another try is pointless.
             ServerOutageError: If the outage has lasted too long.
         """
-        if not (_is_passing(error) and (self._is_known or _is_busy(error))):
+        if not (is_passing(error) and (self._is_known or _is_busy(error))):
             raise error
         now = time.monotonic()
         is_new = self._began_at is None
@@ -97,18 +114,15 @@ class OutageRetry:
             raise ServerOutageError(self._job_id, now - began_at, error) from error
         if is_new:
             _logger.warning("%s; trying again for up to %.0f s, while the job goes on", error, ends_at - now)
-        self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, _GROWTH * self._pause_seconds)
-        pause = self._pause_seconds
-        if isinstance(error, ProblemResponseError):
-            pause = max(pause, error.retry_after_seconds or 0.0)
-        return min(pause, ends_at - now)
+        return min(self._backoff.next_seconds(error), ends_at - now)
 
 
 def _is_busy(error: SpectrumClientError) -> bool:
     return isinstance(error, ProblemResponseError) and error.problem.status == 429
 
 
-def _is_passing(error: SpectrumClientError) -> bool:
+def is_passing(error: SpectrumClientError) -> bool:
+    """Return whether a later try may succeed."""
     if isinstance(error, ProblemResponseError):
         return error.problem.status in _PASSING
     return isinstance(error, ServerUnreachableError)

@@ -413,9 +413,19 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
         )
         return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
     if isinstance(request, ExperimentRequest):
-        sizes = gibibytes(plan.whole.peak_bytes), gibibytes(plan.memory_bytes)
-        return FieldError(loc=["body"], msg=f"a spectrum takes about {sizes[0]}, a worker has {sizes[1]}")
+        return _experiment_error(request, plan, plan.memory_bytes)
     return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _experiment_error(request: ExperimentRequest, plan: JobPlan, memory_bytes: int) -> FieldError:
+    """Return the field that makes the largest point of an experiment too large."""
+    index = max(range(len(plan.points)), key=lambda number: plan.points[number].peak_bytes)
+    computation = request.computations[index]
+    place: list[str | int] = list(request.place_of_sizes)
+    if isinstance(computation, SpectrumRequest):
+        place.append(culprit(computation, memory_bytes))
+    sizes = gibibytes(plan.whole.peak_bytes), gibibytes(memory_bytes)
+    return FieldError(loc=["body", *place], msg=f"point {index} takes about {sizes[0]}, a worker has {sizes[1]}")
 
 
 def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:

@@ -17,6 +17,7 @@ from hessian_spectrum.api_schemas.experiments.figure import FigureResult
 from hessian_spectrum.api_schemas.figures.kind import Scale
 from hessian_spectrum.api_schemas.figures.results import Verdict
 from hessian_spectrum.api_schemas.version import __version__
+from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.progress import job_progress
 from hessian_spectrum.launcher.demo import free_port
@@ -53,8 +54,8 @@ def make_gallery(options: GalleryOptions, stop: threading.Event) -> None:
         stop: Ends the computation when set; what was computed is kept.
 
     Raises:
-        StackError: If the stack does not start.
-        SpectrumClientError: If a figure fails.
+        StackError: If the stack does not start, or if figures could not be computed.
+        SpectrumClientError: If the server does not answer.
     """
     console = Console()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -82,16 +83,19 @@ def _directory(path: Path | None) -> Iterator[Path]:
 
 def _write_figures(client: SpectrumClient, options: GalleryOptions, stop: threading.Event, console: Console) -> None:
     names = list(options.figures) or [each.figure for each in client.figures().figures]
-    pages = []
+    pages, failed = [], []
     for name in names:
         if stop.is_set():
             return
-        started = time.monotonic()
-        page = _write_figure(client, name, options, console)
-        pages.append(page)
-        console.print(f"{name}: {time.monotonic() - started:.0f} s")
+        try:
+            pages.append(_write_figure(client, name, options, console))
+        except ProblemResponseError as error:
+            failed.append(name)
+            pages.append(f"## {name}\n\nIt could not be computed: {error}\n")
         (options.output / "gallery.md").write_text(_gallery(pages, options.scale))
     console.print(f"Gallery: {options.output / 'gallery.md'}")
+    if failed:
+        raise StackError(f"these figures could not be computed: {', '.join(failed)}")
 
 
 def _write_figure(client: SpectrumClient, name: str, options: GalleryOptions, console: Console) -> str:

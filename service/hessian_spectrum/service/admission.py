@@ -31,6 +31,9 @@ from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES, check_jso
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
+_FASTEST = 100.0
+"""Ratio of the speed of the fastest worker that we expect, a large GPU, to that of two cores."""
+
 
 @dataclass(frozen=True)
 class SubmittedJob:
@@ -114,6 +117,7 @@ class Admission:
             raise invalid_field(
                 ("time_limit_seconds",), f"jobs on this server may run for at most {self._job_seconds:.15g} s"
             )
+        self._check_seconds(request)
         available = self._available_bytes()
         if available is None:
             return None
@@ -123,6 +127,18 @@ class Admission:
         if error is not None:
             raise ProblemError(invalid_request([error]))
         return plan
+
+    def _check_seconds(self, request: AnyJobRequest) -> None:
+        """Refuse an experiment that will take far longer than jobs may, even on faster hardware than two cores."""
+        seconds = request.seconds if isinstance(request, ExperimentRequest) else None
+        limit = min(self._job_seconds, request.time_limit_seconds or self._job_seconds)
+        if seconds is not None and seconds > _FASTEST * limit:
+            assert isinstance(request, ExperimentRequest)
+            message = (
+                f"takes about {seconds / 3600:,.3g} hours on two cores; "
+                f"jobs may run for {limit / 3600:,.3g} hours: choose smaller sizes"
+            )
+            raise invalid_field(request.place_of_sizes, message)
 
     def estimate(self, request: AnyJobRequest) -> CostEstimate:
         """Estimate the cost of a job on the present workers.
@@ -149,6 +165,7 @@ class Admission:
             worker_memory_bytes=available,
             fits=None if available is None else estimate.peak_bytes <= available,
             parameter_shapes=_parameter_shapes(request),
+            seconds=request.seconds if isinstance(request, ExperimentRequest) else None,
             summary=_summary(estimate, available),
         )
 

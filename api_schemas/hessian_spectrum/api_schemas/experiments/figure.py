@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, mod
 from hessian_spectrum.api_schemas.experiments.kind import ExperimentKind, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.figures import FIGURES, FigureParameters, Measurement, Scale
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
-from hessian_spectrum.api_schemas.message import Message, misfit
+from hessian_spectrum.api_schemas.message import Message, misfit, moved
 
 
 def _known(name: str) -> str:
@@ -33,10 +33,14 @@ class FigureRequest(ExperimentRequest):
     )
 
     @property
-    def seconds(self) -> float | None:
-        """Predicted time on two cores, in seconds; None if it is not known of a measurement."""
-        seconds = [each.cost.seconds for each in self.computations if isinstance(each, Measurement)]
-        return sum(seconds)
+    def seconds(self) -> float:
+        """Predicted time on two cores, in seconds, good to a factor of two."""
+        return sum(each.cost.seconds for each in self.computations if isinstance(each, Measurement))
+
+    @property
+    def place_of_sizes(self) -> tuple[str, ...]:
+        """The scale, or the overrides if there are any."""
+        return ("overrides",) if self.overrides else ("scale",)
 
     @property
     def chosen(self) -> FigureParameters:
@@ -45,15 +49,15 @@ class FigureRequest(ExperimentRequest):
         return figure.parameters.model_validate(figure.defaults(self.scale) | self.overrides)
 
     @model_validator(mode="after")
-    def _overrides_fit(self, info: ValidationInfo) -> Self:
+    def _points_are_requests(self, info: ValidationInfo) -> Self:
         """Check the overrides, and fill in what follows from them, such as the digest of a checkpoint."""
         figure = FIGURES[self.figure]
-        values = figure.defaults(self.scale) | self.overrides
         try:
+            values = figure.defaults(self.scale) | self.overrides
             chosen = figure.parameters.model_validate(values, context=info.context)
+            figure.points(chosen)
         except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            raise misfit("overrides", *fault["loc"], message=fault["msg"]) from None
+            raise moved(error, "overrides") from None
         found = {name: value for name, value in chosen.model_dump().items() if name in chosen.model_fields_set}
         return self.model_copy(update={"overrides": found}) if info.context else self
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Optional, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.figures.kind import Measurement
 from hessian_spectrum.api_schemas.message import Message, Tags, TimeLimit
@@ -42,12 +42,22 @@ class ExperimentRequest(KindMessage):
         return [each.canonical() for each in self.entry.points(self)]
 
     @property
+    def place_of_sizes(self) -> tuple[str, ...]:
+        """Path to the message that holds model, data and method of the points."""
+        return ()
+
+    @property
+    def seconds(self) -> float | None:
+        """Predicted time on two cores, in seconds, good to a factor of two; None if it is not predicted."""
+        return None
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The labels of the job: the caller's own, and those that the server adds."""
         return dict(self.tags)
 
     @model_validator(mode="after")
-    def _points_are_requests(self) -> Self:
+    def _points_are_requests(self, info: ValidationInfo) -> Self:
         if self.entry is not None:
             self.entry.points(self)
         return self

@@ -135,7 +135,8 @@ def _resolved(model: Model, point: SeriesPoint, index: int, info: ValidationInfo
         raise misfit("points", index, given, message=f"is what a model of kind {model.kind} needs")
     if not info.context:  # a request that was accepted earlier is read again
         return point
-    fields = {name: getattr(model, name) for name in model.model_fields_set - {"checkpoint_sha256"}}
+    # plain fields, as in a request: those of a message would not be compared with the uploaded program again
+    fields = model.model_dump(exclude={"checkpoint_sha256"}, exclude_unset=True)
     value = {"kind": "artifact", "id": point.parameters.id} if point.parameters else point.checkpoint
     try:
         found = _MODEL.validate_python(fields | {source: value}, context=info.context)

@@ -55,6 +55,11 @@ class SweepRequest(ExperimentRequest):
         return self
 
     @property
+    def place_of_sizes(self) -> tuple[str, ...]:
+        """The job whose fields are varied."""
+        return ("base",)
+
+    @property
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The values of the fields at each point, in order."""
         return product(*self.over.values())

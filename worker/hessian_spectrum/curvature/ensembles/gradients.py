@@ -8,9 +8,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.ensembles.stack import Ensemble, StackedMlp, num_multiplications, selected, totals
+from hessian_spectrum.curvature.ensembles.stack import (
+    Ensemble,
+    StackedMlp,
+    has_one_copy,
+    num_multiplications,
+    products,
+    selected,
+    totals,
+)
 from hessian_spectrum.curvature.losses import Loss, Mse
-from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.base import Parameters, activation_named
 from hessian_spectrum.curvature.models.mlp import Mlp, parametrization_named
 
 OVERFLOW_SHARE = 1e-6
@@ -33,19 +41,48 @@ class Gradients(ABC):
 
 @dataclass(frozen=True)
 class BackwardGradients(Gradients):
-    """Gradients by autograd."""
+    """Gradients by backpropagation, layer by layer: a graph of all operations would cost as much as small networks."""
 
     model: Mlp
     loss: Loss
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
-        """Return losses and gradients by one backward pass through all members."""
-        leaves = {name: values.detach().requires_grad_() for name, values in parameters.items()}
-        with torch.enable_grad():
-            outputs = StackedMlp(self.model, len(inputs))(leaves, inputs)
-            values = totals(self.loss, outputs, targets) / inputs.shape[1]
-        gradients = torch.autograd.grad(values.sum(), list(leaves.values()))
-        return values.detach(), dict(zip(leaves, gradients, strict=True))
+        """Return losses and gradients by one forward and one backward pass through all members."""
+        activation = activation_named(self.model.activation, self.model.negative_slope)
+        layers, last = self._layers, len(self.model.layers) - 1
+        is_shared, count = has_one_copy(inputs), inputs.shape[1]
+        hidden, multiplied, activated = inputs, [], []
+        with torch.no_grad():
+            for index, (weight, bias, scale) in enumerate(layers):
+                multiplied.append(hidden if scale == 1 else scale * hidden)
+                outputs = products(multiplied[-1], parameters[weight], is_shared=is_shared and index == 0)
+                outputs = outputs.add_(parameters[bias].unsqueeze(1)) if self.model.bias else outputs
+                if index < last:
+                    with torch.enable_grad():
+                        point = outputs.requires_grad_()
+                        activated.append((point, activation(point)))
+                    hidden = activated[-1][1].detach()
+            values = totals(self.loss, outputs, targets) / count
+            slope = self.loss.gradient(outputs, targets) / count
+            gradients: Parameters = {}
+            for index in reversed(range(last + 1)):
+                weight, bias, scale = layers[index]
+                gradients[weight] = slope.mT @ multiplied[index]
+                if self.model.bias:
+                    gradients[bias] = slope.sum(dim=1)
+                if index:
+                    slope = slope @ parameters[weight]
+                    slope = slope if scale == 1 else slope.mul_(scale)
+                    point, value = activated[index - 1]
+                    slope = slope if value is point else torch.autograd.grad(value, point, slope)[0]
+        return values, {name: gradients[name] for name in parameters}
+
+    @property
+    def _layers(self) -> list[tuple[str, str, float]]:
+        """Names of weight and bias of each layer, and the scale of its products."""
+        rule = parametrization_named(self.model.parametrization)
+        layers = enumerate(self.model.layers)
+        return [(*self.model.layer_names(index), rule.weight_scale(layer)) for index, layer in layers]
 
 
 @dataclass(frozen=True)
@@ -61,7 +98,7 @@ class MomentGradients(Gradients):
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
         """Return losses and gradients."""
-        is_shared = len(inputs) > 1 and inputs.stride(0) == 0 and targets.stride(0) == 0
+        is_shared = has_one_copy(inputs) and has_one_copy(targets)
         x, y = (inputs[:1], targets[:1]) if is_shared else (inputs, targets)
         count = inputs.shape[1]
         second, cross = x.mT @ x / count, y.mT @ x / count

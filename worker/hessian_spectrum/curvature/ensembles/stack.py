@@ -48,7 +48,7 @@ class StackedMlp(Model):
     def check_inputs(self, inputs: Tensor) -> None:
         """Check that inputs are finite real numbers (N, n, D)."""
         # the same samples may be expanded over the members
-        check_real_inputs(inputs[:1] if _is_shared(inputs) else inputs, "ensemble", "N", "n", self.member.widths[0])
+        check_real_inputs(inputs[:1] if has_one_copy(inputs) else inputs, "ensemble", "N", "n", self.member.widths[0])
         if len(inputs) != self.size:
             raise InvalidProblemError(f"inputs of {len(inputs)} networks, not {self.size}")
 
@@ -83,13 +83,13 @@ class StackedMlp(Model):
             (weight, bias), scale = member.layer_names(index), rule.weight_scale(layer)
             hidden = hidden if index == 0 else activation(hidden)
             multiplied.append(hidden if scale == 1 else scale * hidden)
-            hidden = _products(multiplied[-1], parameters[weight], is_shared=index == 0 and _is_shared(inputs))
+            hidden = products(multiplied[-1], parameters[weight], is_shared=index == 0 and has_one_copy(inputs))
             hidden = hidden + parameters[bias].unsqueeze(1) if member.bias else hidden
             hidden = hidden if offsets is None else hidden + offsets[index]
         return hidden, multiplied
 
 
-def _products(hidden: Tensor, weight: Tensor, *, is_shared: bool) -> Tensor:
+def products(hidden: Tensor, weight: Tensor, *, is_shared: bool) -> Tensor:
     """Return W h (N, n, fan_out) for h (N, n, fan_in) and W (N, fan_out, fan_in)."""
     if not is_shared:
         return hidden @ weight.mT
@@ -99,7 +99,7 @@ def _products(hidden: Tensor, weight: Tensor, *, is_shared: bool) -> Tensor:
     return rows.view(len(rows), size, fan_out).transpose(0, 1)
 
 
-def _is_shared(inputs: Tensor) -> bool:
+def has_one_copy(inputs: Tensor) -> bool:
     """Return whether all members have the same samples, which are in memory once."""
     return len(inputs) > 1 and inputs.stride(0) == 0
 
@@ -170,7 +170,7 @@ class Ensemble:
     @property
     def has_shared_data(self) -> bool:
         """Whether all members have the same samples."""
-        return self.size == 1 or (_is_shared(self.inputs) and self.targets.stride(0) == 0)
+        return self.size == 1 or (has_one_copy(self.inputs) and self.targets.stride(0) == 0)
 
     @property
     def stack(self) -> StackedMlp:

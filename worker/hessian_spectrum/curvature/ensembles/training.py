@@ -276,9 +276,11 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
         members = members.to(inputs.device)
         if orders is not None and len(orders) > 1:
             chosen = orders[self._order_of[members.cpu()].to(orders.device)]
-            if is_shared:
-                return inputs[0][chosen], targets[0][chosen]
-            return inputs[members.unsqueeze(1), chosen], targets[members.unsqueeze(1), chosen]
+            # rows of one table: twice as fast as two indices
+            places = chosen if is_shared else chosen + members.unsqueeze(1) * inputs.shape[1]
+            tables = (inputs[0], targets[0]) if is_shared else (inputs.flatten(0, 1), targets.flatten(0, 1))
+            own, answers = (each.index_select(0, places.flatten()) for each in tables)
+            return own.unflatten(0, chosen.shape), answers.unflatten(0, chosen.shape)
         own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[members], targets[members])
         if orders is not None:
             own, answers = own[:, orders[0]], answers[:, orders[0]]

@@ -72,7 +72,8 @@ MakeContent = Callable[[Any, Sequence[Measured]], FigureContent]
 
 
 @cache
-def _measures() -> dict[type[Measurement], Measure]:
+def measures() -> dict[type[Measurement], Measure]:
+    """Return what computes each measurement, by the class of its message."""
     return merged(sys.modules["hessian_spectrum.worker.figures"], "MEASUREMENTS")  # type: ignore[return-value]
 
 
@@ -95,7 +96,7 @@ def measure(measurement: Measurement, context: Context) -> Measured:
     Raises:
         CurvatureError: If it cannot be computed.
     """
-    return _measures()[type(measurement)](measurement, context)
+    return measures()[type(measurement)](measurement, context)
 
 
 def content_of(figure: str, parameters: FigureParameters, measured: Sequence[Measured]) -> FigureContent:

@@ -1,0 +1,1 @@
+"""Tracking of a training run: parameters go to a directory, and from there to the server."""
