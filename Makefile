@@ -126,6 +126,9 @@ soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: mak
 bench-shards: setup  ## one long job on one worker and on two; on a quiet machine
 	$(BIN)/python -m benchmarks.shards --save
 
+bench-sweeps: setup  ## many tiny spectra as one sweep and as single jobs, and a sweep on two workers
+	$(BIN)/python -m benchmarks.sweeps --save
+
 bench-fairness: setup  ## what others wait for while one key asks for the most expensive requests there are
 	$(BIN)/python -m benchmarks.fairness --save
 
@@ -150,4 +153,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

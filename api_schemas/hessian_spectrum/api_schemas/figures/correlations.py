@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import log
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -89,28 +88,56 @@ class TrainedNetworks(Measurement):
         return self.width * (2 * self.dim + (self.depth - 2) * self.width)
 
     @property
+    def has_trace(self) -> bool:
+        """Whether trace and Gauss-Newton matrix are measured, too: of linear networks of two layers."""
+        return self.activation == "linear" and self.depth == 2
+
+    @property
     def expected_epochs(self) -> float:
-        """Number of passes until the plateau at the smallest rate, as networks of width 100 took on average."""
-        cuts = max(0.0, log(self.learning_rate / self.training.min_learning_rate, 10))
-        usual = (cuts + 1) * (self.training.patience + 1) + 60 + 4 * self.dim
-        slow = 15 * self.dim if self.parametrization == "ntk" else 0
-        return min(float(self.training.max_epochs), usual + slow)
+        """Number of passes until the plateau at the smallest rate, as measured at width 100."""
+        rate = self.learning_rate * (1.0 if self.training.reduction == "half-sum" else 2 / self.dim)
+        epochs = 100 + 5 * self.dim
+        if self.parametrization == "ntk":
+            epochs += 0.55 * self.dim / rate
+        elif self.parametrization == "mup" and self.training.mup_rates == "fan-in":
+            epochs += 0.75 * self.dim / rate
+        return min(float(self.training.max_epochs), epochs)
 
     @property
     def cost(self) -> MeasurementCost:
         """The predicted cost: mostly that of training."""
-        data, size = self.training.num_samples, self.num_networks
+        training, size = self.training, self.num_networks
         passes = self.expected_epochs * size
-        work = passes * data * 6 * self.num_parameters
-        numbers = size * data * 2 * self.dim * (1 if self.training.shared_data == "all" else 2)
+        steps = passes * -(-training.num_samples // training.batch_size)
+        seconds = 1.0 + steps * self._seconds_of_step + _NUM_PRODUCTS * size * self._seconds_of_product
+        numbers = size * training.num_samples * 2 * self.dim * (1 if training.shared_data == "all" else 2)
         numbers += 12 * size * self.num_parameters + 2**21
         return MeasurementCost(
             num_parameters=self.num_parameters,
-            num_products=60 * size,
+            num_products=_NUM_PRODUCTS * size,
             num_training_passes=passes,
             peak_bytes=8 * numbers,
-            seconds=1.0 + work / 4e10,
+            seconds=seconds + (1.0 if self.has_trace else 0.0),
         )
+
+    @property
+    def _seconds_of_step(self) -> float:
+        """Time of a step of one network, fitted on two cores."""
+        batch, hidden = self.training.batch_size, self.width * (self.depth - 1)
+        if self.activation == "relu":
+            return 1e-5 + 6 * batch * self.num_parameters / 3e10 + 5e-9 * batch * hidden
+        moments = 0 if self.training.shared_data == "all" else 4 * batch * self.dim**2
+        return 1e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 3e10
+
+    @property
+    def _seconds_of_product(self) -> float:
+        """Time of a product of one network's Hessian, fitted on two cores; linear networks need D samples only."""
+        samples = self.training.num_samples if self.activation == "relu" else self.dim
+        return 1e-5 + samples * (12 * self.num_parameters / 2e10 + 4e-9 * self.width * (self.depth - 1))
+
+
+_NUM_PRODUCTS = 60
+"""Products of each network, at both ends of training."""
 
 
 class CorrelationParameters(FigureParameters):
@@ -248,7 +275,7 @@ PARAMETRIZATIONS: tuple[Parametrization, ...] = ("standard", "mup", "ntk")
 
 _QUICK_TRAINING = Training(num_samples=256, batch_size=64, patience=3, max_epochs=150)
 _QUICK = {"width": 32, "num_networks": 60, "training": _QUICK_TRAINING.model_dump()}
-_QUICK_TWO = _QUICK | {"dims": [1, 2, 4, 16, 32], "large_mup_dim": 16}
+_QUICK_TWO = _QUICK | {"dims": [1, 3, 16, 32], "large_mup_dim": 16}
 _QUICK_DEEP = _QUICK | {"depths": [2, 3, 4]}
 
 _SOURCE = "Cracking the Hessian, {}; sections 4.2, {}"
@@ -268,7 +295,7 @@ def _two_layer_figure(
         title,
         _SOURCE.format(f"figure {number}", sections),
         TwoLayerParameters,
-        quick=_QUICK_TWO | {"varied": list(varied)} | ({"dims": [1, 4, 16]} if activation == "relu" else {}),
+        quick=_QUICK_TWO | {"varied": list(varied)} | ({"dims": [1, 3, 16]} if activation == "relu" else {}),
         points=partial(two_layer_measurements, activation=activation, parametrizations=parametrizations),
         position=number,
     )
@@ -280,7 +307,7 @@ def _deep_figure(number: int, title: str, activation: Activation, dim: int) -> F
         title,
         _SOURCE.format(f"figure {number}", "D.1.4 and D.3.4"),
         DeepParameters,
-        quick=_QUICK_DEEP,
+        quick=_QUICK_DEEP | ({"depths": [2, 4]} if activation == "relu" else {}),
         points=partial(deep_measurements, activation=activation, dim=dim),
         position=number,
     )

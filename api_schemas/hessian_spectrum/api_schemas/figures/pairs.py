@@ -27,6 +27,9 @@ SETTINGS: tuple[tuple[Initialization, DataSet], ...] = (
 )
 """Initialization and data of the panels."""
 
+PANELS_OF_FIGURE_3 = (SETTINGS[0], SETTINGS[2])
+"""Those of figures 3a and 3b."""
+
 
 class EigenvaluePairs(Measurement):
     """The two pairs of Hessian eigenvalues whose sums are closest to a fraction of the trace, for many networks.
@@ -239,7 +242,7 @@ FIGURES = (
         _ThreeParameters,
         quick=_QUICK | {"widths": [40]},
         points=lambda parameters: pair_measurements(
-            parameters, activation="linear", num_layers=2, settings=SETTINGS[:2]
+            parameters, activation="linear", num_layers=2, settings=PANELS_OF_FIGURE_3
         ),
         position=3,
     ),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.figures.pairs import (
+    PANELS_OF_FIGURE_3,
     SETTINGS,
     Activation,
     DataSet,
@@ -397,7 +398,7 @@ def pair_content(
 
 
 FIGURE_CONTENTS = {
-    "cracking-3": partial(pair_content, "linear", 2, SETTINGS[:2]),
+    "cracking-3": partial(pair_content, "linear", 2, PANELS_OF_FIGURE_3),
     "cracking-10": partial(pair_content, "linear", 2, SETTINGS),
     "cracking-11": partial(pair_content, "linear", 4, SETTINGS),
     "cracking-12": partial(pair_content, "relu", 2, SETTINGS),

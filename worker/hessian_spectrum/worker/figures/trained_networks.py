@@ -21,6 +21,7 @@ from hessian_spectrum.curvature.ensembles.training import EnsembleTraining, Trai
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.products import Matrix
 from hessian_spectrum.curvature.regression_losses import Mse
 from hessian_spectrum.curvature.training.plan import Plateau, TrainingPlan
 from hessian_spectrum.worker.builders import generator_of
@@ -45,10 +46,11 @@ def measure_networks(measurement: TrainedNetworks, context: Context) -> Measured
         context: Progress and checkpoints.
 
     Returns:
-        Arrays (num_networks,), those of the two ends with `initial_` and `trained_` before their names: sharpness,
-        largest eigenvalue of the Gauss-Newton matrix and, where networks are linear, trace; loss; norms of each weight
-        matrix (`<norm>_<layer>`) and of the product of the others (`<norm>_without_<layer>`), layers counted from 1; of
-        two-layer networks the alignments of the two (`<norm>_alignment`). `diverged` is 1 where training failed.
+        Arrays (num_networks,), those of the two ends with `initial_` and `trained_` before their names: sharpness;
+        loss; norms of each weight matrix (`<norm>_<layer>`) and of the product of the others
+        (`<norm>_without_<layer>`), layers counted from 1; of two-layer networks the alignments of the two
+        (`<norm>_alignment`), and, if they are linear, trace and largest eigenvalue of the Gauss-Newton matrix (`ggn`).
+        `diverged` is 1 where training failed.
     """
     ensemble, parameters = initial_ensemble(measurement)
     job = context.job
@@ -172,15 +174,17 @@ def weight_statistics(weights: Sequence[Tensor]) -> Arrays:
 def _statistics(
     measurement: TrainedNetworks, ensemble: Ensemble, parameters: Mapping[str, Tensor], context: Context
 ) -> Arrays:
-    small = ensemble.compressed()
-    found = weight_statistics(list(parameters.values())) | {"loss": ensemble.losses(parameters).numpy()}
-    for name, matrix in (("sharpness", "hessian"), ("ggn", "ggn")):
-        generators = [generator_of(measurement.seed, START, index) for index in range(ensemble.size)]
-        operator = EnsembleOperator(small, parameters, matrix=matrix)  # type: ignore[arg-type]
-        found[name] = top_eigenvalues(operator, generators=generators, tolerance=TOLERANCE).values.numpy()
-        context.progress("largest eigenvalues", 1, 1)
-    if small.is_linear:
+    small, found = ensemble.compressed(), weight_statistics(list(parameters.values()))
+    found["loss"] = ensemble.losses(parameters).numpy()
+    matrices: dict[str, Matrix] = {"sharpness": "hessian"}
+    if measurement.has_trace:
         found["trace"] = traces(small, parameters).numpy()
+        matrices["ggn"] = "ggn"
+    for name, matrix in matrices.items():
+        context.progress("largest eigenvalues", 0, 1)
+        generators = [generator_of(measurement.seed, START, index) for index in range(ensemble.size)]
+        operator = EnsembleOperator(small, parameters, matrix=matrix)
+        found[name] = top_eigenvalues(operator, generators=generators, tolerance=TOLERANCE).values.numpy()
     return found
 
 

@@ -1,0 +1,353 @@
+"""Figures of correlations: against networks that are trained and measured one at a time, and from request to result."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hessian_spectrum.api_schemas.experiments.figure import FigureRequest, FigureResult
+from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.api_schemas.figures.correlations import TrainedNetworks, Training, trainings
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.storage.job_files import JobCheckpoints
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.worker.builders import generator_of
+from hessian_spectrum.worker.experiments.experiment import run_experiment
+from hessian_spectrum.worker.figures.measurement import Context, Measured, content_of
+from hessian_spectrum.worker.figures.trained_networks import (
+    ORDER,
+    data_set,
+    initial_ensemble,
+    measure_networks,
+    model_of,
+)
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.job_state import JobCheckpointer
+
+HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
+TRAINING = {"num_samples": 24, "batch_size": 8, "patience": 1, "max_epochs": 30}
+NETWORKS: dict[str, Any] = {
+    "activation": "linear",
+    "parametrization": "standard",
+    "depth": 2,
+    "width": 5,
+    "dim": 2,
+    "learning_rate": 0.1,
+    "num_networks": 3,
+    "seed": 1,
+}
+SMALL = {"width": 5, "num_networks": 7, "training": TRAINING | {"max_epochs": 4}}
+
+
+def networks(*, training: dict[str, Any] | None = None, **fields: Any) -> TrainedNetworks:
+    return TrainedNetworks(**NETWORKS | {"training": Training(**TRAINING | (training or {}))} | fields)
+
+
+def own_parametrization(measurement: TrainedNetworks) -> tuple[list[float], list[float], list[float]]:
+    """Standard deviations of the weights, factors of the layers and of their learning rates, by the formulas."""
+    name, rates = measurement.parametrization, measurement.training.mup_rates
+    widths = [measurement.dim, *[measurement.width] * (measurement.depth - 1), measurement.dim]
+    stds, scales, factors = [], [], []
+    for fan_in, fan_out in pairwise(widths):
+        mup = min(1, fan_out / fan_in) ** 0.5 / fan_in**0.5
+        stds.append({"standard": (3 * fan_in) ** -0.5, "ntk": 1.0, "mup": mup}[name])
+        scales.append(fan_in**-0.5 if name == "ntk" else 1.0)
+        factors.append(1.0 if name != "mup" else 1 / fan_in if rates == "fan-in" else fan_out / fan_in)
+    return stds, scales, factors
+
+
+def trained_alone(measurement: TrainedNetworks, index: int) -> tuple[list[Tensor], list[Tensor], Any]:
+    """Weights of one network before and after a plain training loop in float64, and its risk."""
+    shares = measurement.training.shared_data == "all"
+    data = data_set(measurement, 0 if shares else index).to(torch.float64, torch.device("cpu"))
+    first = [values[index].double() for values in initial_ensemble(measurement)[1].values()]
+    _, scales, factors = own_parametrization(measurement)
+
+    def risk(weights: list[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        hidden = inputs
+        for layer, (weight, scale) in enumerate(zip(weights, scales, strict=True)):
+            hidden = scale * hidden @ weight.T
+            if measurement.activation == "relu" and layer < len(weights) - 1:
+                hidden = hidden.relu()
+        squares = ((hidden - targets) ** 2).sum(dim=1)
+        return squares.mean() / 2
+
+    weights = [weight.clone().requires_grad_() for weight in first]
+    training = measurement.training
+    step = 1.0 if training.reduction == "half-sum" else 2 / measurement.dim
+    groups = [
+        {"params": [weight], "lr": step * factor * measurement.learning_rate}
+        for weight, factor in zip(weights, factors, strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups)
+    least = [step * factor * training.min_learning_rate for factor in factors]
+    scheduler = ReduceLROnPlateau(
+        optimizer, patience=training.patience, threshold=training.threshold, min_lr=least, eps=0
+    )
+    generator = generator_of(measurement.seed, ORDER, 0 if shares else index)
+    for _ in range(training.max_epochs):
+        total = 0.0
+        for chosen in torch.randperm(training.num_samples, generator=generator).split(training.batch_size):
+            optimizer.zero_grad()
+            value = risk(weights, data.inputs[chosen], data.targets[chosen])
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(chosen) / training.num_samples
+        before = [group["lr"] for group in optimizer.param_groups]
+        is_least = np.allclose(before, least, rtol=1e-6)
+        bad = scheduler.num_bad_epochs
+        scheduler.step(total)
+        if is_least and scheduler.num_bad_epochs == 0 and bad == training.patience and total > scheduler.best:
+            break
+    return first, [weight.detach() for weight in weights], lambda point: risk(point, data.inputs, data.targets)
+
+
+def dense(weights: list[Tensor], risk: Any) -> np.ndarray:
+    shapes, sizes = [weight.shape for weight in weights], [weight.numel() for weight in weights]
+
+    def at(point: Tensor) -> Tensor:
+        return risk([part.view(shape) for part, shape in zip(point.split(sizes), shapes, strict=True)])
+
+    return torch.autograd.functional.hessian(at, torch.cat([weight.flatten() for weight in weights])).numpy()
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "fresh": {"training": {"shared_data": "none"}},
+    "ntk": {"parametrization": "ntk", "learning_rate": 0.2},
+    "mup": {"parametrization": "mup", "learning_rate": 0.5, "dim": 3},
+    "mup-spectral": {"parametrization": "mup", "training": {"mup_rates": "spectral", "reduction": "mean"}},
+    "teacher": {"training": {"shared_data": "teacher", "teacher_scale": 2.0}},
+    "relu": {"activation": "relu", "training": {"shared_data": "none"}},
+    "deep": {"depth": 4, "dim": 1},
+    "deep-relu": {"activation": "relu", "depth": 3, "dim": 1, "parametrization": "ntk"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_networks_one_at_a_time(name: str) -> None:
+    measurement = networks(**CASES[name])
+    arrays = measure_networks(measurement, Context(hardware=HARDWARE)).arrays
+    assert not arrays["diverged"].any()
+    for index in range(measurement.num_networks):
+        first, last, risk = trained_alone(measurement, index)
+        for stage, weights in (("initial", first), ("trained", last)):
+
+            def found(key: str, stage: str = stage, index: int = index) -> float:
+                return float(arrays[f"{stage}_{key}"][index])
+
+            hessian = dense(weights, risk)
+            scale = np.linalg.eigvalsh(hessian)[-1]
+            assert found("sharpness") == pytest.approx(scale, rel=1e-4)
+            assert found("loss") == pytest.approx(float(risk(weights)), rel=1e-4)
+            if measurement.has_trace:
+                assert found("trace") == pytest.approx(np.trace(hessian), rel=1e-4)
+            for layer, weight in enumerate(weights, 1):
+                others = [each for other, each in enumerate(weights, 1) if other != layer]
+                product = others[0] if len(others) == 1 else torch.linalg.multi_dot(others[::-1])
+                assert found(f"spectral_{layer}") == pytest.approx(float(np.linalg.norm(weight, 2)), rel=1e-4)
+                assert found(f"nuclear_{layer}") == pytest.approx(float(np.linalg.norm(weight, "nuc")), rel=1e-4)
+                assert found(f"frobenius_without_{layer}") == pytest.approx(float(np.linalg.norm(product)), rel=1e-4)
+            if measurement.depth == 2:
+                inner = abs(float(np.trace(weights[1] @ weights[0])))
+                assert found("frobenius_alignment") == pytest.approx(inner, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["standard", "mup", "ntk"])
+def test_weights_have_the_standard_deviations_of_their_parametrization(name: str) -> None:
+    measurement = networks(parametrization=name, width=60, dim=30, num_networks=4)
+    stds, scales, factors = own_parametrization(measurement)
+    parameters = initial_ensemble(measurement)[1]
+    model = model_of(measurement)
+    for index, values in enumerate(parameters.values()):
+        assert float(values.std()) == pytest.approx(stds[index], rel=0.05)
+    assert list(model.learning_rate_multipliers().values()) == pytest.approx(factors)
+    if name == "standard":
+        assert float(parameters["layers.0.weight"].abs().max()) <= 30**-0.5
+    rescaled = model({n: torch.ones_like(v[0]) for n, v in parameters.items()}, torch.ones(1, 30))
+    assert float(rescaled[0, 0]) == pytest.approx(30 * scales[0] * 60 * scales[1])
+
+
+def test_linear_networks_of_two_layers_have_the_sharpness_of_theory() -> None:
+    measurement = networks(width=20, dim=3, training={"max_epochs": 2})
+    arrays = measure_networks(measurement, Context(hardware=HARDWARE)).arrays
+    ensemble, parameters = initial_ensemble(measurement)
+    for index in range(measurement.num_networks):
+        first, last = (values[index].double().numpy() for values in parameters.values())
+        data = (ensemble.inputs[index].double().numpy(), ensemble.targets[index].double().numpy())
+        spectrum = two_layer_linear_spectrum(W1=first, W2=last, x=data[0], y=data[1])
+        assert arrays["initial_sharpness"][index] == pytest.approx(spectrum.eigenvalues[0].value, rel=1e-4)
+        assert arrays["initial_trace"][index] == pytest.approx(spectrum.trace, rel=1e-4)
+
+
+def test_what_networks_share() -> None:
+    def drawn(sharing: str) -> list[tuple[Tensor, Tensor]]:
+        measurement = networks(training={"shared_data": sharing, "noise": 0.0})
+        sets = [data_set(measurement, index) for index in (0, 1)]
+        return [(each.inputs, torch.linalg.lstsq(each.inputs, each.targets).solution) for each in sets]
+
+    for sharing, same_teacher in (("teacher", True), ("none", False)):
+        (inputs, teacher), (others, other) = drawn(sharing)
+        assert not torch.equal(inputs, others)
+        assert torch.allclose(teacher, other, atol=1e-4) == same_teacher
+    ensemble, _ = initial_ensemble(networks())
+    assert ensemble.has_shared_data
+    assert not initial_ensemble(networks(training={"shared_data": "teacher"}))[0].has_shared_data
+
+
+def test_networks_that_diverge_are_left_out() -> None:
+    measurement = networks(learning_rate=50.0, num_networks=4)
+    measured = measure_networks(measurement, Context(hardware=HARDWARE))
+    assert measured.values["num_diverged"] == 4
+    assert measured.arrays["diverged"].all()
+    overrides = SMALL | {"dims": [1, 2], "learning_rate": 9.0, "varied": []}
+    request = FigureRequest(kind="figure", figure="cracking-14", overrides=overrides)
+    result = run_experiment(request, HARDWARE, ignore_progress).result
+    assert isinstance(result, FigureResult)
+    diverged = [row for row in result.points if row["stage"] == "trained" and row["num_networks"] < 3]
+    assert diverged
+    assert all(row["correlation"] is None for row in diverged)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_kill_changes_no_number(tmp_path: Path) -> None:
+    measurement = networks(activation="relu", training={"shared_data": "none"})
+    undisturbed = measure_networks(measurement, Context(hardware=HARDWARE)).arrays
+    for attempt, last in enumerate(("training", "largest eigenvalues"), 1):
+        reports = {"training": 0, "largest eigenvalues": 0}
+
+        def report(phase: str, done: int, total: int, last: str = last, reports: dict[str, int] = reports) -> None:
+            reports[phase] += 1
+            if phase == last and reports[phase] == (5 if phase == "training" else 1):
+                raise Killed
+
+        job = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", attempt), 0.0)
+        with pytest.raises(Killed):
+            measure_networks(measurement, Context(hardware=HARDWARE, progress=report, job=job))
+        job.save()
+    job = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 3), 0.0)
+    assert set(job.finished) == {"initial", "training"}
+    found = measure_networks(measurement, Context(hardware=HARDWARE, job=job)).arrays
+    for name, array in undisturbed.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("number", [4, 14, 15, 16, 26])
+def test_two_layer_figures_from_request_to_result(number: int) -> None:
+    varied = ["shared_data"] if number == 14 else []
+    overrides = SMALL | {"dims": [1, 5], "varied": varied}
+    request = FigureRequest(kind="figure", figure=f"cracking-{number}", overrides=overrides)
+    output = run_experiment(request, HARDWARE, ignore_progress)
+    result = FigureResult.model_validate_json(output.result.model_dump_json())
+    num_parametrizations = {4: 2, 14: 1}.get(number, 3)
+    assert len(result.panels) == 2 * num_parametrizations
+    assert all(len(panel.curves) == (3 if number == 15 else 6) for panel in result.panels)
+    assert result.verdicts
+    assert all(verdict.variants for verdict in result.verdicts) == bool(varied)
+    target = "trace" if number == 26 else "sharpness"
+    for row in result.points:
+        point = next(
+            index
+            for index, message in enumerate(request.computations)
+            if (message.parametrization, message.dim) == (row["parametrization"], row["dim"])
+            and row["option"] in trainings(request.chosen, message.parametrization)
+            and message.training == trainings(request.chosen, message.parametrization)[row["option"]]
+        )
+        first = output.arrays[f"point_{point}_{row['stage']}_{row['quantity']}"]
+        second = output.arrays[f"point_{point}_{row['stage']}_{target}"]
+        squares = first if "alignment" in row["quantity"] else first**2
+        assert row["correlation"] == pytest.approx(np.corrcoef(squares, second)[0, 1], abs=1e-9)
+
+
+@pytest.mark.parametrize("number", [17, 18, 19, 20, 21, 22])
+def test_deep_figures_from_request_to_result(number: int) -> None:
+    overrides = SMALL | {"depths": [2, 3], "varied": [], "num_networks": 5}
+    request = FigureRequest(kind="figure", figure=f"cracking-{number}", overrides=overrides)
+    output = run_experiment(request, HARDWARE, ignore_progress)
+    result = FigureResult.model_validate_json(output.result.model_dump_json())
+    assert len(result.panels) == 6
+    assert [[curve.x for curve in panel.curves] for panel in result.panels] == [[[1, 2], [1, 2, 3]]] * 6
+    assert {row["dim"] for row in result.points} == {10 if number in (18, 20) else 1}
+    assert result.verdicts
+
+
+def test_figures_of_the_same_networks_share_their_measurements() -> None:
+    def messages(figure: str) -> set[str]:
+        request = FigureRequest(kind="figure", figure=figure, scale="paper")
+        return {each.model_dump_json() for each in request.computations}
+
+    assert messages("cracking-4") | messages("cracking-14") == messages("cracking-15") == messages("cracking-26")
+    for first, second in ((17, 19), (18, 20), (21, 22)):
+        assert messages(f"cracking-{first}") == messages(f"cracking-{second}")
+
+
+def test_first_rates_are_those_of_the_source() -> None:
+    def rates(figure: str) -> dict[tuple[str, int, int], float]:
+        computations = FigureRequest(kind="figure", figure=figure, scale="paper").computations
+        return {(each.parametrization, each.depth, each.dim): each.learning_rate for each in computations}
+
+    two = rates("cracking-15")
+    assert {key for key, rate in two.items() if rate == 1} == {("mup", 2, dim) for dim in (30, 50, 75, 100)}
+    assert set(two.values()) == {0.01, 1.0}
+    deep = rates("cracking-17")
+    expected = {(name, depth, 1) for name in ("standard", "mup") for depth in (3, 4, 5, 6)}
+    assert {key for key, rate in deep.items() if rate == 0.001} == expected
+    assert set(rates("cracking-18").values()) == {0.01}
+
+
+def made_up(measurement: TrainedNetworks, weights_of_norms: dict[str, float]) -> Measured:
+    """Networks whose sharpness is a known sum of squared norms, with a little noise."""
+    rng = np.random.default_rng(len(measurement.model_dump_json()) + measurement.dim)
+    size, arrays = 60, {"diverged": np.zeros(60), "num_steps": np.ones(60), "has_plateaued": np.ones(60)}
+    for stage in ("initial", "trained"):
+        for norm in ("spectral", "frobenius", "nuclear"):
+            for layer in ("1", "2", "alignment"):
+                arrays[f"{stage}_{norm}_{layer}"] = 1 + rng.random(size)
+        sharpness = sum(factor * arrays[f"{stage}_{name}"] ** 2 for name, factor in weights_of_norms.items())
+        arrays |= {f"{stage}_sharpness": sharpness, f"{stage}_trace": sharpness, f"{stage}_loss": np.ones(size)}
+        arrays[f"{stage}_ggn"] = sharpness * 1.001
+    return Measured({}, arrays)
+
+
+@pytest.mark.parametrize(("name", "holds"), [("spectral_1", True), ("nuclear_2", False)])
+def test_verdicts_follow_the_numbers(name: str, holds: bool) -> None:
+    overrides = {"dims": [1, 2, 8], "width": 16, "varied": []}
+    request = FigureRequest(kind="figure", figure="cracking-4", overrides=overrides)
+    measured = [made_up(message, {name: 1.0, "spectral_2": 0.1}) for message in request.computations]
+    content = content_of("cracking-4", request.chosen, measured)
+    verdicts = {verdict.claim: verdict for verdict in content.verdicts}
+    claim = "Sharpness correlates most with the squared spectral norm of a weight matrix after training (SP)"
+    assert verdicts[claim].holds is holds
+    drives = verdicts["After training, it is the first matrix that drives the correlation (muP)"]
+    assert drives.holds is (True if holds else False if name.endswith("2") and drives.upper < 0 else drives.holds)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"dims": [0]}, "dims"),
+        ({"num_networks": 4}, "num_networks"),
+        ({"training": {"batch_size": 2000}}, "training"),
+        ({"training": {"patience": -1}}, "training"),
+        ({"varied": ["weather"]}, "varied"),
+        ({"depths": [2]}, "depths"),
+    ],
+)
+def test_overrides_that_are_refused(overrides: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        FigureRequest(kind="figure", figure="cracking-4", overrides=overrides)
+    assert caught.value.errors()[0]["loc"][:2] == ("overrides", field)
+
+
+def test_every_figure_of_the_family_is_listed() -> None:
+    assert {f"cracking-{number}" for number in (4, *range(14, 23), 26)} <= set(FIGURES)
