@@ -124,12 +124,14 @@ def dense_matrices(operator: EnsembleOperator) -> Tensor:
         units[torch.arange(len(columns)), :, columns] = 1
         products = operator.products(units)[: len(columns)]
         matrices[:, columns] = products.transpose(0, 1).to(matrices)
-    return (matrices + matrices.mT) / 2
+    symmetric: Tensor = (matrices + matrices.mT) / 2
+    return symmetric
 
 
 def dense_spectra(operator: EnsembleOperator) -> Tensor:
     """Return every eigenvalue of each member (N, P), ascending, in float64."""
-    return torch.linalg.eigvalsh(dense_matrices(operator))
+    spectra: Tensor = torch.linalg.eigvalsh(dense_matrices(operator))
+    return spectra
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,11 @@ class MomentGradients(Gradients):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
         """Return losses and gradients."""
         is_shared = has_one_copy(inputs) and has_one_copy(targets)
-        x, y = (inputs[:1], targets[:1]) if is_shared else (inputs, targets)
+        # without the axis of members a product with all of them is one product of matrices
+        x, y = (inputs[0], targets[0]) if is_shared else (inputs, targets)
         count = inputs.shape[1]
         second, cross = x.mT @ x / count, y.mT @ x / count
-        squares = y.double().square().sum(dim=(1, 2)) / count
+        squares = y.double().square().sum(dim=(-2, -1)) / count
         scales = self._scales
         weights = list(parameters.values())
         forward = [scales[0] * weights[0] if scales[0] != 1 else weights[0]]  # R_2, R_3, ..., M

@@ -90,12 +90,12 @@ def measure(
                 own, plan, hardware, _scaled(progress, index, len(starts)), inputs, checkpointer, f"{name} {index}"
             )
             found = chunk.outcomes()
-            if job is None:
-                outcomes += found
-                continue
-            stage.finish([_saved(each) for each in found])
-            checkpointer.forget(chunk.stages)
-        outcomes += [_restored(each) for each in stage.value]
+            outcomes += found
+            if job is not None:
+                stage.finish([_saved(each) for each in found])
+                checkpointer.forget(chunk.stages)
+        else:
+            outcomes += [_restored(each) for each in stage.value]
     return outcomes
 
 
