@@ -102,7 +102,7 @@ FIGURES = (
         title="Progressive sharpening and the edge of stability of self-attention",
         source="Cracking the Hessian, figure 27 and appendices D.2 and D.5",
         parameters=EdgeOfStabilityParameters,
-        quick={"num_steps": 1000, "num_seeds": 5},
+        quick={"num_steps": 1000, "num_seeds": 6},
         points=_points,
         position=27,
     ),

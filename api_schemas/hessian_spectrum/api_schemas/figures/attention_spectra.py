@@ -14,7 +14,7 @@ Targets = Literal["normal", "reversal"]
 TARGETS = "Targets: independent normal numbers, or the sequence in reverse."
 
 KeyDim = Annotated[int, Field(ge=2, le=10_000, description="Length d_K of queries and keys.")]
-BatchSize = Annotated[int, Field(ge=1, le=1000, description="Number of sequences.")]
+BatchSize = Annotated[int, Field(ge=1, le=1000, description="Number of sequences in the batch.")]
 Length = Annotated[int, Field(ge=2, le=200, description="Length of each sequence.")]
 Massive = Annotated[
     float | None,
@@ -22,7 +22,7 @@ Massive = Annotated[
 ]
 Norms = Annotated[
     list[Annotated[float, Field(gt=0, le=1e4)]],
-    Field(min_length=3, max_length=100, description="Norms, ascending."),
+    Field(min_length=3, max_length=100, description="Norms of the weights, ascending."),
 ]
 Biases = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]],
@@ -161,7 +161,7 @@ class AttentionSinkParameters(FigureParameters):
     outlier_percent: float = Field(
         default=5.0, gt=0, le=100, description="Largest share of all eigenvalues that count as outliers, in percent."
     )
-    num_seeds: NumSeeds = 5
+    num_seeds: NumSeeds = 6
     seed: Seed = Field(default=0, description="First seed of weights and data.")
 
     def points(self) -> list[AttentionLayerSpectrum]:
@@ -186,7 +186,7 @@ FIGURES = (
         source="Cracking the Hessian, figures 2a to 2c, section 3.3 and appendix D.1.1",
         parameters=ScalarAttentionParameters,
         quick={
-            "num_seeds": 5,
+            "num_seeds": 6,
             "query_key_norms": [0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0],
             "wide_query_key_norms": [1.0, 10.0, 30.0, 100.0],
             "value_norms": [0.5, 1.0, 2.0, 5.0, 10.0],
@@ -200,7 +200,7 @@ FIGURES = (
         title="Attention sinks with embedding dimension 10",
         source="Cracking the Hessian, figure 9 and appendix D.1.1",
         parameters=AttentionSinkParameters,
-        quick={"embedding_dim": 5, "key_dim": 30, "num_seeds": 4},
+        quick={"embedding_dim": 5, "key_dim": 30, "sink_biases": [0.0, 2.0, 4.0, 6.0, 10.0]},
         points=_points,
         position=9,
     ),

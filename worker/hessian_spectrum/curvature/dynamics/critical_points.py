@@ -74,8 +74,8 @@ class CriticalPointSearch(Iteration[Networks, SearchState, CriticalPoints]):
 
     where mu falls after steps that reduce the objective, and rises after others, which are not taken. A search ends at
     a gradient of norm `tolerance`, after `max_iterations`, or where the objective falls by less than 3 % in `patience`
-    iterations. Most searches for small gradients end in the last way, where H g = 0 but g is not 0: these are no
-    critical points, and only the norm of the gradient tells.
+    iterations. Most searches for small gradients end in the last way: they slow down near points where H g = 0 but g is
+    not 0. These are no critical points, and only the norm of the gradient tells.
 
     Args:
         objective: What is minimised.

@@ -113,5 +113,5 @@ def dense_spectra(model: Model, data: Dataset, path: DescentPath, *, chunk: int 
     losses, eigenvalues = [], []
     for points in torch.split(torch.from_numpy(flat), chunk):
         losses.append(torch.vmap(value)(points))
-        eigenvalues.append(torch.linalg.eigvalsh(torch.vmap(torch.func.hessian(value))(points)))
+        eigenvalues.append(torch.linalg.eigvalsh(torch.vmap(torch.func.jacrev(torch.func.jacrev(value)))(points)))
     return DenseSpectra(torch.cat(losses).numpy(), torch.cat(eigenvalues).numpy())

@@ -233,7 +233,7 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             state: State of the runs.
             batch_size: Number of samples of a batch.
         """
-        numbers = 2 * batch_size * sum(self.ensemble.model.widths)
+        numbers = self._gradients.num_activations(batch_size)
         numbers += 3 * sum(each[0].numel() for each in state.parameters.values())
         return max(1, CACHE_BYTES // (self.ensemble.inputs.itemsize * numbers))
 

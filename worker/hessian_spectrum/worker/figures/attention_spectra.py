@@ -278,6 +278,9 @@ def _norm_verdicts(series: _Series, parameters: ScalarAttentionParameters) -> li
     names = {"a aligned": "queries and keys of one direction", "a wide": f"norms up to {wide[-1]:g}"}
     narrow = norms <= NARROW
     narrow_bulk = {f"norms up to {NARROW:g}": _relative_change([each[narrow] for each in series.columns("a", "bulk")])}
+    narrow_bulk["change beside that of the largest outlier"] = estimates.median(
+        [np.ptp(b) / np.ptp(o) for b, o in zip(*(series.columns("a", of) for of in ("bulk", "largest")), strict=True)]
+    )
     changes = narrow_bulk | {label: _relative_change(series.columns(name, "bulk")) for name, label in names.items()}
     growth = {label: _last_over_first(series.columns(name, "largest")) for name, label in names.items()}
     bound = {

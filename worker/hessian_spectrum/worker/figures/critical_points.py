@@ -330,7 +330,8 @@ def _quality_verdicts(landscape: _Landscape) -> list[Verdict]:
                 np.concatenate([np.arange(each.num_searches) < len(each.energy) for each in landscape.strict])
             ),
             holds_for=Range(above=0.5),
-            note=f"the others end where H g = 0 and g is not 0, and are left out; the largest norm kept is {worst}",
+            note="the others slow down near points where H g = 0 and g is not 0, and are left out; the largest norm of "
+            f"those kept is {worst}",
         ),
         verdict(
             "Minimizers have no negative eigenvalues.",

@@ -89,7 +89,7 @@ def dense_hessian(activation: str, w: Array, v: Array, *, x: Array, y: Array) ->
         outputs = model({"w": flat[:width], "v": flat[width:]}, data.inputs)
         return loss.total(outputs, data.targets) / len(x)
 
-    hessian: Tensor = torch.func.hessian(value)(torch.from_numpy(np.concatenate([w, v])))
+    hessian: Tensor = torch.func.jacrev(torch.func.jacrev(value))(torch.from_numpy(np.concatenate([w, v])))
     return (hessian + hessian.T) / 2
 
 

@@ -1,0 +1,231 @@
+"""Figures 2, 9 and 27: attention on scalars and on vectors."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent
+from hessian_spectrum.api_schemas.figures.attention_spectra import AttentionLayerSpectrum, ScalarAttention
+from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
+from hessian_spectrum.worker.builders import generator_of
+from hessian_spectrum.worker.figures import attention_descent as descent
+from hessian_spectrum.worker.figures.attention_spectra import (
+    DATA,
+    WEIGHTS,
+    attention_moments,
+    measure_attention_layer,
+    measure_scalar_attention,
+    printed_bounds,
+    repeated_pairs,
+)
+from hessian_spectrum.worker.figures.measurement import Measured
+from tests.worker.figures.context import CONTEXT
+
+
+def test_moments_are_those_of_the_closed_form() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((2, 3, 5))
+    w_q, w_k, w_v, bias = generator.standard_normal(4), generator.standard_normal(4), 0.7, 1.3
+    moments = attention_moments(x, float(w_q @ w_k) / 2, bias)
+    statistics = self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=bias).statistics
+    delta = w_v * moments.mean - y
+    assert (moments.mean**2).mean() == pytest.approx(statistics["alpha"], rel=1e-12)
+    assert w_v * (delta * x * moments.second).mean() / 2 == pytest.approx(statistics["gamma"], rel=1e-12)
+    zeta = ((w_v * x * moments.second) ** 2 + w_v * delta * x * x * moments.third).mean() / 4
+    assert zeta == pytest.approx(statistics["zeta"], rel=1e-12)
+    rows = np.exp(x[0, 1] * x[0] * float(w_q @ w_k) / 2 + bias * (np.arange(5) == 0))
+    assert moments.first[0, 1] == pytest.approx(rows[0] / rows.sum(), rel=1e-12)
+
+
+def test_the_printed_bounds_are_right_for_norms_of_one_alone() -> None:
+    generator = np.random.default_rng(1)
+    x, y = generator.standard_normal((2, 3, 4))
+    directions = [vector / np.linalg.norm(vector) for vector in generator.standard_normal((2, 6))]
+    for norm, is_right in ((1.0, True), (3.0, False)):
+        w_q, w_k = (norm * direction for direction in directions)
+        spectrum = self_attention_spectrum(w_v=1.0, w_q=w_q, w_k=w_k, x=x, y=y)
+        lower, upper = printed_bounds(spectrum, norm_q=norm, norm_k=norm)
+        agrees = upper == pytest.approx(spectrum.trace / 3 + float(spectrum.statistics["xi"]), rel=1e-9)  # type: ignore[arg-type]
+        assert bool(agrees) is is_right
+        if is_right:
+            assert lower == pytest.approx(spectrum.statistics["lambda_max_lower"], rel=1e-9)
+
+
+def scalar(**fields: Any) -> Measured:
+    defaults: dict[str, Any] = {
+        "key_dim": 6,
+        "batch_size": 4,
+        "length": 5,
+        "targets": "normal",
+        "massive_value": None,
+        "is_aligned": False,
+        "seed": 3,
+    }
+    return measure_scalar_attention(ScalarAttention(**(defaults | fields)), CONTEXT)
+
+
+def test_bulk_and_outliers_of_scalar_attention_are_the_dense_spectrum() -> None:
+    """The dense Hessian of the layer of embedding dimension 1 with the same weights and data."""
+    found = scalar(varied="sink", values=[0.0, 2.0], massive_value=4.0)
+    x = torch.randn((4, 5), generator=generator_of(3, DATA), dtype=torch.float64)
+    x[:, 0] = 4.0
+    y = torch.randn((4, 5), generator=generator_of(3, DATA, 1), dtype=torch.float64)
+    generator = generator_of(3, WEIGHTS)
+    drawn = [torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(2)]
+    start = torch.cat([torch.ones(1, dtype=torch.float64), *[vector / vector.norm() for vector in drawn]])
+    for index, bias in enumerate((0.0, 2.0)):
+        layer = AttentionLayer(1, 6, 1, sink_bias=bias)
+
+        def loss(flat: torch.Tensor, layer: AttentionLayer = layer) -> torch.Tensor:
+            weights = {"W_V": flat[:1].view(1, 1), "W_Q": flat[1:7].view(1, 6), "W_K": flat[7:].view(1, 6)}
+            return (layer(weights, x[:, :, None])[:, :, 0] - y).square().mean() / 2
+
+        dense = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, start)).numpy()
+        bulk = found.arrays["bulk"][index]
+        expected = np.sort([*found.arrays["outliers"][index], *[bulk] * 5, *[-bulk] * 5])
+        np.testing.assert_allclose(dense, expected, atol=1e-12 * np.abs(dense).max())
+
+
+def test_aligned_queries_and_keys_have_larger_scores() -> None:
+    apart, aligned = (scalar(varied="query-key", values=[3.0], is_aligned=value) for value in (False, True))
+    assert aligned.arrays["second_norm"][0] != pytest.approx(apart.arrays["second_norm"][0], rel=1e-3)
+    assert scalar(varied="value", values=[2.0]).arrays["bulk"][0] != pytest.approx(apart.arrays["bulk"][0], rel=1e-3)
+
+
+def layer_message(bias: float) -> AttentionLayerSpectrum:
+    return AttentionLayerSpectrum(
+        embedding_dim=2,
+        key_dim=9,
+        batch_size=3,
+        length=4,
+        sink_bias=bias,
+        massive_value=3.0,
+        initial_std=0.4,
+        targets="normal",
+        seed=1,
+    )
+
+
+@pytest.mark.parametrize("bias", [0.0, 8.0])
+def test_the_bulk_of_a_layer_is_that_of_the_two_layers_of_its_scores(bias: float) -> None:
+    """Outside the span of both matrices the Hessian is [[0, G], [G^T, 0]] with G = dL/d(W_Q W_K^T)."""
+    message = layer_message(bias)
+    found = measure_attention_layer(message, CONTEXT)
+    x = torch.randn((3, 4, 2), generator=generator_of(1, DATA), dtype=torch.float64)
+    x[:, 0] = 3.0
+    y = torch.randn((3, 4, 2), generator=generator_of(1, DATA, 1), dtype=torch.float64)
+    layer = AttentionLayer(2, 9, 2, sink_bias=bias, initial_std=0.4)
+    weights = layer.initial_parameters(generator_of(1, WEIGHTS), torch.float64, torch.device("cpu"))
+    product = (weights["W_Q"] @ weights["W_K"].T).requires_grad_()
+    scores = x @ product @ x.mT / 3
+    scores[:, :, 0] += bias
+    outputs = scores.softmax(-1) @ (x @ weights["W_V"])
+    loss = (outputs - y).square().sum(-1).mean() / 2
+    (gradient,) = torch.autograd.grad(loss, product)
+    singular = torch.linalg.svdvals(gradient).numpy()
+    expected = np.sort(np.concatenate([sign * np.repeat(singular, 9 - 2 * 2 + 1) for sign in (1, -1)]))
+    bulk, others = repeated_pairs(found.arrays["eigenvalues"])
+    scale = np.abs(found.arrays["eigenvalues"]).max()
+    np.testing.assert_allclose(bulk, expected, atol=1e-12 * scale)
+    assert len(bulk) + len(others) == message.num_parameters
+    assert found.values["first_attention"] == pytest.approx(
+        float(scores.softmax(-1)[:, :, 0].mean().detach()), rel=1e-12
+    )
+
+
+def test_outliers_that_nearly_coincide_are_no_bulk() -> None:
+    values = np.sort(np.array([5.0, 5.0, 5.0, 1.0, 0.3, 0.3, 0.3, -0.3, -0.3, -0.3, 1e-4, 1e-4, 1e-4, -1e-4, -1e-4]))
+    bulk, others = repeated_pairs(values)
+    np.testing.assert_array_equal(bulk, [-0.3, -0.3, -0.3, 0.3, 0.3, 0.3])
+    assert 5.0 in others
+    assert 1e-4 in others
+
+
+def run_of(**fields: Any) -> Measured:
+    defaults: dict[str, Any] = {
+        "key_dim": 2,
+        "sequence": [1.0, -0.8],
+        "initial_std": 0.1,
+        "learning_rate": 2.3,
+        "loss_factor": 0.5,
+        "num_steps": 400,
+        "seed": 0,
+    }
+    return descent.measure_attention_descent(AttentionDescent(**(defaults | fields)), CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def chosen() -> Measured:
+    return run_of(num_steps=1000)
+
+
+def test_the_chosen_sequence_settles_at_the_edge_of_stability(chosen: Measured) -> None:
+    assert descent.behaviour(chosen) == "oscillates, amplitude falls"
+    assert descent.settles(chosen)
+    assert 50 < (descent.onset(chosen) or 0) < 400
+    assert descent.late_mean(chosen) == pytest.approx(1.0, abs=0.05)
+    assert descent.opposition(chosen) < -0.9
+    assert chosen.values["closed_difference"] < 1e-10
+
+
+def test_steps_are_those_of_plain_gradient_descent(chosen: Measured) -> None:
+    layer = AttentionLayer(1, 2, 1)
+    generator = generator_of(0, descent.WEIGHTS)
+    weights = [
+        (0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_() for shape in ((), 2, 2)
+    ]
+    x = torch.tensor([[[1.0], [-0.8]]], dtype=torch.float64)
+    for step in range(60):
+        named = {"W_V": weights[0].view(1, 1), "W_Q": weights[1].view(1, 2), "W_K": weights[2].view(1, 2)}
+        loss = (layer(named, x) - x.flip(1)).square().mean() / 2
+        assert chosen.arrays["loss"][step] == pytest.approx(float(loss.detach()), rel=1e-10)
+        gradients = torch.autograd.grad(loss, weights)
+        weights = [(w - 2.3 * g).detach().requires_grad_() for w, g in zip(weights, gradients, strict=True)]
+
+
+def test_a_loss_without_the_half_doubles_curvature_and_step(chosen: Measured) -> None:
+    other = run_of(loss_factor=1.0, learning_rate=1.15, num_steps=150)
+    np.testing.assert_allclose(other.arrays["sharpness"], 2 * chosen.arrays["sharpness"][:151], rtol=1e-9)
+    assert other.values["edge"] == 2 * chosen.values["edge"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sequence": [1.25, -1.0]}, "diverges"),
+        ({"sequence": [1.0, -0.5], "num_steps": 1000}, "converges below 2/eta"),
+        ({"sequence": [1.0, -1.0]}, "oscillates with constant amplitude"),
+        ({"loss_factor": 1.0}, "diverges"),
+    ],
+)
+def test_other_data_and_losses_behave_otherwise(fields: dict[str, Any], expected: str) -> None:
+    found = run_of(**fields)
+    assert descent.behaviour(found) == expected
+    if expected == "diverges":
+        assert found.values["diverged_at"] is not None
+        assert np.isnan(descent.late_mean(found))
+
+
+def test_amplitude_and_phase_of_a_made_up_run_are_measured() -> None:
+    steps = np.arange(2000)
+    swing = np.exp(-steps / 800) * np.cos(1.3 * steps) * (steps > 200)
+    arrays = {
+        "sharpness": np.where(steps < 200, 0.2 + 0.004 * steps, 1.0 + 0.05 * swing),
+        "trace": 3.0 - 0.1 * swing,
+        "residual_norm": np.exp(-steps / 800),
+        "loss": np.exp(-steps / 400),
+    }
+    made = Measured({"diverged_at": None, "edge": 1.0}, arrays)
+    assert descent.opposition(made) == pytest.approx(-1.0)
+    assert descent.late_mean(made) == pytest.approx(1.0, abs=1e-3)
+    found = descent.windows(made)
+    assert found is not None
+    assert np.corrcoef(*found)[0, 1] > 0.99
+    assert descent.settles(made)
+    still = Measured(made.values, arrays | {"sharpness": np.full(2000, 0.5), "trace": np.ones(2000)})
+    assert descent.onset(still) is None
+    assert np.isnan(descent.opposition(still))
+    assert not descent.settles(still)

@@ -1,0 +1,91 @@
+"""Figures 1 and 6 of the Lecture: densities, and critical points with their fits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt
+from hessian_spectrum.api_schemas.figures.random_matrices import HessianDensity
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
+from hessian_spectrum.theory.random_matrix.hessian import hessian_law
+from hessian_spectrum.theory.random_matrix.sampling import draw_sample
+from hessian_spectrum.worker.figures.critical_points import best_exponent, fitted, measure_critical_points
+from hessian_spectrum.worker.figures.random_matrices import (
+    distance_to_semicircle,
+    kolmogorov_distance,
+    measure_density,
+)
+from tests.worker.figures.context import CONTEXT
+
+
+def test_the_distance_to_a_law_is_that_of_scipy() -> None:
+    law = hessian_law("linear", 0.3, 0.5)
+    eigenvalues = draw_sample(law, 200, 0).eigenvalues
+    assert kolmogorov_distance(eigenvalues, law) == pytest.approx(
+        kstest(eigenvalues, law.cumulative).statistic, rel=1e-12
+    )
+
+
+def test_a_semicircle_has_no_distance_to_itself_and_a_wishart_law_has() -> None:
+    assert distance_to_semicircle(wigner_law(2.0)) < 1e-9
+    assert distance_to_semicircle(hessian_law("linear", 0.0, 0.5)) > 0.05
+
+
+def density(**fields: Any) -> Any:
+    defaults: dict[str, Any] = {"ratio": 0.5, "energy": 0.5, "size": 200, "num_matrices": 3, "seed": 0}
+    return measure_density(HessianDensity(**(defaults | fields)), CONTEXT)
+
+
+def test_samples_are_close_to_their_law_and_apart_from_others() -> None:
+    found = density()
+    assert found.arrays["distance"].max() * 200 < 5
+    assert found.arrays["wrong_ratio"].min() > 1.5 * found.arrays["distance"].max()
+    assert found.arrays["wrong_energy"].min() > 1.5 * found.arrays["distance"].max()
+    assert np.trapezoid(found.arrays["density"], found.arrays["points"]) == pytest.approx(1, abs=1e-3)
+    assert found.arrays["negative"].mean() == pytest.approx(found.values["index"], abs=0.02)
+
+
+def test_the_spectrum_is_positive_below_the_critical_energy() -> None:
+    low = density(energy=0.01)
+    assert low.values["critical_energy"] > 0.01
+    assert low.values["lowest"] > 0
+    assert low.values["index"] == 0
+    assert (low.arrays["negative"] == 0).all()
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
+def test_an_exponent_and_a_critical_energy_are_found_again(exponent: float) -> None:
+    generator = np.random.default_rng(0)
+    index = generator.uniform(0.01, 0.15, 300)
+    energy = 0.2 + 0.7 * index ** (1 / exponent) + 0.002 * generator.standard_normal(300)
+    assert best_exponent(energy, index, critical=0.2) == pytest.approx(exponent, abs=0.1)
+    assert best_exponent(energy, index) == pytest.approx(exponent, abs=0.3)
+    found = fitted(energy, index, best_exponent)
+    assert found.lower is not None
+    assert found.upper is not None
+    assert found.lower <= exponent <= found.upper
+
+
+def test_too_few_critical_points_give_no_fit() -> None:
+    assert fitted(np.ones(4), np.ones(4), best_exponent).value is None
+    assert fitted(np.ones(40), np.full(40, 0.1), best_exponent).value is None
+
+
+def test_a_message_is_measured_with_m_rounded() -> None:
+    message = CriticalPointsAt(
+        activation="linear",
+        objective="loss",
+        width=3,
+        ratio=0.7,
+        num_searches=10,
+        initial_scale=1.0,
+        max_descent_steps=0,
+        seed=0,
+    )
+    found = measure_critical_points(message, CONTEXT)
+    assert message.num_samples == 9
+    assert found.values["ratio"] == pytest.approx(2 / 3)
+    assert found.arrays["energy"].shape == (10,)
+    assert (found.arrays["gradient_norm"] < 1e-8).all()

@@ -1,0 +1,144 @@
+"""Figures 1, 7 and 8 of Cracking the Hessian, and the Poster's: networks of one variable."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hessian_spectrum.api_schemas.figures.scalar_descent import NeuronDescent
+from hessian_spectrum.api_schemas.figures.scalar_networks import CellSpectrum, VarianceSpectra
+from hessian_spectrum.worker.builders import generator_of
+from hessian_spectrum.worker.figures.scalar_descent import measure_descent
+from hessian_spectrum.worker.figures.scalar_networks import (
+    DATA,
+    WEIGHTS,
+    dense_hessian,
+    initial_neurons,
+    measure_cells,
+    measure_variances,
+    wedge,
+)
+from tests.worker.figures.context import CONTEXT
+
+
+def cells(**fields: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "width": 8,
+        "num_samples": 40,
+        "data": "normal",
+        "slopes": [2.0, -1.0],
+        "initialization": "unit",
+        "seed": 5,
+    }
+    return measure_cells(CellSpectrum(**(defaults | fields)), CONTEXT)
+
+
+@pytest.mark.parametrize("data", ["normal", "wedge"])
+def test_the_cells_of_a_relu_spectrum_are_those_of_its_dense_eigenvectors(data: str) -> None:
+    found = cells(data=data)
+    assert found.values["dense_difference"] < 1e-13
+    x = torch.randn(40, generator=generator_of(5, DATA), dtype=torch.float64).numpy()
+    noise = torch.randn(40, generator=generator_of(5, DATA, 1), dtype=torch.float64).numpy()
+    neurons = initial_neurons(8, "unit", generator_of(5, WEIGHTS))
+    y = wedge(x, [2.0, -1.0]) if data == "wedge" else noise
+    of_positive = np.tile(neurons["v"] > 0, 2)
+    hessian = dense_hessian("relu", **neurons, x=x, y=y).numpy()
+    for is_positive in (True, False):
+        mask = of_positive == is_positive
+        expected = np.linalg.eigvalsh(hessian[np.ix_(mask, mask)])
+        shown = np.sort(found.arrays["eigenvalues"][found.arrays["is_positive_cell"] == is_positive])
+        np.testing.assert_allclose(shown, expected, atol=1e-13 * np.abs(hessian).max())
+    assert found.values["positive_num_bulk"] == 2 * (found.values["num_positive"] - 1)
+    assert found.values["largest"] == max(found.values["positive_large"], found.values["negative_large"])
+
+
+def test_the_dense_hessian_is_that_of_the_loss_as_printed() -> None:
+    generator = np.random.default_rng(0)
+    w, v, x, y = (generator.standard_normal(size) for size in (3, 3, 7, 7))
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        hidden = torch.from_numpy(x)[:, None] * flat[3:]
+        return ((hidden.relu() @ flat[:3] - torch.from_numpy(y)) ** 2).sum() / (2 * 7)
+
+    flat = torch.from_numpy(np.concatenate([w, v]))
+    expected = torch.autograd.functional.hessian(loss, flat)
+    torch.testing.assert_close(dense_hessian("relu", w, v, x=x, y=y), expected, rtol=0, atol=1e-14)
+
+
+def test_the_posters_outlier_is_wrong_unless_the_inputs_of_a_cell_have_variance_one() -> None:
+    """Normal inputs have a mean square near 1, the more of them the nearer, and so is the Poster's outlier."""
+    errors = []
+    for num_samples in (10, 50_000):
+        found = cells(num_samples=num_samples, data="wedge")
+        errors.append(abs(found.values["positive_poster"] / found.values["positive_large"] - 1))
+    assert 1e-12 < errors[1] < 0.1 * errors[0]
+
+
+@pytest.mark.parametrize(("initialization", "bound"), [("uniform", True), ("normal", False), ("unit", False)])
+def test_initial_weights_have_the_variance_of_their_fan_in(initialization: str, bound: bool) -> None:
+    neurons = initial_neurons(20_000, initialization, generator_of(0, 1))
+    expected = {"w": 1.0, "v": 1.0} if initialization == "unit" else {"w": 1 / 60_000, "v": 1 / 3}
+    for name, variance in expected.items():
+        assert neurons[name].var() == pytest.approx(variance, rel=0.03)
+    assert (np.abs(neurons["v"]).max() <= 1) is np.bool_(bound)
+
+
+def variances(**fields: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "width": 4,
+        "num_samples": 5000,
+        "variances": [1.0, 4.0, 16.0],
+        "initialization": "normal",
+        "shares_weights": True,
+        "seed": 2,
+    }
+    return measure_variances(VarianceSpectra(**(defaults | fields)), CONTEXT)
+
+
+def test_eigenvalues_grow_with_the_variance_of_the_inputs() -> None:
+    found = variances()
+    assert found.values["dense_difference"] < 1e-13
+    np.testing.assert_allclose(found.arrays["s2"], [1, 4, 16], rtol=0.1)
+    np.testing.assert_allclose(found.arrays["large"] / found.arrays["s2"], found.arrays["large"][0], rtol=0.1)
+    other = variances(shares_weights=False)
+    assert np.ptp(other.arrays["large"] / other.arrays["s2"]) > 0.1 * other.arrays["large"][0]
+
+
+def descent(**fields: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "activation": "relu",
+        "width": 10,
+        "num_samples": 50,
+        "slopes": [2.0, -1.0],
+        "initialization": "uniform",
+        "learning_rate": 0.18,
+        "momentum": 0.9,
+        "num_steps": 300,
+        "seed": 0,
+    }
+    return measure_descent(NeuronDescent(**(defaults | fields)), CONTEXT)
+
+
+def test_outlier_pairs_of_both_cells_are_followed_with_neurons_that_change_cells() -> None:
+    found = descent()
+    assert found.values["dense_difference"] < 1e-12
+    assert found.arrays["changed"].any()
+    assert found.values["frozen_difference"] > 1e-3  # the cells of the start are not those of the end
+    assert found.arrays["large"].shape == (301, 2)
+    pairs = found.arrays["large"] + found.arrays["small"]
+    np.testing.assert_allclose(pairs, found.arrays["trace"], rtol=1e-12)
+    assert (found.arrays["num_neurons"].sum(axis=1) == 10).all()
+    assert (np.abs(found.arrays["small"][-1]) < 1e-4 * found.arrays["trace"][-1]).all()  # one remains
+
+
+def test_the_symmetric_wedge_teaches_a_linear_network_nothing() -> None:
+    found = descent(activation="linear", slopes=[1.0, -1.0])
+    assert found.arrays["loss"][-1] == pytest.approx((np.linspace(-1, 1, 50) ** 2).mean() / 2, rel=1e-6)
+    assert "is_late" in found.arrays
+
+
+def test_a_descent_that_diverges_is_reported() -> None:
+    found = descent(activation="linear", learning_rate=100.0, num_steps=50)
+    assert 0 < found.values["diverged_at"] < 50
+    assert len(found.arrays["loss"]) == found.values["diverged_at"]
