@@ -129,11 +129,16 @@ def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
 
 
 def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
+    def lead(norms: Sequence[str], points: Sequence[Point]) -> Estimate:
+        return mean_over(select(points), lambda point: point.lead("initial", ALIGNMENTS, norms))
+
     return group.decide(
-        "At initialization, where both matrices have entries of similar size, alignment correlates more than norms",
-        lambda points: mean_over(select(points), lambda point: point.lead("initial", ALIGNMENTS, ALL_NORMS)),
-        quantity=f"largest r of an alignment, less the largest of a norm; mean over {which}",
+        "At initialization, where both matrices have entries of similar size, alignment correlates more than the "
+        "spectral norms do",
+        partial(lead, _of("spectral")),
+        quantity=f"largest r of an alignment, less the larger r of the two spectral norms; mean over {which}",
         holds_for=Range(above=0.0),
+        further={"compared with all norms": lead(ALL_NORMS, group.points)},
     )
 
 
