@@ -43,7 +43,7 @@ NETWORKS: dict[str, Any] = {
     "num_networks": 3,
     "seed": 1,
 }
-SMALL = {"width": 5, "num_networks": 7, "training": TRAINING | {"max_epochs": 4}}
+SMALL = TRAINING | {"width": 5, "num_networks": 7, "max_epochs": 4}
 
 
 def networks(*, training: dict[str, Any] | None = None, **fields: Any) -> TrainedNetworks:
@@ -337,8 +337,8 @@ def test_verdicts_follow_the_numbers(name: str, holds: bool) -> None:
     [
         ({"dims": [0]}, "dims"),
         ({"num_networks": 4}, "num_networks"),
-        ({"training": {"batch_size": 2000}}, "training"),
-        ({"training": {"patience": -1}}, "training"),
+        ({"batch_size": 2000}, "batch_size"),
+        ({"patience": -1}, "patience"),
         ({"varied": ["weather"]}, "varied"),
         ({"parametrizations": []}, "parametrizations"),
         ({"depths": [2]}, "depths"),

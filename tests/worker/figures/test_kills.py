@@ -30,10 +30,10 @@ _PRETRAINING = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "cracking-3": {"widths": [4], "input_dims": [1, 2], "num_networks": 3},
-    "cracking-4": {"width": 4, "num_networks": 5, "dims": [1, 2], "training": _TRAINING, "varied": []},
+    "cracking-4": {"width": 4, "num_networks": 5, "dims": [1, 2], "varied": []} | _TRAINING,
     "cracking-5": _PRETRAINING,
     "cracking-8": {"num_steps": 20, "num_seeds": 3, "varies": False},
-    "cracking-17": {"width": 4, "num_networks": 5, "depths": [2, 3], "training": _TRAINING, "varied": []},
+    "cracking-17": {"width": 4, "num_networks": 5, "depths": [2, 3], "varied": []} | _TRAINING,
     "cracking-27": {"num_steps": 20, "num_seeds": 3, "varies": False},
     "lecture-6": {"width": 3, "ratios": [0.3, 0.4], "num_searches": 8, "num_minimizers": 4, "max_descent_steps": 20},
 }

@@ -140,8 +140,8 @@ _NUM_PRODUCTS = 60
 """Products of each network, at both ends of training."""
 
 
-class CorrelationParameters(FigureParameters):
-    """Parameters that all figures of correlations have."""
+class CorrelationParameters(Training, FigureParameters):
+    """Parameters that all figures of correlations have, those of data and training among them."""
 
     parametrizations: list[Parametrization] = Field(
         default=["standard", "mup", "ntk"],
@@ -151,7 +151,6 @@ class CorrelationParameters(FigureParameters):
     )
     width: int = Field(default=100, ge=2, le=400, description="Width of the hidden layers.")
     num_networks: int = Field(default=200, ge=5, le=10_000, description="Number of networks at each point.")
-    training: Training = Field(default=Training(), description="Data and training of the networks.")
     varied: list[OpenChoice] = Field(
         default=["shared_data"],
         max_length=4,
@@ -161,11 +160,15 @@ class CorrelationParameters(FigureParameters):
     )
     seed: Seed = Field(default=0, description="Seed of weights, data and the order of samples.")
 
+    @property
+    def training(self) -> Training:
+        """Data and training under the chosen options."""
+        return Training(**{name: getattr(self, name) for name in Training.model_fields})
+
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
-        if self.training.batch_size > self.training.num_samples:
-            message = f"there are {self.training.num_samples} samples only"
-            raise misfit("training", "batch_size", message=message)
+        if self.batch_size > self.num_samples:
+            raise misfit("batch_size", message=f"there are {self.num_samples} samples only")
         return self
 
 
@@ -297,8 +300,14 @@ def _networks(
     )
 
 
-_QUICK_TRAINING = Training(num_samples=256, batch_size=64, patience=3, max_epochs=150)
-_QUICK = {"width": 32, "num_networks": 60, "training": _QUICK_TRAINING.model_dump()}
+_QUICK = {
+    "width": 32,
+    "num_networks": 60,
+    "num_samples": 256,
+    "batch_size": 64,
+    "patience": 3,
+    "max_epochs": 150,
+}
 _QUICK_TWO = _QUICK | {"dims": [1, 3, 16, 32], "large_mup_dim": 16}
 _QUICK_DEEP = _QUICK | {"depths": [2, 3, 4]}
 

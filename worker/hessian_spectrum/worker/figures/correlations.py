@@ -249,23 +249,23 @@ def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[C
     unfinished = sum(float(1 - np.mean(point.measured.arrays["has_plateaued"])) for point in points) / len(points)
     own = [
         Choice(
-            name="training.shared_data",
+            name="shared_data",
             value=training.shared_data,
             reason="the source samples `a random dataset` and does not say whether each of the networks has its own",
         ),
         Choice(
-            name="training.teacher_scale",
+            name="teacher_scale",
             value=str(training.teacher_scale),
             reason="the scale of the teacher is not printed; 1 makes targets of order one",
         ),
         Choice(
-            name="training.reduction",
+            name="reduction",
             value=training.reduction,
             reason="the loss of the formulas is half the sum of squared errors; PyTorch's mean over outputs has steps "
             "that are 2/D times as long",
         ),
         Choice(
-            name="training.patience",
+            name="patience",
             value=f"{training.patience} epochs, relative improvement {training.threshold}, at most "
             f"{training.max_epochs} epochs in all; {unfinished:.0%} of the networks did not reach the last plateau",
             reason="`until the loss stops improving` is not made precise; PyTorch's plateau rule has these defaults",
@@ -274,7 +274,7 @@ def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[C
     if any(group.parametrization == "mup" for group in found):
         own.append(
             Choice(
-                name="training.mup_rates",
+                name="mup_rates",
                 value=training.mup_rates,
                 reason="learning rates are printed as of order 1 / fan_in. The printed variance fan_out / fan_in is "
                 "the square of the wanted spectral norm: entries have the variance min(1, fan_out / fan_in) / fan_in",

@@ -9,7 +9,7 @@ from hessian_spectrum.api_schemas.figures.correlations import (
     TrainedNetworks,
     deep_measurements,
 )
-from hessian_spectrum.api_schemas.figures.results import Curve, Verdict
+from hessian_spectrum.api_schemas.figures.results import Choice, Curve, Verdict
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import Estimate
 from hessian_spectrum.worker.figures.claims import Range
@@ -156,8 +156,13 @@ def _content(
             curves=partial(_curves, names_of, group),
         )
     ]
+    stated = choices(parameters, found)
+    if measurements[0].dim == 1:
+        value = f"{parameters.deep_learning_rate} for more than two layers in SP and muP"
+        reason = "the source has another rate for `deeper networks` and D = 1 without saying from which depth on"
+        stated.append(Choice(name="deep_learning_rate", value=value, reason=reason))
     verdicts = [verdict for group in found for verdict in verdicts_of(group)]
-    return FigureContent(rows(found, names_of), panels, verdicts, choices(parameters, found))
+    return FigureContent(rows(found, names_of), panels, verdicts, stated)
 
 
 def _products_content(

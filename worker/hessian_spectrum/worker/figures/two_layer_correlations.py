@@ -363,6 +363,9 @@ def _content(
         rate = f"{parameters.large_mup_learning_rate} from D = {parameters.large_mup_dim}"
         reason = "the source sets the first rate 1 for muP and `large` D without saying from which on"
         stated.append(Choice(name="large_mup_dim", value=rate, reason=reason))
+    if is_aligned:
+        reason = "the caption has the absolute alignment, and does not say that it is squared as norms are"
+        stated.append(Choice(name="alignment", value="absolute value, not squared", reason=reason))
     verdicts = [verdict for group in found for verdict in verdicts_of(group)]
     return FigureContent(rows(found, lambda _: quantities), panels, verdicts, stated)
 
