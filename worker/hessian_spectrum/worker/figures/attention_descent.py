@@ -36,6 +36,9 @@ NUM_WINDOWS = 10
 NUM_CLOSED = 60
 """Number of points of a run at which the closed form is evaluated."""
 
+CHUNK_NUMBERS = 2**20
+"""Largest number of attention scores of all rows of all Hessians that are computed at once."""
+
 _ROUNDING = 1e-10
 
 
@@ -83,7 +86,8 @@ def measure_attention_descent(measurement: AttentionDescent, context: Context) -
         num_steps=m.num_steps,
         progress=context.progress,
     )
-    dense = dense_spectra(model, data, path)
+    chunk = max(1, min(256, CHUNK_NUMBERS // ((2 * m.key_dim + 1) * x.size * x.shape[1])))
+    dense = dense_spectra(model, data, path, chunk=chunk)
     arrays = {
         "loss": scale * dense.loss,
         "sharpness": scale * dense.eigenvalues[:, -1],
