@@ -56,7 +56,7 @@ class AttentionDescent(Measurement):
             num_products=0,
             num_training_passes=float(self.num_steps),
             peak_bytes=8 * self.num_steps * (2 * self.key_dim + 30) + 300_000_000,
-            seconds=self.num_steps * (1.5e-3 + 2e-5 * self.key_dim + 5e-6 * scores),
+            seconds=0.6 + self.num_steps * (6e-4 + 1e-5 * self.key_dim + 2e-6 * scores),
         )
 
 

@@ -176,15 +176,28 @@ def crossings(each: Measured) -> int:
     return int((side[1:] != side[:-1]).sum())
 
 
-def opposition(each: Measured) -> float:
-    """Correlation of the steps of sharpness and of trace in the second half of the run; NaN where one is constant."""
+def opposition(each: Measured, of: Literal["changes", "values", "slow"] = "changes") -> float:
+    """Correlation of sharpness and trace in the second half of a run; NaN where one of them is constant.
+
+    Args:
+        each: A run.
+        of: Changes from step to step, the values themselves, or means of two successive steps, which have no
+            oscillations of two steps.
+
+    Returns:
+        Pearson's coefficient.
+    """
     if each.values["diverged_at"] is not None:
         return np.nan
-    steps = [np.diff(_late(each, name)) for name in ("sharpness", "trace")]
+    columns = [_late(each, name) for name in ("sharpness", "trace")]
+    if of == "changes":
+        columns = [np.diff(column) for column in columns]
+    elif of == "slow":
+        columns = [(column[1:] + column[:-1]) / 2 for column in columns]
     # oscillations below this size are rounding
-    if min(np.abs(step).max() for step in steps) < _ROUNDING:
+    if min(np.ptp(column) for column in columns) < _ROUNDING:
         return np.nan
-    return float(pearsonr(*steps).statistic)
+    return float(pearsonr(*columns).statistic)
 
 
 class Windows(NamedTuple):
@@ -333,7 +346,12 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="correlation of the changes of both from step to step in the second half of a run, mean over runs",
             estimate=_over_runs(runs.chosen, opposition, why),
             holds_for=Range(below=-0.5),
-            variants=runs.estimates(opposition, why),
+            variants={
+                "values instead of changes": _over_runs(runs.chosen, partial(opposition, of="values"), why),
+                "means of two successive steps": _over_runs(runs.chosen, partial(opposition, of="slow"), why),
+                **runs.estimates(opposition, why),
+            },
+            note="oscillations of two steps are opposite; slower ones, in which both rise and fall, are not",
         ),
         verdict(
             "The amplitude of the oscillations decreases similarly to the norm of the residual.",
