@@ -78,8 +78,8 @@ class TrainedNetworks(Measurement):
     width: int = Field(ge=1, le=1000, description="Width of every hidden layer.")
     dim: Dim = Field(description="Number D of inputs, and of outputs.")
     learning_rate: float = Field(gt=0, le=100, description="First base learning rate.")
-    num_networks: int = Field(ge=3, le=10_000, description="Number of networks.")
-    training: Training = Field(description="Data and training.")
+    num_networks: int = Field(ge=3, le=10_000, description="Number of networks at a point.")
+    training: Training = Field(description="Data and training of the networks.")
     seed: Seed = Field(description="Seed of weights, data and the order of samples.")
 
     @property
@@ -151,7 +151,7 @@ class CorrelationParameters(FigureParameters):
     )
     width: int = Field(default=100, ge=2, le=400, description="Width of the hidden layers.")
     num_networks: int = Field(default=200, ge=5, le=10_000, description="Number of networks at each point.")
-    training: Training = Field(default=Training(), description="Data and training.")
+    training: Training = Field(default=Training(), description="Data and training of the networks.")
     varied: list[OpenChoice] = Field(
         default=["shared_data"],
         max_length=4,

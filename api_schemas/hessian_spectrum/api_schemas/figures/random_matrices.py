@@ -43,7 +43,10 @@ class DensityParameters(FigureParameters):
         default=[0.25, 0.5, 0.75], min_length=1, max_length=20, description="Ratios phi of parameters to data."
     )
     energies: list[Energy] = Field(
-        default=[0.0, 0.1, 0.5, 1.0], min_length=2, max_length=20, description="Energies epsilon, ascending."
+        default=[0.0, 0.1, 0.5, 1.0],
+        min_length=2,
+        max_length=20,
+        description="Energies of the critical points, ascending.",
     )
     size: Size = 1000
     num_matrices: NumMatrices = 10
