@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,7 +42,7 @@ class SeriesServer:
     def points(self, name: str = "run") -> list[dict[str, Any]]:
         """All points of a series, in the order in which they were posted."""
         with self._lock:
-            return [point for each in self.posts if each["name"] == name for point in each["points"]]
+            return new_points(each["points"] for each in self.posts if each["name"] == name)
 
     def steps(self, name: str = "run") -> list[int]:
         return [point["step"] for point in self.points(name)]
@@ -178,3 +178,11 @@ def series_server() -> Iterator[SeriesServer]:
             state.may_answer.set()
             server.shutdown()
             thread.join()
+
+
+def new_points(posts: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The points of all requests, without the last one of a request that the next one begins with."""
+    found: list[dict[str, Any]] = []
+    for points in posts:
+        found += points[1:] if found and points[0] == found[-1] else points
+    return found

@@ -264,3 +264,21 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_
         spool.add(0, None, numbers(np.nan))
     assert {path.suffix for path in spool.directory.iterdir()} == {".json", ".pt2", ""}
     spool.abandon()
+
+
+def test_a_batch_begins_with_the_last_point_of_the_one_before(
+    series: SeriesServer, client: SpectrumClient, tmp_path: Path
+) -> None:
+    """The overlap of eigenvectors is that of steps of one job; a point that the server no longer has is left out."""
+    spool = opened(tmp_path / "run")
+    for step in range(LARGEST_BATCH + 2):
+        spool.add(step, 0.5, numbers(step))
+    sender = Sender(client, spool)
+    sender.send_batch()
+    series.artifacts.pop(series.posts[0]["points"][-1]["parameters"]["id"])
+    sender.send_batch()
+    assert [len(each["points"]) for each in series.posts] == [LARGEST_BATCH, 2]
+    spool.add(100, 0.5, numbers(100))
+    sender.send_batch()
+    assert [point["step"] for point in series.posts[-1]["points"]] == [LARGEST_BATCH + 1, 100]
+    spool.abandon()

@@ -48,7 +48,9 @@ JobId = Annotated[str, typer.Argument(help="Id of the job.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute even if an equal request has a stored result.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="File ending in .json, .npz, .png, .svg or .pdf, or - for standard output."),
+    typer.Option(
+        "--output", "-o", help="File ending in .json, .npz, .csv, .png, .svg or .pdf, or - for standard output."
+    ),
 ]
 Format = Annotated[
     ResultFormat | None, typer.Option("--format", help="Format of the output, by default that of the file's ending.")

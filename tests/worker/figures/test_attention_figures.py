@@ -223,7 +223,9 @@ def test_amplitude_and_phase_of_a_made_up_run_are_measured() -> None:
     assert descent.late_mean(made) == pytest.approx(1.0, abs=1e-3)
     found = descent.windows(made)
     assert found is not None
-    assert np.corrcoef(*found)[0, 1] > 0.99
+    assert np.corrcoef(found.amplitude, found.peak)[0, 1] > 0.99
+    assert descent.amplitude_correlation(made) > 0.99
+    assert descent.amplitude_correlation(made, "mean") > 0.99
     assert descent.settles(made)
     still = Measured(made.values, arrays | {"sharpness": np.full(2000, 0.5), "trace": np.ones(2000)})
     assert descent.onset(still) is None

@@ -230,9 +230,15 @@ def merged_series(parts: Sequence[tuple[str, SeriesResult]]) -> SeriesResult:
         parts: Id and result of each job, oldest first.
 
     Returns:
-        All points by ascending step, each with the id of its job; of two with one step, the later one.
+        All points by ascending step, each with the id of its job; of two with one step, the later one, with the
+        overlaps of the earlier one if it has none.
     """
-    entries = {point.step: point.model_copy(update={"job": job_id}) for job_id, part in parts for point in part.points}
+    entries: dict[int, SeriesEntry] = {}
+    for job_id, part in parts:
+        for point in part.points:
+            earlier = entries.get(point.step)
+            kept = {} if earlier is None or point.overlaps is not None else {"overlaps": earlier.overlaps}
+            entries[point.step] = point.model_copy(update={"job": job_id, **kept})
     points = [entries[step] for step in sorted(entries)]
     steps = dict(zip(sorted(entries)[1:], sorted(entries), strict=False))
     for index, point in enumerate(points):

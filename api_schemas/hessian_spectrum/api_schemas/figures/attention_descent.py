@@ -55,8 +55,8 @@ class AttentionDescent(Measurement):
             num_parameters=2 * self.key_dim + 1,
             num_products=0,
             num_training_passes=float(self.num_steps),
-            peak_bytes=8 * self.num_steps * (2 * self.key_dim + 30) + 2000 * scores,
-            seconds=self.num_steps * (1.5e-3 + 2e-5 * self.key_dim + 5e-6 * scores),
+            peak_bytes=8 * self.num_steps * (2 * self.key_dim + 30) + 300_000_000,
+            seconds=0.6 + self.num_steps * (6e-4 + 1e-5 * self.key_dim + 2e-6 * scores),
         )
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds
+from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds, ascending
 from hessian_spectrum.api_schemas.message import Seed
 
 Varied = Literal["query-key", "value", "sink"]
@@ -23,10 +23,12 @@ Massive = Annotated[
 Norms = Annotated[
     list[Annotated[float, Field(gt=0, le=1e4)]],
     Field(min_length=3, max_length=100, description="Norms of the weights, ascending."),
+    AfterValidator(ascending),
 ]
 Biases = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]],
     Field(min_length=3, max_length=100, description="Biases of the scores of the first token, ascending."),
+    AfterValidator(ascending),
 ]
 
 
@@ -141,7 +143,7 @@ class AttentionLayerSpectrum(Measurement):
             num_products=rows,
             num_training_passes=0.0,
             peak_bytes=16 * rows**2 + 8000 * self.batch_size * self.length**2,
-            seconds=0.05 + 6e-4 * rows + 1.5e-10 * rows**3,
+            seconds=0.15 + 3e-4 * rows + 8e-11 * rows**3,
         )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.scalar_networks import ascending
 from hessian_spectrum.api_schemas.message import Seed
 
 Activation = Literal["tanh", "linear"]
@@ -61,11 +62,11 @@ class LandscapeParameters(FigureParameters):
     """Parameters of figure 6 of the Lecture."""
 
     width: Width = 6
-    ratios: list[Ratio] = Field(
+    ratios: Annotated[list[Ratio], AfterValidator(ascending)] = Field(
         default=[0.15, 0.25, 0.375, 0.5, 0.625],
         min_length=2,
         max_length=20,
-        description="Ratios phi of parameters to data at which critical points are searched, for both panels.",
+        description="Ratios phi of parameters to data at which critical points are searched, ascending.",
     )
     num_searches: Count = Field(
         default=4000, ge=3, le=100_000, description="Number of searches of critical points at each ratio."

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.scalar_networks import ascending
 from hessian_spectrum.api_schemas.message import Seed
 
 Ratio = Annotated[float, Field(ge=0.01, le=10)]
@@ -39,10 +40,13 @@ class HessianDensity(Measurement):
 class DensityParameters(FigureParameters):
     """Parameters of figure 1 of the Lecture."""
 
-    ratios: list[Ratio] = Field(
-        default=[0.25, 0.5, 0.75], min_length=1, max_length=20, description="Ratios phi of parameters to data."
+    ratios: Annotated[list[Ratio], AfterValidator(ascending)] = Field(
+        default=[0.25, 0.5, 0.75],
+        min_length=1,
+        max_length=20,
+        description="Ratios phi of parameters to data, ascending.",
     )
-    energies: list[Energy] = Field(
+    energies: Annotated[list[Energy], AfterValidator(ascending)] = Field(
         default=[0.0, 0.1, 0.5, 1.0],
         min_length=2,
         max_length=20,

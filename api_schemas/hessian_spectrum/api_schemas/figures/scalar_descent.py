@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.figures.scalar_networks import INITIALIZATION, Initialization, NumSeeds, Slopes
+from hessian_spectrum.api_schemas.figures.scalar_networks import (
+    INITIALIZATION,
+    Initialization,
+    NumSeeds,
+    Slopes,
+    has_dense_check,
+)
 from hessian_spectrum.api_schemas.message import Seed
 
 Activation = Literal["linear", "relu"]
@@ -36,12 +42,14 @@ class NeuronDescent(Measurement):
     def cost(self) -> MeasurementCost:
         """The predicted cost: one step and one closed form for each point, and a few dense matrices."""
         rows = 2 * self.width
+        dense = rows * self.width * self.num_samples if has_dense_check(self.width, self.num_samples) else 0
         return MeasurementCost(
             num_parameters=rows,
-            num_products=20 * rows,
+            num_products=20 * rows if dense else 0,
             num_training_passes=float(self.num_steps),
-            peak_bytes=8 * (self.num_steps * (rows + 20) + 4 * rows**2 + rows * self.num_samples),
-            seconds=0.1 + self.num_steps * (1.2e-3 + 1e-6 * self.num_samples) + 3e-3 * self.width,
+            peak_bytes=8
+            * (self.num_steps * (rows + 20) + 4 * rows**2 + 10 * max(2**22, self.width * self.num_samples)),
+            seconds=0.1 + self.num_steps * (1.2e-3 + 1e-6 * self.num_samples) + 3e-3 * self.width + 3e-7 * dense,
         )
 
 
@@ -54,7 +62,7 @@ class EvolutionParameters(FigureParameters):
     initialization: Initialization = Field(default="uniform", description=INITIALIZATION)
     learning_rate: LearningRate = 0.18
     momentum: Momentum = 0.9
-    num_steps: NumSteps = 1000
+    num_steps: NumSteps = 400
     num_seeds: NumSeeds = 10
     varies: bool = Field(default=True, description="Whether the symmetric wedge of slopes 1 and -1 is also computed.")
     seed: Seed = Field(default=0, description="First seed of the initial weights.")
@@ -90,7 +98,7 @@ FIGURES = (
         title="The pair of outlying eigenvalues throughout training",
         source="Cracking the Hessian, figure 8, section 3.2 and appendix C",
         parameters=EvolutionParameters,
-        quick={"num_steps": 600, "num_seeds": 5},
+        quick={"num_steps": 300, "num_seeds": 5},
         points=_points,
         position=8,
     ),
@@ -99,7 +107,7 @@ FIGURES = (
         title="Evolution of the outlier pairs of a ReLU network",
         source="Poster, evolution of the outlier eigenvalue pair",
         parameters=ReluEvolutionParameters,
-        quick={"num_steps": 600, "num_seeds": 5},
+        quick={"num_steps": 300, "num_seeds": 5},
         points=_points,
         position=201,
     ),

@@ -1,12 +1,13 @@
 """Figures 1 and 7 of Cracking the Hessian and the Poster's bulk: spectra of two-layer networks of one variable."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.message import Seed
+from hessian_spectrum.api_schemas.message import Seed, misfit
 
 Initialization = Literal["uniform", "normal", "unit"]
 INITIALIZATION = (
@@ -15,8 +16,32 @@ INITIALIZATION = (
 )
 Data = Literal["wedge", "normal"]
 
-MAX_DENSE_WIDTH = 200
-"""Largest width up to which spectra are compared with dense automatic differentiation."""
+MAX_DENSE_NUMBERS = 50_000_000
+"""Largest size of intermediate values up to which spectra are compared with dense automatic differentiation."""
+
+
+def has_dense_check(width: int, num_samples: int) -> bool:
+    """Return whether spectra of these networks are compared with dense automatic differentiation."""
+    return 2 * width**2 * num_samples <= MAX_DENSE_NUMBERS
+
+
+def ascending(values: list[float]) -> list[float]:
+    """Return the values if each is larger than the one before.
+
+    Args:
+        values: Numbers of a request.
+
+    Returns:
+        The same list.
+
+    Raises:
+        ValidationError: If one is not.
+    """
+    for index, (before, value) in enumerate(pairwise(values)):
+        if value <= before:
+            raise misfit(index + 1, message=f"must be larger than {before:g}, the value before it")
+    return values
+
 
 Width = Annotated[int, Field(ge=2, le=10_000, description="Number m of hidden neurons.")]
 NumSeeds = Annotated[
@@ -24,7 +49,8 @@ NumSeeds = Annotated[
 ]
 Variances = Annotated[
     list[Annotated[float, Field(gt=0, le=1e6)]],
-    Field(min_length=3, max_length=200, description="Variances of the inputs."),
+    Field(min_length=3, max_length=200, description="Variances of the inputs, ascending."),
+    AfterValidator(ascending),
 ]
 Slopes = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]],
@@ -46,13 +72,13 @@ class CellSpectrum(Measurement):
     @property
     def cost(self) -> MeasurementCost:
         """The predicted cost: a dense matrix of 2 m rows."""
-        rows = 2 * self.width if self.width <= MAX_DENSE_WIDTH else 0
+        rows = 2 * self.width if has_dense_check(self.width, self.num_samples) else 0
         return MeasurementCost(
             num_parameters=2 * self.width,
             num_products=rows,
             num_training_passes=0.0,
-            peak_bytes=8 * (4 * rows**2 + rows * self.num_samples + 20 * self.num_samples),
-            seconds=4e-3 + 1e-4 * rows + 3e-9 * rows**3 + 2e-9 * rows * self.num_samples,
+            peak_bytes=8 * (4 * rows**2 + 10 * max(2**22, self.width * self.num_samples)),
+            seconds=0.03 + 1e-3 * rows + 3e-9 * rows**3 + 1e-8 * rows * self.width * self.num_samples,
         )
 
 
@@ -86,14 +112,15 @@ class VarianceSpectra(Measurement):
 
     @property
     def cost(self) -> MeasurementCost:
-        """The predicted cost: sums over the samples."""
+        """The predicted cost: exact sums over the samples, and one dense matrix."""
         points = len(self.variances)
+        dense = 2 * self.width**2 * self.num_samples if has_dense_check(self.width, self.num_samples) else 0
         return MeasurementCost(
             num_parameters=2 * self.width,
-            num_products=0,
+            num_products=2 * self.width if dense else 0,
             num_training_passes=float(points),
-            peak_bytes=200 * self.num_samples,
-            seconds=points * (1e-3 + 1.2e-7 * self.num_samples),
+            peak_bytes=80 * max(2**22, self.width * self.num_samples),
+            seconds=points * (2e-3 + 5.5e-7 * self.num_samples) + 1.5e-8 * dense,
         )
 
 

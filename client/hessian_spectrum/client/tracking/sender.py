@@ -31,6 +31,7 @@ class Sender:
         self._client, self._spool = client, spool
         self.job_ids: list[str] = []
         self._uploaded: set[str] = set()
+        self._last: Point | None = None  # that the server has acknowledged
         # an earlier process, or a try whose answer was lost, may have uploaded these
         self._is_doubtful = spool.digests()
 
@@ -51,6 +52,7 @@ class Sender:
             self._prepare(points)
         job_id = self._submit(batch)
         self._spool.acknowledge(batch)
+        self._last = batch.points[-1]
         self.job_ids.append(job_id)
         self._uploaded &= self._spool.digests()
         return len(batch.points)
@@ -77,7 +79,7 @@ class Sender:
                 uploaded.append(point)
         if self._spool.program_id is None:
             self._upload_program()
-        self._spool.make_batch(uploaded)
+        self._spool.make_batch(uploaded, self._last)
 
     def _submit(self, batch: Batch) -> str:
         """Post the points; files that the server has removed since their upload are sent again first."""
@@ -86,7 +88,7 @@ class Sender:
         except ProblemResponseError as error:
             if error.problem.status not in _OF_MISSING_FILES or not self._upload_missing(batch):
                 raise
-        return self._post(batch)
+        return self._post(self._spool.batch or batch)
 
     def _post(self, batch: Batch) -> str:
         job: Job = self._client._run(endpoints.submit(self._request(batch), idempotency_key=batch.key))
@@ -108,7 +110,7 @@ class Sender:
             fields["data"] = parts_reference(list(run.parts))
         points = [
             {"step": each.step, "parameters": _reference(each.parameters), "learning_rate": each.learning_rate}
-            for each in batch.points
+            for each in (*([] if batch.before is None else [batch.before]), *batch.points)
         ]
         model = {"kind": "exported", "program": _reference(self._spool.program_id)}
         return {"kind": "series", "name": run.name, "points": points, "model": model, **fields}
@@ -142,6 +144,9 @@ class Sender:
                 found = True
         if not self._is_stored(str(self._spool.program_id)):
             self._upload_program()
+            found = True
+        if batch.before is not None and not self._is_stored(batch.before.parameters):
+            self._spool.without_point_before()
             found = True
         return found
 

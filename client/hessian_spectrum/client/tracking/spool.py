@@ -24,7 +24,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,13 @@ class Batch:
     Attributes:
         key: Idempotency key of the request.
         points: The points, in the order of their sequence numbers.
+        before: The last point of the batch before, which the server has: beside it, the overlap of its eigenvectors
+            with those of the first point is computed. None: it is not known.
     """
 
     key: str
     points: tuple[Point, ...]
+    before: Point | None = None
 
 
 class Spool:
@@ -241,15 +244,32 @@ class Spool:
         with self._lock:
             return [self._points[each] for each in sorted(self._points)[:LARGEST_BATCH]]
 
-    def make_batch(self, points: Iterable[Point]) -> None:
-        """Make a batch of the points that were not dropped meanwhile, if there are any."""
+    def make_batch(self, points: Iterable[Point], before: Point | None = None) -> None:
+        """Make a batch of the points that were not dropped meanwhile, if there are any.
+
+        Args:
+            points: The points.
+            before: The last point of the batch before; one of a later step is left out.
+        """
         with self._changing():
             assert self._batch is None
             kept = tuple(each for each in points if each.sequence in self._points)
             if kept:
-                key = secrets.token_hex(16)
-                self._write(_BATCH, [_json({"key": key, "sequences": [each.sequence for each in kept]})])
-                self._batch = Batch(key, kept)
+                is_earlier = before is not None and before.step < min(each.step for each in kept)
+                self._keep_batch(Batch(secrets.token_hex(16), kept, before if is_earlier else None))
+
+    def without_point_before(self) -> Batch:
+        """Return the batch that is being sent, without the point before it, which the server no longer has."""
+        with self._changing():
+            assert self._batch is not None
+            return self._keep_batch(replace(self._batch, before=None))
+
+    def _keep_batch(self, batch: Batch) -> Batch:
+        sequences = [each.sequence for each in batch.points]
+        before = None if batch.before is None else asdict(batch.before)
+        self._write(_BATCH, [_json({"key": batch.key, "sequences": sequences, "before": before})])
+        self._batch = batch
+        return batch
 
     def acknowledge(self, batch: Batch) -> None:
         """Remove the points of a batch that the server has."""
@@ -304,7 +324,8 @@ class Spool:
         if (batch := _read(self.directory / _BATCH)) is not None:
             points = [self._points[each] for each in batch["sequences"] if each in self._points]
             if len(points) == len(batch["sequences"]):
-                self._batch = Batch(batch["key"], tuple(points))
+                before = batch.get("before")
+                self._batch = Batch(batch["key"], tuple(points), None if before is None else Point(**before))
 
     def _read_run(self) -> Run | None:
         fields = _read(self.directory / _RUN)

@@ -120,7 +120,8 @@ class MomentGradients(Gradients):
         x, y = (inputs[0], targets[0]) if is_shared else (inputs, targets)
         count = inputs.shape[1]
         second, cross = x.mT @ x / count, y.mT @ x / count
-        squares = y.double().square().sum(dim=(-2, -1)) / count
+        flat = y.flatten(-2)
+        squares = torch.linalg.vecdot(flat, flat).double() / count
         scales = self._scales
         weights = list(parameters.values())
         forward = [scales[0] * weights[0] if scales[0] != 1 else weights[0]]  # R_2, R_3, ..., M

@@ -1,7 +1,9 @@
 """Sharpness, trace and norms of self-attention on scalars along gradient descent."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +37,12 @@ NUM_WINDOWS = 10
 
 NUM_CLOSED = 60
 """Number of points of a run at which the closed form is evaluated."""
+
+MOST_POINTS = 4000
+"""Largest number of points of a curve. Fewer than all of them distort oscillations of two steps."""
+
+CHUNK_NUMBERS = 2**20
+"""Largest number of attention scores of all rows of all Hessians that are computed at once."""
 
 _ROUNDING = 1e-10
 
@@ -83,7 +91,8 @@ def measure_attention_descent(measurement: AttentionDescent, context: Context) -
         num_steps=m.num_steps,
         progress=context.progress,
     )
-    dense = dense_spectra(model, data, path)
+    chunk = max(1, min(256, CHUNK_NUMBERS // ((2 * m.key_dim + 1) * x.size * x.shape[1])))
+    dense = dense_spectra(model, data, path, chunk=chunk)
     arrays = {
         "loss": scale * dense.loss,
         "sharpness": scale * dense.eigenvalues[:, -1],
@@ -167,34 +176,61 @@ def crossings(each: Measured) -> int:
     return int((side[1:] != side[:-1]).sum())
 
 
-def opposition(each: Measured) -> float:
-    """Correlation of the steps of sharpness and of trace in the second half of the run; NaN where one is constant."""
+def opposition(each: Measured, of: Literal["changes", "values", "slow"] = "changes") -> float:
+    """Correlation of sharpness and trace in the second half of a run; NaN where one of them is constant.
+
+    Args:
+        each: A run.
+        of: Changes from step to step, the values themselves, or means of two successive steps, which have no
+            oscillations of two steps.
+
+    Returns:
+        Pearson's coefficient.
+    """
     if each.values["diverged_at"] is not None:
         return np.nan
-    steps = [np.diff(_late(each, name)) for name in ("sharpness", "trace")]
+    columns = [_late(each, name) for name in ("sharpness", "trace")]
+    if of == "changes":
+        columns = [np.diff(column) for column in columns]
+    elif of == "slow":
+        columns = [(column[1:] + column[:-1]) / 2 for column in columns]
     # oscillations below this size are rounding
-    if min(np.abs(step).max() for step in steps) < _ROUNDING:
+    if min(np.ptp(column) for column in columns) < _ROUNDING:
         return np.nan
-    return float(pearsonr(*steps).statistic)
+    return float(pearsonr(*columns).statistic)
 
 
-def windows(each: Measured) -> tuple[Array, Array] | None:
-    """Amplitude of the sharpness and root mean square of the residual in windows from the largest amplitude on."""
+class Windows(NamedTuple):
+    """Numbers of successive parts of a run, from the one with the largest oscillations on."""
+
+    amplitude: Array  # standard deviation of the sharpness
+    peak: Array  # largest norm of the residual
+    mean: Array  # root mean square of the norm of the residual
+
+
+def windows(each: Measured) -> Windows | None:
+    """Amplitude of the sharpness and norms of the residual in windows; None for no onset, or too few windows."""
     start = onset(each)
     if start is None or each.values["diverged_at"] is not None:
         return None
     parts = np.array_split(np.arange(start, len(each.arrays["sharpness"])), NUM_WINDOWS)
     amplitude = np.array([each.arrays["sharpness"][part].std() for part in parts])
-    residual = np.array([np.sqrt((each.arrays["residual_norm"][part] ** 2).mean()) for part in parts])
+    residuals = [each.arrays["residual_norm"][part] for part in parts]
     first = int(np.argmax(amplitude))
-    return (amplitude[first:], residual[first:]) if NUM_WINDOWS - first >= 4 else None
+    if NUM_WINDOWS - first < 4:
+        return None
+    peak = np.array([residual.max() for residual in residuals])
+    mean = np.array([np.sqrt((residual**2).mean()) for residual in residuals])
+    return Windows(amplitude[first:], peak[first:], mean[first:])
 
 
-def _amplitude_correlation(each: Measured) -> float:
+def amplitude_correlation(each: Measured, norm: Literal["peak", "mean"] = "peak") -> float:
+    """Correlation of the amplitude of the sharpness with the norm of the residual over windows; NaN if undefined."""
     found = windows(each)
-    if found is None or min(np.ptp(column) for column in found) < _ROUNDING:
+    if found is None:
         return np.nan
-    return float(pearsonr(*found).statistic)
+    pair = found.amplitude, getattr(found, norm)
+    return float(pearsonr(*pair).statistic) if min(np.ptp(column) for column in pair) >= _ROUNDING else np.nan
 
 
 def _over_runs(runs: Sequence[Measured], quantity: Callable[[Measured], float], why: str) -> Estimate:
@@ -310,14 +346,25 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="correlation of the changes of both from step to step in the second half of a run, mean over runs",
             estimate=_over_runs(runs.chosen, opposition, why),
             holds_for=Range(below=-0.5),
-            variants=runs.estimates(opposition, why),
+            variants={
+                "values instead of changes": _over_runs(runs.chosen, partial(opposition, of="values"), why),
+                "means of two successive steps": _over_runs(runs.chosen, partial(opposition, of="slow"), why),
+                **runs.estimates(opposition, why),
+            },
+            note="oscillations of two steps are opposite; slower ones, in which both rise and fall, are not",
         ),
         verdict(
             "The amplitude of the oscillations decreases similarly to the norm of the residual.",
-            quantity=f"correlation of both over {NUM_WINDOWS} windows, from the largest amplitude on, mean over runs",
-            estimate=_over_runs(runs.chosen, _amplitude_correlation, why),
+            quantity=f"correlation with the largest residual over {NUM_WINDOWS} windows, from the largest amplitude on",
+            estimate=_over_runs(runs.chosen, amplitude_correlation, why),
             holds_for=Range(above=0.5),
-            variants=runs.estimates(_amplitude_correlation, why),
+            variants={
+                "root mean square of the residual in each window": _over_runs(
+                    runs.chosen, partial(amplitude_correlation, norm="mean"), why
+                ),
+                **runs.estimates(amplitude_correlation, why),
+            },
+            note="mean over runs; in the end an oscillation of two steps with a constant amplitude remains",
         ),
         verdict(
             "The loss continues to decrease over long timescales.",
@@ -397,7 +444,7 @@ def _agreement(runs: _Runs) -> Verdict:
 
 def _panels(first: Measured) -> list[Panel]:
     arrays = first.arrays
-    steps = thinned(len(arrays["loss"]), 1000)
+    steps = thinned(len(arrays["loss"]), MOST_POINTS)
 
     def panel(title: str, y_label: str, names: dict[str, str], *, scale: AxisScale = "linear") -> Panel:
         curves = [curve(label, steps, arrays[name][steps], style="line") for name, label in names.items()]
@@ -422,7 +469,7 @@ def _variant_panel(runs: _Runs) -> Panel:
     curves = []
     for name, of in runs.variants.items():
         sharpness = of[0].arrays["sharpness"] / of[0].values["edge"]
-        steps = thinned(len(sharpness), 500)
+        steps = thinned(len(sharpness), MOST_POINTS)
         curves.append(curve(name, steps, np.minimum(sharpness[steps], 3.0), style="line"))
     curves.append(curve("2 / learning rate", [], [1.0], style="horizontal"))
     title = "Other data and losses, cut at 3"
@@ -437,7 +484,7 @@ def _rows(runs: _Runs) -> list[dict[str, Cell]]:
                 "late_mean": late_mean(each),
                 "late_amplitude": late_amplitude(each),
                 "opposition": opposition(each),
-                "amplitude_and_residual": _amplitude_correlation(each),
+                "amplitude_and_residual": amplitude_correlation(each),
                 "loss_last": float(each.arrays["loss"][-1]),
             }
             rows.append(

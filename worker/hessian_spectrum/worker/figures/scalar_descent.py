@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
 from hessian_spectrum.api_schemas.figures.scalar_descent import EvolutionParameters, NeuronDescent
+from hessian_spectrum.api_schemas.figures.scalar_networks import has_dense_check
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.dynamics.descent_path import DescentPath, descent_path
 from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
@@ -107,6 +108,8 @@ def _differences(
     activation: str, path: DescentPath, spectra: Sequence[Spectrum], *, x: Array, y: Array
 ) -> dict[str, float]:
     """Largest differences to dense eigenvalues, with the present cells and with those of the start."""
+    if not has_dense_check(path.parameters["w"].shape[1], len(x)):
+        return {}
     present, frozen = 0.0, 0.0
     for step in thinned(path.num_points, NUM_DENSE):
         w, v = path.parameters["w"][step], path.parameters["v"][step]
@@ -220,7 +223,9 @@ def _verdicts(runs: _Runs, activation: str) -> list[Verdict]:
 
 
 def _dense_verdicts(runs: _Runs) -> list[Verdict]:
-    every = [each for of in runs.by_key.values() for each in of]
+    every = [each for of in runs.by_key.values() for each in of if "dense_difference" in each.values]
+    if not every:
+        return []
     relu = [each for (activation, _), of in runs.by_key.items() if activation == "relu" for each in of]
     moved = share([bool(each.arrays["changed"].any()) for each in relu])
     return [
