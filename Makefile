@@ -47,7 +47,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: bench-closed-form bench-exact bench-density bench-peers bench-products bench-exported bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
+bench: bench-closed-form bench-exact bench-density bench-peers bench-products bench-exported bench-ensembles bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
 
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
@@ -64,6 +64,9 @@ bench-closed-form: setup
 
 bench-exact: bench-setup
 	$(BIN)/python -m benchmarks.exact --save $(BENCH)
+
+bench-ensembles: setup
+	$(BIN)/python -m benchmarks.ensembles --save $(BENCH)
 
 bench-cost: bench-setup
 	$(BIN)/python -m benchmarks.cost --save
@@ -152,5 +155,5 @@ build/clients/bin/python: pyproject.toml | setup
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
-.PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
+.PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-ensembles bench-exact \
 	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.transformers import Logits
 
 SCALE = 1e-9
 """Largest deviation of an eigenvalue, relative to the largest one."""
@@ -41,19 +43,23 @@ class Network(nn.Module):
         return self.other(torch.tanh(self.head(self.drop(hidden))))  # type: ignore[no-any-return]
 
 
+def hessian_eigenvalues(loss: Tensor, parameters: list[Tensor]) -> Tensor:
+    """The oracle: the Hessian by double backward, row by row."""
+
+    def flat(value: Tensor, **options: bool) -> Tensor:
+        parts = torch.autograd.grad(value, parameters, materialize_grads=True, **options)
+        return torch.cat([each.reshape(-1) for each in parts])
+
+    matrix = torch.stack([flat(entry, retain_graph=True) for entry in flat(loss, create_graph=True)])
+    return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
 def eigenvalues(state: dict[str, Tensor], chosen: list[str]) -> Tensor:
-    """The oracle: the Hessian of the module in eval mode by double backward, in float64."""
+    """Of the module in eval mode, in float64."""
     module = Network().double().eval()
     module.load_state_dict(state)
     parameters = [dict(module.named_parameters())[name] for name in chosen]
-    loss = cross_entropy(module(X.double()), Y)
-    gradient = torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, parameters, create_graph=True)])
-    rows = [
-        torch.cat([each.reshape(-1) for each in torch.autograd.grad(entry, parameters, retain_graph=True)])
-        for entry in gradient
-    ]
-    matrix = torch.stack(rows)
-    return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return hessian_eigenvalues(cross_entropy(module(X.double()), Y), parameters)
 
 
 @pytest.mark.parametrize("trainable", [None, "*.weight"])
@@ -86,6 +92,26 @@ def test_each_point_has_the_spectrum_of_the_module_in_eval_mode(
     assert not torch.equal(states[0]["norm.running_mean"], states[4]["norm.running_mean"])
     assert tracker.picture().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_language_model_of_transformers_is_measured_at_its_logits(client: SpectrumClient, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=7, n_positions=8, n_embd=4, n_layer=1, n_head=2, **ends))
+    tokens = torch.randint(7, (6, 5), generator=torch.Generator().manual_seed(2))
+    options: dict[str, Any] = {"method": {"kind": "exact"}, "precision": "float64", "directory": tmp_path}
+    with client.track(Logits(model), loss="cross-entropy", data=(tokens, tokens), every=1, **options) as tracker:
+        tracker.step()
+    (point,) = tracker.series(wait=100).points
+    network = Logits(model.double().eval())
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        loss = cross_entropy(network(tokens).reshape(-1, 7), tokens.reshape(-1))
+        exact = hessian_eigenvalues(loss, list(network.parameters()))
+    assert np.abs(np.array(point.eigenvalues) - exact.numpy()).max() <= SCALE * float(exact.abs().max())
+    assert point.loss == pytest.approx(float(loss), rel=1e-12)
 
 
 SCRIPT = """

@@ -16,6 +16,7 @@ from hessian_spectrum.statistics.estimates import (
     pearson,
     pearson_change,
     pearson_difference,
+    pearson_lead,
     proportion,
 )
 
@@ -65,6 +66,28 @@ def test_a_difference_of_nearly_equal_samples_is_narrower_than_either_interval()
     nearly = first + 0.01 * rng.standard_normal(100)
     difference, single = pearson_difference(nearly, first, common), pearson(first, common)
     assert difference.upper - difference.lower < 0.1 * (single.upper - single.lower)
+
+
+def test_a_lead_is_the_difference_of_the_largest_coefficients() -> None:
+    rng = np.random.default_rng(10)
+    common = rng.standard_normal(80)
+    candidates = [common * factor + rng.standard_normal(80) for factor in (0.2, 1.0, 0.5)]
+    lead = pearson_lead(candidates[:2], candidates[2:], common)
+    assert lead.value == pytest.approx(pearson(candidates[1], common).value - pearson(candidates[2], common).value)
+
+
+def test_the_interval_of_a_lead_knows_that_the_largest_was_chosen() -> None:
+    """Five equally good candidates against one: whichever is the best in the sample has no lead."""
+    missed = {"lead": 0, "difference": 0}
+    for seed in range(60):
+        rng = np.random.default_rng((11, seed))
+        common = rng.standard_normal(60)
+        candidates = [common + rng.standard_normal(60) for _ in range(6)]
+        chosen = max(candidates[:5], key=lambda each: np.corrcoef(each, common)[0, 1])
+        missed["difference"] += pearson_difference(chosen, candidates[5], common, seed=seed).lower > 0
+        missed["lead"] += pearson_lead(candidates[:5], candidates[5:], common, seed=seed).lower > 0
+    assert missed["lead"] <= 5
+    assert missed["difference"] > missed["lead"]
 
 
 def test_a_change_is_the_difference_of_two_coefficients() -> None:

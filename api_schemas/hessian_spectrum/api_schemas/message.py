@@ -40,6 +40,16 @@ def _whole_choice(value: Any) -> Any:
     return None if isinstance(value, bool) else _whole_number(value)
 
 
+def _whole_numbers(value: Any) -> Any:
+    """Convert every number within lists and objects as `_whole_number` does."""
+    if isinstance(value, dict):
+        return {name: _whole_numbers(each) for name, each in value.items()}
+    return [_whole_numbers(each) for each in value] if isinstance(value, list) else _whole_number(value)
+
+
+AnyValue = Annotated[Any, AfterValidator(_whole_numbers)]
+"""A value for a field that is known later, when it is validated; 20.0 and 20 are one value."""
+
 _NO_SCHEMAS = {"config", "default", "expected", "metadata", "serialization"}
 """Keys of a core schema whose values contain no schemas of integers."""
 

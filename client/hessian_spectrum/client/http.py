@@ -301,6 +301,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         Raises:
             ModuleExportError: If the module cannot be exported.
             SpoolError: If another process tracks a run in the same folder, or it holds points of another run.
+            OSError: If the folder cannot be written.
             ValueError: If an argument is wrong.
         """
         return start_tracking(

@@ -215,7 +215,8 @@ class ServiceSettings(StorageSettings):
     results_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="Bytes of all results, of which the oldest are deleted first; default: half of their disk.",
+        description="Bytes of all results and of points kept for reuse, of which the oldest are deleted, points "
+        "before results; default: half of their disk.",
     )
     uploads_bytes: int | None = Field(
         default=None,

@@ -11,7 +11,7 @@ from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, quantile_te
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[..., Any]
-Method = Literal["BCa", "percentile"]
+Method = Literal["BCa", "percentile", "basic"]
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -96,6 +96,40 @@ def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *
         ValueError: If the shapes differ or n < 3.
     """
     return _resampled((first, second, common), _correlation_difference, seed=seed)
+
+
+def pearson_lead(
+    first: Sequence[ArrayLike], others: Sequence[ArrayLike], common: ArrayLike, *, seed: int = 0
+) -> Estimate:
+    """Estimate max_i r(first_i, common) - max_j r(others_j, common), over the same individuals.
+
+    Both maxima are taken anew in every resample. The basic bootstrap interval then takes into account that the largest
+    coefficients are chosen after they were seen: the resamples exaggerate maxima as the sample does. Among equally good
+    candidates, percentile and BCa intervals miss 0 up to ten times as often as they should.
+
+    Args:
+        first: Samples of shape (n,), at least one.
+        others: Samples of shape (n,), at least one.
+        common: Numbers of shape (n,), one for each individual.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The difference with its basic bootstrap interval; no value where a sample is constant or not finite.
+
+    Raises:
+        ValueError: If the shapes differ or n < 3.
+
+    References:
+        Davison & Hinkley, Bootstrap Methods and their Application, section 5.2.
+    """
+
+    def statistic(*samples: FloatArray, axis: int = -1) -> FloatArray:
+        coefficients = [_correlation(sample, samples[-1], axis=axis) for sample in samples[:-1]]
+        lead, rest = coefficients[: len(first)], coefficients[len(first) :]
+        difference: FloatArray = np.maximum.reduce(lead) - np.maximum.reduce(rest)
+        return difference
+
+    return _resampled((*first, *others, common), statistic, seed=seed, method="basic")
 
 
 def pearson_change(
@@ -250,7 +284,7 @@ def _resampled(samples: Sequence[ArrayLike], statistic: Statistic, *, seed: int,
     value = float(statistic(*arrays, axis=-1))
     if is_constant:
         return Estimate(value, value, value)
-    lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method="BCa")
+    lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method=method)
     if not np.isfinite([lower, upper]).all():
         lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method="percentile")
     if not np.isfinite([value, lower, upper]).all():

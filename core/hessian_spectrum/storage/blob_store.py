@@ -60,9 +60,23 @@ class BlobStore(Protocol):
         ...
 
     def put(
-        self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
+        self,
+        name: str,
+        content: bytes | memoryview,
+        *,
+        overwrite: bool = False,
+        use_reserve: bool = False,
+        durable: bool = True,
     ) -> bool:
         """Keep bytes that fit into memory under a name, all of them or nothing.
+
+        Args:
+            name: Name of the blob.
+            content: The bytes.
+            overwrite: Whether to replace a blob of this name.
+            use_reserve: Whether the bytes may take what is reserved for Redis.
+            durable: Whether the blob must survive a loss of power, which costs milliseconds. If not, it may be damaged
+                afterwards, which a digest in its content must show.
 
         Returns:
             False if there was a blob of this name and `overwrite` is not set: that one stays as it is.

@@ -170,12 +170,19 @@ class LocalDirectory:
             draft.close()
 
     def put(
-        self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
+        self,
+        name: str,
+        content: bytes | memoryview,
+        *,
+        overwrite: bool = False,
+        use_reserve: bool = False,
+        durable: bool = True,
     ) -> bool:
         """Write a file beside its name, sync it and name it; what a killed process leaves goes with the directory."""
         with self._draft_in(self._path(name).parent, use_reserve=use_reserve) as draft:
             draft.file.write(content)
-            return draft.commit(name, overwrite=overwrite)
+            draft.file.flush()
+            return self._publish(draft, name, overwrite, durable=durable)
 
     def open(self, name: str) -> BinaryIO:
         """Open the file, which stays readable while it is open even if it is deleted."""
@@ -279,8 +286,9 @@ class LocalDirectory:
         """Return the store of the directory with this name below this one."""
         return type(self)(self.root, f"{self._prefix}/{prefix}".lstrip("/"))
 
-    def _publish(self, draft: Draft, name: str, overwrite: bool) -> bool:
-        os.fsync(draft.file.fileno())
+    def _publish(self, draft: Draft, name: str, overwrite: bool, *, durable: bool = True) -> bool:
+        if durable:
+            os.fsync(draft.file.fileno())
         path = self._path(name)
         self._make_folder(path.parent)
         if overwrite:
@@ -290,7 +298,8 @@ class LocalDirectory:
                 _link_or_move(draft.path, path)
             except FileExistsError:
                 return False
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
         return True
 
     def _make_folder(self, folder: Path) -> None:

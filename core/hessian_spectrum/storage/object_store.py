@@ -83,7 +83,13 @@ class ObjectStore:
             draft.close()
 
     def put(
-        self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
+        self,
+        name: str,
+        content: bytes | memoryview,
+        *,
+        overwrite: bool = False,
+        use_reserve: bool = False,
+        durable: bool = True,
     ) -> bool:
         """Upload the bytes in one request; the disk of the object store has no reserve for Redis."""
         condition = {} if overwrite else {"IfNoneMatch": "*"}

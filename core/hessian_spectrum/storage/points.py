@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from safetensors.numpy import load, save
 from hessian_spectrum.storage.blob_store import DIGEST, BlobNotFoundError, BlobStore
 
 _DOCUMENT = "__document__"
+
+_WRITERS = 8
+"""Number of points that are written at once, as each is a request to an object store."""
 
 _logger = logging.getLogger(__name__)
 
@@ -69,17 +73,36 @@ class PointStore:
             return None
         return StoredPoint(arrays.pop(_DOCUMENT).tobytes().decode(), arrays)
 
+    def write_all(self, points: Mapping[str, StoredPoint]) -> None:
+        """Store points by their keys, several at once; those that cannot be written are not reused."""
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(self.write, points.keys(), points.values()))
+
     def write(self, key: str, point: StoredPoint) -> bool:
         """Store a point; False if it cannot be written, as on a full disk, which costs only its reuse."""
         document = np.frombuffer(point.document.encode(), np.uint8)
         arrays = {name: np.ascontiguousarray(array) for name, array in point.arrays.items()}
         sealed = save({_DOCUMENT: document, **arrays})
         try:
-            self._blobs.put(_name(key), hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed)
+            self._blobs.put(_name(key), hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed, durable=False)
         except OSError as error:
             _logger.warning("a point could not be stored for reuse: %s", error)
             return False
         return True
+
+    def num_bytes(self) -> int:
+        """Return the size of all points together."""
+        return sum(info.num_bytes for info in self._blobs.list())
+
+    def remove_oldest(self, num_bytes: int) -> int:
+        """Remove the points that were written first until so many bytes are free; return how many were removed."""
+        removed = freed = 0
+        for info in sorted(self._blobs.list(), key=lambda each: each.modified_ns):
+            if freed >= num_bytes:
+                break
+            self._blobs.delete(info.name)
+            removed, freed = removed + 1, freed + info.num_bytes
+        return removed
 
     def remove_unused(self, seconds: float) -> Iterator[str]:
         """Remove the points that nobody has used for so long, and yield their keys."""

@@ -114,7 +114,7 @@ def figures(
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of jobs and results; by default, a temporary one.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of workers.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of points computed at once.")] = 2,
 ) -> None:
     """Start a stack, compute the sources' figures, write a gallery of pictures, numbers and verdicts, and stop it."""
     from hessian_spectrum.launcher.gallery import GalleryOptions, make_gallery  # noqa: PLC0415 - as in `demo`

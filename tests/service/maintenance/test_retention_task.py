@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy,
 from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.points import PointStore
+from hessian_spectrum.storage.points import PointStore, StoredPoint
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 from tests.fixtures.longer import examples
 
@@ -358,3 +359,30 @@ def test_answers_against_evictions(deployment: Deployment) -> None:
     assert sum(deployment.results.sizes().values()) <= 900
     for record in deployment.store.page(state="succeeded", size=10_000):
         assert deployment.results.read(record.result_digest or "")
+
+
+def test_kept_points_go_before_results(deployment: Deployment) -> None:
+    job = deployment.compute(b"a" * 500)
+    points = PointStore(LocalDirectory(deployment.directory, "points"))
+    keys = [str(digit) * 64 for digit in range(3)]
+    for index, key in enumerate(keys):
+        points.write(key, StoredPoint("{}", {"values": np.zeros(100)}))
+        path = deployment.directory / "points" / key[:2] / key
+        os.utime(path, (time.time(), 1000.0 + index))
+    one = points.num_bytes() // 3
+    deployment.run_retention(max_bytes=500 + 2 * one)
+    assert [points.holds(key) for key in keys] == [False, True, True]
+    assert deployment.state(job) == "succeeded"
+    deployment.run_retention(max_bytes=500)
+    assert not any(map(points.holds, keys))
+    assert deployment.state(job) == "succeeded"
+
+
+def test_points_that_nobody_uses_are_removed(deployment: Deployment) -> None:
+    points = PointStore(LocalDirectory(deployment.directory, "points"))
+    for key, days in (("0" * 64, 31), ("1" * 64, 29)):
+        points.write(key, StoredPoint("{}", {}))
+        path = deployment.directory / "points" / key[:2] / key
+        os.utime(path, (time.time() - days * DAY, time.time() - days * DAY))
+    deployment.run_retention()
+    assert [points.holds(key) for key in ("0" * 64, "1" * 64)] == [False, True]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.theory.closed_form.descent import linear_descent
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 Array = NDArray[np.float64]
 
@@ -120,3 +121,33 @@ def test_edge_of_stability_in_the_late_phase() -> None:
     above = linear_descent(w=shaken, v=v, x=X, y=y, learning_rate=2.1 / sharpness, num_steps=400)
     assert below.loss[-1] <= 1e-3 * below.loss[0]
     assert above.loss.max() >= 10 * above.loss[0]
+
+
+@pytest.mark.parametrize(("scale", "is_bounded"), [(1.0, True), (0.3, False)])
+def test_squared_spectral_norms_bound_the_largest_eigenvalue_if_inputs_have_the_covariance_i(
+    scale: float, is_bounded: bool
+) -> None:
+    """Appendix D.3.3 states the bound for every Hessian; its proof assumes the second moment I."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        W1, W2 = rng.normal(size=(6, 3)), rng.normal(size=(3, 6))
+        x, y = np.linalg.qr(rng.normal(size=(12, 3)))[0] * 12**0.5, rng.normal(size=(12, 3))
+        fitted = (x * scale) @ (W2 @ W1).T + 1e-3 * y  # near the end of training
+        largest = two_layer_linear_spectrum(W1=W1, W2=W2, x=scale * x, y=fitted).sharpness
+        bound = max(np.linalg.norm(W1, 2), np.linalg.norm(W2, 2)) ** 2
+        assert bool(largest >= bound) is is_bounded
+
+
+@pytest.mark.parametrize("num_inputs", [1, 2, 5, 6])
+def test_the_pair_of_figure_3a_is_exact_whatever_the_residual(num_inputs: int) -> None:
+    rng = np.random.default_rng(num_inputs)
+    x = rng.normal(size=(12, num_inputs))
+    basis = np.linalg.qr(np.column_stack((np.ones(12), x, rng.normal(size=12))))[0] * 12**0.5
+    W1, w = np.linalg.qr(rng.normal(size=(6, num_inputs)))[0], rng.normal(size=6)
+    spectrum = two_layer_linear_spectrum(W1=W1, W2=w[None], x=basis[:, 1:-1], y=basis[:, -1:])
+    values = [value.value for value in spectrum.eigenvalues]
+    total = w @ w + 1
+    root = np.sqrt(total**2 + 12 * np.sum((W1.T @ w) ** 2))
+    for expected in ((total + root) / 2, (total - root) / 2):
+        assert np.abs(np.array(values) - expected).min() < 1e-13 * total
+    assert spectrum.trace == pytest.approx(num_inputs * total)

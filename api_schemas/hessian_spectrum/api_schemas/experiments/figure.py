@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, mod
 from hessian_spectrum.api_schemas.experiments.kind import ExperimentKind, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.figures import FIGURES, FigureParameters, Measurement, Scale
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
-from hessian_spectrum.api_schemas.message import Message, misfit, moved
+from hessian_spectrum.api_schemas.message import AnyValue, Message, misfit, moved
 
 
 def _known(name: str) -> str:
@@ -28,7 +28,7 @@ class FigureRequest(ExperimentRequest):
         default="quick",
         description="Sizes of networks, data and samples: `paper` takes those of the source, `quick` smaller ones.",
     )
-    overrides: dict[str, Any] = Field(
+    overrides: dict[str, AnyValue] = Field(
         default={}, description="Values of single parameters, by the names that `GET /v1/figures` lists."
     )
 
@@ -71,7 +71,7 @@ class FigureResult(ExperimentResult):
 
     kind: Literal["figure"] = "figure"
     figure: str = Field(description="Name of the figure.")
-    title: str = Field(description="What it shows.")
+    title: str = Field(description="Title, in a few words.")
     source: str = Field(description="Where it is printed.")
     scale: Scale = Field(description="The scale of the parameters that were not overridden.")
     parameters: dict[str, Any] = Field(description="All parameters, with overrides.")
@@ -85,7 +85,7 @@ class FigureResult(ExperimentResult):
 class FigureEstimate(Message):
     """The predicted cost of a figure at one scale."""
 
-    num_points: int = Field(description="Number of measurements.")
+    num_points: int = Field(description="Number of measurements that the figure needs.")
     num_parameters: int = Field(description="Number of parameters of the largest network.")
     peak_bytes: int = Field(description="Peak memory of a worker process, in bytes.")
     seconds: float | None = Field(
@@ -97,7 +97,7 @@ class FigureDescription(Message):
     """A figure that jobs of kind `figure` compute."""
 
     figure: str = Field(description="Name of the figure in requests.")
-    title: str = Field(description="What it shows.")
+    title: str = Field(description="Title, in a few words.")
     source: str = Field(description="Where it is printed and described.")
     parameters: dict[str, Any] = Field(
         description="JSON schema of its parameters; the defaults are the values of the source."

@@ -172,19 +172,19 @@ class Overlap(Interval):
 class Overlaps(Message):
     """Overlaps with the leading eigenvectors at an earlier step."""
 
-    since_step: int = Field(description="The earlier step.")
+    since_step: int = Field(description="Step of training of the earlier point.")
     spaces: list[Overlap] = Field(description="Overlap of the spaces of one leading eigenvector, of two, and so on.")
 
 
 class SeriesEntry(Message):
     """The numbers at one step."""
 
-    step: int = Field(description="Step of training.")
+    step: int = Field(description="Step of training of this point.")
     learning_rate: float | None = Field(default=None, description="Learning rate at this step; null if unknown.")
     stability_threshold: float | None = Field(
         default=None,
-        description="2 / learning_rate, above which gradient descent is unstable along the leading eigenvector of a "
-        "quadratic loss; null if the learning rate is unknown.",
+        description="Two divided by the learning rate, above which gradient descent is unstable along the leading "
+        "eigenvector of a quadratic loss; null if the learning rate is unknown.",
     )
     problem: str | None = Field(default=None, description="Why there are no numbers at this step; null if there are.")
     overlaps: Overlaps | None = Field(
@@ -200,7 +200,7 @@ def _with_result_fields(entry: type[SeriesEntry]) -> type[SeriesEntry]:
     fields: dict[str, Any] = {"loss": (float | None, Field(default=None, description="Loss at the parameters."))}
     for kind in METHODS.values():
         for name, field in kind.result.model_fields.items():
-            if name not in MethodResult.model_fields:
+            if name not in MethodResult.model_fields and name != "method":
                 known = get_args(fields[name][0]) if name in fields else ()
                 union: Any = Union.__getitem__((*known, field.annotation, None))
                 fields[name] = (union, Field(default=None, description=field.description))

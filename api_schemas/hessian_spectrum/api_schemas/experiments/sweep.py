@@ -17,7 +17,7 @@ from hessian_spectrum.api_schemas.experiments.kind import (
 )
 from hessian_spectrum.api_schemas.figures.results import Cell
 from hessian_spectrum.api_schemas.headlines import headlines
-from hessian_spectrum.api_schemas.message import RequestMessage, misfit
+from hessian_spectrum.api_schemas.message import AnyValue, RequestMessage, misfit
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, MethodResult, RitzValue
@@ -38,7 +38,7 @@ class SweepRequest(ExperimentRequest):
 
     kind: Literal["sweep"]
     base: SpectrumRequest = Field(description="A spectrum job; fields of `over` replace its own.")
-    over: dict[Annotated[str, Field(max_length=256)], Annotated[list[Any], Field(min_length=1)]] = Field(
+    over: dict[Annotated[str, Field(max_length=256)], Annotated[list[AnyValue], Field(min_length=1)]] = Field(
         min_length=1,
         max_length=MAX_AXES,
         description="Values of fields, by their path in `base`, such as `model.seed` or `train.learning_rate`; the "

@@ -14,7 +14,7 @@ Targets = Literal["normal", "reversal"]
 TARGETS = "Targets: independent normal numbers, or the sequence in reverse."
 
 KeyDim = Annotated[int, Field(ge=2, le=10_000, description="Length d_K of queries and keys.")]
-BatchSize = Annotated[int, Field(ge=1, le=1000, description="Number of sequences.")]
+BatchSize = Annotated[int, Field(ge=1, le=1000, description="Number of sequences in the batch.")]
 Length = Annotated[int, Field(ge=2, le=200, description="Length of each sequence.")]
 Massive = Annotated[
     float | None,
@@ -22,7 +22,7 @@ Massive = Annotated[
 ]
 Norms = Annotated[
     list[Annotated[float, Field(gt=0, le=1e4)]],
-    Field(min_length=3, max_length=100, description="Norms, ascending."),
+    Field(min_length=3, max_length=100, description="Norms of the weights, ascending."),
     AfterValidator(ascending),
 ]
 Biases = Annotated[

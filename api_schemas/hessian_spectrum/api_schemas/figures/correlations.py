@@ -78,8 +78,8 @@ class TrainedNetworks(Measurement):
     width: int = Field(ge=1, le=1000, description="Width of every hidden layer.")
     dim: Dim = Field(description="Number D of inputs, and of outputs.")
     learning_rate: float = Field(gt=0, le=100, description="First base learning rate.")
-    num_networks: int = Field(ge=3, le=10_000, description="Number of networks.")
-    training: Training = Field(description="Data and training.")
+    num_networks: int = Field(ge=3, le=10_000, description="Number of networks at a point.")
+    training: Training = Field(description="Data and training of the networks.")
     seed: Seed = Field(description="Seed of weights, data and the order of samples.")
 
     @property
@@ -96,7 +96,7 @@ class TrainedNetworks(Measurement):
     def expected_epochs(self) -> float:
         """Number of passes until the plateau at the smallest rate, as measured at width 100."""
         rate = self.learning_rate * (1.0 if self.training.reduction == "half-sum" else 2 / self.dim)
-        epochs = 100 + 5 * self.dim
+        epochs = 100.0 + 5 * self.dim
         if self.parametrization == "ntk":
             epochs += 0.55 * self.dim / rate
         elif self.parametrization == "mup" and self.training.mup_rates == "fan-in":
@@ -125,15 +125,15 @@ class TrainedNetworks(Measurement):
         """Time of a step of one network, fitted on two cores."""
         batch, hidden = self.training.batch_size, self.width * (self.depth - 1)
         if self.activation == "relu":
-            return 1e-5 + 6 * batch * self.num_parameters / 3e10 + 5e-9 * batch * hidden
+            return 1.5e-5 + 6 * batch * self.num_parameters / 2e10 + 7e-9 * batch * hidden
         moments = 0 if self.training.shared_data == "all" else 4 * batch * self.dim**2
-        return 1e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 3e10
+        return 1.5e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 2e10
 
     @property
     def _seconds_of_product(self) -> float:
         """Time of a product of one network's Hessian, fitted on two cores; linear networks need D samples only."""
         samples = self.training.num_samples if self.activation == "relu" else self.dim
-        return 1e-5 + samples * (12 * self.num_parameters / 2e10 + 4e-9 * self.width * (self.depth - 1))
+        return 2e-5 + samples * (12 * self.num_parameters / 1.5e10 + 5e-9 * self.width * (self.depth - 1))
 
 
 _NUM_PRODUCTS = 60
@@ -143,9 +143,15 @@ _NUM_PRODUCTS = 60
 class CorrelationParameters(FigureParameters):
     """Parameters that all figures of correlations have."""
 
+    parametrizations: list[Parametrization] = Field(
+        default=["standard", "mup", "ntk"],
+        min_length=1,
+        max_length=3,
+        description="Initialization, scales and learning rates of the layers: two panels each.",
+    )
     width: int = Field(default=100, ge=2, le=400, description="Width of the hidden layers.")
     num_networks: int = Field(default=200, ge=5, le=10_000, description="Number of networks at each point.")
-    training: Training = Field(default=Training(), description="Data and training.")
+    training: Training = Field(default=Training(), description="Data and training of the networks.")
     varied: list[OpenChoice] = Field(
         default=["shared_data"],
         max_length=4,
@@ -181,6 +187,28 @@ class TwoLayerParameters(CorrelationParameters):
     )
     large_mup_dim: int = Field(
         default=30, ge=1, le=1000, description="Smallest D that counts as many; the source does not say."
+    )
+
+
+class _SpAndMup(TwoLayerParameters):
+    """Parameters of figure 4."""
+
+    parametrizations: list[Parametrization] = Field(
+        default=["standard", "mup"],
+        min_length=1,
+        max_length=3,
+        description="Initialization, scales and learning rates of the layers: two panels each.",
+    )
+
+
+class _Ntp(TwoLayerParameters):
+    """Parameters of figure 14."""
+
+    parametrizations: list[Parametrization] = Field(
+        default=["ntk"],
+        min_length=1,
+        max_length=3,
+        description="Initialization, scales and learning rates of the layers: two panels each.",
     )
 
 
@@ -223,13 +251,11 @@ def trainings(parameters: CorrelationParameters, parametrization: Parametrizatio
     return {"": chosen} | {f"{c} = {others[c]}": chosen.model_copy(update={c: others[c]}) for c in varied}
 
 
-def two_layer_measurements(
-    parameters: TwoLayerParameters, *, activation: Activation, parametrizations: Sequence[Parametrization]
-) -> list[TrainedNetworks]:
+def two_layer_measurements(parameters: TwoLayerParameters, *, activation: Activation) -> list[TrainedNetworks]:
     """Return the measurements of a figure: by parametrization, option and D, in this order."""
     return [
         _networks(parameters, activation, parametrization, 2, dim, rate, training)
-        for parametrization in parametrizations
+        for parametrization in parameters.parametrizations
         for training in trainings(parameters, parametrization).values()
         for dim in parameters.dims
         for is_large in [parametrization == "mup" and dim >= parameters.large_mup_dim]
@@ -241,7 +267,7 @@ def deep_measurements(parameters: DeepParameters, *, activation: Activation, dim
     """Return the measurements of a figure: by parametrization, option and depth, in this order."""
     return [
         _networks(parameters, activation, parametrization, depth, dim, rate, training)
-        for parametrization in PARAMETRIZATIONS
+        for parametrization in parameters.parametrizations
         for training in trainings(parameters, parametrization).values()
         for depth in parameters.depths
         for is_deep in [dim == 1 and depth > 2 and parametrization != "ntk"]
@@ -271,8 +297,6 @@ def _networks(
     )
 
 
-PARAMETRIZATIONS: tuple[Parametrization, ...] = ("standard", "mup", "ntk")
-
 _QUICK_TRAINING = Training(num_samples=256, batch_size=64, patience=3, max_epochs=150)
 _QUICK = {"width": 32, "num_networks": 60, "training": _QUICK_TRAINING.model_dump()}
 _QUICK_TWO = _QUICK | {"dims": [1, 3, 16, 32], "large_mup_dim": 16}
@@ -284,19 +308,19 @@ _SOURCE = "Cracking the Hessian, {}; sections 4.2, {}"
 def _two_layer_figure(
     number: int,
     title: str,
-    sections: str,
-    parametrizations: Sequence[Parametrization],
-    activation: Activation,
     *,
+    activation: Activation = "linear",
+    parameters: type[TwoLayerParameters] = TwoLayerParameters,
+    sections: str = "D.1.3 and D.3.3",
     varied: Sequence[OpenChoice] = ("shared_data",),
 ) -> Figure:
     return Figure(
         f"cracking-{number}",
         title,
         _SOURCE.format(f"figure {number}", sections),
-        TwoLayerParameters,
+        parameters,
         quick=_QUICK_TWO | {"varied": list(varied)} | ({"dims": [1, 3, 16]} if activation == "relu" else {}),
-        points=partial(two_layer_measurements, activation=activation, parametrizations=parametrizations),
+        points=partial(two_layer_measurements, activation=activation),
         position=number,
     )
 
@@ -317,28 +341,22 @@ FIGURES = (
     _two_layer_figure(
         4,
         "Sharpness and norms of weights, SP and muP",
-        "D.1.3 and D.3.3",
-        PARAMETRIZATIONS[:2],
-        "linear",
+        parameters=_SpAndMup,
         varied=("shared_data", "reduction", "mup_rates", "teacher_scale"),
     ),
     _two_layer_figure(
         14,
         "Sharpness and norms of weights, NTP",
-        "D.1.3 and D.3.3",
-        PARAMETRIZATIONS[2:],
-        "linear",
+        parameters=_Ntp,
         varied=("shared_data", "reduction", "teacher_scale"),
     ),
-    _two_layer_figure(15, "Sharpness and alignment of weights", "D.1.3 and D.3.3", PARAMETRIZATIONS, "linear"),
-    _two_layer_figure(
-        16, "Sharpness and norms of weights of ReLU networks", "D.1.3 and D.3.3", PARAMETRIZATIONS, "relu"
-    ),
+    _two_layer_figure(15, "Sharpness and alignment of weights"),
+    _two_layer_figure(16, "Sharpness and norms of weights of ReLU networks", activation="relu"),
     _deep_figure(17, "Sharpness and products of weights, D = 1", "linear", 1),
     _deep_figure(18, "Sharpness and products of weights, D = 10", "linear", 10),
     _deep_figure(19, "Sharpness and single weights, D = 1", "linear", 1),
     _deep_figure(20, "Sharpness and single weights, D = 10", "linear", 10),
     _deep_figure(21, "Sharpness and products of weights of ReLU networks, D = 1", "relu", 1),
     _deep_figure(22, "Sharpness and Frobenius norms of weights of ReLU networks, D = 1", "relu", 1),
-    _two_layer_figure(26, "Trace and norms of weights", "D.1.3 and D.4", PARAMETRIZATIONS, "linear"),
+    _two_layer_figure(26, "Trace and norms of weights", sections="D.1.3 and D.4"),
 )

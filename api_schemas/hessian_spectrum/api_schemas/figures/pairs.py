@@ -42,14 +42,14 @@ class EigenvaluePairs(Measurement):
     num_layers: int = Field(ge=2, le=6, description="Number of weight matrices.")
     width: Width = Field(description="Width of every hidden layer.")
     input_dim: InputDim = Field(description="Number D of entries of each input.")
-    num_samples: int = Field(ge=3, le=10_000, description="Number of samples.")
+    num_samples: int = Field(ge=3, le=10_000, description="Number of samples of each network.")
     initialization: Initialization = Field(
         description="The first matrix has orthonormal columns, or all are PyTorch's default; the others always are."
     )
     data: DataSet = Field(description="Data: columns standardised, or exactly uncorrelated besides.")
     teacher: Teacher = Field(description="Targets before the transformation: noise, or a linear function with noise.")
     shares_data: bool = Field(description="Whether all networks have the same data.")
-    num_networks: int = Field(ge=3, le=10_000, description="Number of networks.")
+    num_networks: int = Field(ge=3, le=10_000, description="Number of networks at a point.")
     control_factors: list[ControlFactor] = Field(
         min_length=1, max_length=20, description="Wrong targets, in units of the fraction of the trace."
     )
@@ -164,8 +164,8 @@ class DenseWidths(PairParameters):
 class Variation(FigureParameters):
     """A choice that the source leaves open, under which points are computed."""
 
-    teacher: Teacher
-    shares_data: bool
+    teacher: Teacher = Field(description="Targets before they are standardised.")
+    shares_data: bool = Field(description="Whether the networks of a point have the same data.")
 
 
 def variations(parameters: PairParameters, activation: Activation, data: DataSet) -> list[Variation]:

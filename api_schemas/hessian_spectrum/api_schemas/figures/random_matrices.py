@@ -47,7 +47,10 @@ class DensityParameters(FigureParameters):
         description="Ratios phi of parameters to data, ascending.",
     )
     energies: Annotated[list[Energy], AfterValidator(ascending)] = Field(
-        default=[0.0, 0.1, 0.5, 1.0], min_length=2, max_length=20, description="Energies epsilon, ascending."
+        default=[0.0, 0.1, 0.5, 1.0],
+        min_length=2,
+        max_length=20,
+        description="Energies of the critical points, ascending.",
     )
     size: Size = 1000
     num_matrices: NumMatrices = 10

@@ -41,13 +41,13 @@ class Panel(Message):
     y_limits: list[float] | None = Field(
         default=None, min_length=2, max_length=2, description="Ends of the vertical axis; null shows everything."
     )
-    curves: list[Curve] = Field(description="What is drawn.")
+    curves: list[Curve] = Field(description="Curves that are drawn on these axes.")
 
 
 class Variant(Message):
     """A verdict under another choice, where the source leaves one open, or for another seed."""
 
-    choice: str = Field(description="The other choice.")
+    choice: str = Field(description="The other choice, in words.")
     holds: bool | None = Field(description="Whether the claim holds under it; null if the numbers do not decide.")
     value: float | None = Field(description="The value found; null if it does not exist.")
     lower: float | None = Field(description="Lower end of its 95 % interval; null if there is none.")
@@ -59,7 +59,7 @@ class Verdict(Message):
 
     claim: str = Field(description="The claim, in the words of the source or close to them.")
     holds: bool | None = Field(description="Whether it holds; null if the numbers do not decide.")
-    quantity: str = Field(description="What `value` is.")
+    quantity: str = Field(description="The quantity whose value is given.")
     value: float | None = Field(description="The value found; null if it does not exist.")
     lower: float | None = Field(description="Lower end of its 95 % interval; null if there is none.")
     upper: float | None = Field(description="Upper end of its 95 % interval; null if there is none.")
@@ -74,5 +74,5 @@ class Choice(Message):
     """A choice that the source leaves open, or a correction of what it prints."""
 
     name: str = Field(description="What is chosen, if possible the name of a parameter.")
-    value: str = Field(description="The choice.")
-    reason: str = Field(description="Why.")
+    value: str = Field(description="The choice that was made.")
+    reason: str = Field(description="Why it was made.")

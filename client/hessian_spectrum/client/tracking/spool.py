@@ -127,6 +127,7 @@ class Spool:
         self._points: dict[int, Point] = {}
         self._num_bytes: dict[str, int] = {}
         self._num_uses: Counter[str] = Counter()
+        self._num_at_step: Counter[int] = Counter()
         self._next_sequence = 0
         self._batch: Batch | None = None
         try:
@@ -188,10 +189,10 @@ class Spool:
                 self._num_bytes[digest] = num_bytes
             point = Point(self._next_sequence, step, learning_rate, digest)
             self._write(_point_name(point.sequence), [_json(asdict(point))])
-            earlier = [each.sequence for each in self._waiting() if each.step == step]
+            earlier = [each for each in self._waiting() if each.step == step] if self._num_at_step[step] else []
             self._include(point)
-            for sequence in earlier:  # a run that was resumed from a checkpoint repeats steps
-                self._discard(sequence)
+            for each in earlier:  # a run that was resumed from a checkpoint repeats steps
+                self._discard(each.sequence)
         return num_dropped
 
     def path(self, digest: str) -> Path:
@@ -348,12 +349,14 @@ class Spool:
 
     def _include(self, point: Point) -> None:
         self._points[point.sequence] = point
+        self._num_at_step[point.step] += 1
         self._next_sequence = point.sequence + 1
         self._num_uses[point.parameters] += 1
 
     def _discard(self, sequence: int) -> None:
         """Remove a point, and its parameters unless another point has the same."""
         point = self._points.pop(sequence)
+        self._num_at_step[point.step] -= 1
         (self.directory / _point_name(sequence)).unlink(missing_ok=True)
         self._num_uses[point.parameters] -= 1
         if self._num_uses[point.parameters] == 0:

@@ -158,7 +158,7 @@ class Tracker:
                 self.directory,
             )
         else:
-            self._spool.remove()
+            self._remove()
         if self._num_dropped:
             _logger.warning("%d points of %s were dropped", self._num_dropped, self.name)
         self._sending_client.close()
@@ -170,6 +170,13 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _remove(self) -> None:
+        try:
+            self._spool.remove()
+        except OSError as error:
+            self._report("removal", f"{self.directory} could not be removed: {error}")
+            self._spool.abandon()
 
     def _write(self) -> None:
         """Write copies to disk until the end."""

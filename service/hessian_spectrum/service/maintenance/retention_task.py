@@ -34,7 +34,7 @@ class RetentionPolicy:
     record_seconds: float
     """Seconds that the record of a job without a result is kept."""
     results_bytes: int | None
-    """Size of all results, beyond which the oldest are removed; None: half of the disk that holds them."""
+    """Size of results and kept points, beyond which the oldest are removed; None: half of the disk that holds them."""
 
 
 class RetentionTask:
@@ -140,11 +140,16 @@ class RetentionTask:
             _logger.debug("point %s was not used any more: removed", key)
 
     def _make_room(self, sizes: dict[str, int]) -> None:
-        """Expire the oldest results until the others fit."""
+        """Remove kept points, which can be computed again, and then expire the oldest results until the others fit."""
         most = self._policy.results_bytes
         if most is None and (capacity := self._results.blobs.capacity()) is not None:
             most = capacity // 2
-        excess = 0 if most is None else sum(sizes.values()) - most
+        if most is None:
+            return
+        excess = sum(sizes.values()) - most
+        if (points_bytes := self._points.num_bytes()) > -excess:
+            removed = self._points.remove_oldest(points_bytes + excess)
+            _logger.warning("%d kept points are removed to free disk space", removed)
         problem = _expired("It was removed to make room for newer ones.")
         last = None
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):

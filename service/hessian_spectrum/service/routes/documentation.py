@@ -339,7 +339,7 @@ JOB_EXAMPLES: Examples = {
                 "method": {"kind": "top-k", "k": 1},
                 "train": {"num_steps": 50, "learning_rate": 0.1},
             },
-            "over": {"model.seed": [0, 1, 2], "train.learning_rate": [0.1, 0.2, 0.4]},
+            "over": {"model.seed": [1, 2, 3], "train.learning_rate": [0.1, 0.2, 0.4]},
         },
     },
     "uploaded-data": {

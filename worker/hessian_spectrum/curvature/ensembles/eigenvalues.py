@@ -1,13 +1,19 @@
 """The largest eigenvalues, whole spectra and traces of all members of an ensemble."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.ensembles.lanczos import advance, probes_of, start, tridiagonals
+from hessian_spectrum.curvature.ensembles.lanczos import (
+    EnsembleLanczosState,
+    advance,
+    probes_of,
+    start,
+    tridiagonals,
+)
 from hessian_spectrum.curvature.ensembles.operators import EnsembleOperator
 from hessian_spectrum.curvature.ensembles.stack import Ensemble, StackedMlp
 from hessian_spectrum.curvature.losses import EmpiricalRisk
@@ -64,53 +70,74 @@ def top_eigenvalues(
         NonFiniteError: If a product holds NaN or infinity.
     """
     size = operator.size
-    values, residuals = torch.zeros(2, size, dtype=torch.float64)
-    num_steps, converged = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool)
-    members, before = torch.arange(size), torch.zeros(size, dtype=torch.bool)
-    state = start(operator, probes_of(operator.dim, 1, generators), num_steps=max_steps, reorthogonalisation="none")
+    found = TopEigenvalues(
+        values=torch.zeros(size, dtype=torch.float64),
+        residuals=torch.zeros(size, dtype=torch.float64),
+        num_steps=torch.zeros(size, dtype=torch.int64),
+        converged=torch.zeros(size, dtype=torch.bool),
+    )
+    probes = probes_of(operator.dim, 1, generators)
+    state = start(operator, probes, num_steps=max_steps, reorthogonalisation="none")
+    runs = _Runs(operator, state, torch.arange(size), torch.zeros(size, dtype=torch.bool))
     check = FIRST_CHECK
-    while len(members):
-        advance(operator, state)
-        if bool((state.failed_at > 0).any()):
-            raise NonFiniteError(f"the matrix-vector product of Lanczos step {state.step} holds NaN or infinity")
-        if state.step < min(check, state.limit) and not bool(state.has_ended.all()):
+    while True:
+        advance(runs.operator, runs.state)
+        if bool((runs.state.failed_at > 0).any()):
+            raise NonFiniteError(f"the matrix-vector product of Lanczos step {runs.state.step} holds NaN or infinity")
+        if runs.state.step < check and not runs.state.is_finished:
             continue
         check = max(check + 2, int(CHECK_GROWTH * check))
-        own, vectors = torch.linalg.eigh(tridiagonals(state, state.step)[0])
-        last = state.num_done[0] - 1  # the last step of each run
-        couplings = state.off_diagonal[0].gather(1, last.unsqueeze(1)).squeeze(1)
-        tops, rests = _tops(own, vectors, last, couplings)
-        is_near = rests <= tolerance * tops.abs()
-        ends = state.has_ended[0] | (is_near & before) | (state.step >= state.limit)
-        values[members], residuals[members], converged[members] = tops, rests, is_near
-        num_steps[members] = torch.where(before & (num_steps[members] > 0) & ends, num_steps[members], last + 1)
-        before = is_near
-        if bool(ends.all()):
-            break
-        if float((~ends).sum()) <= LEAST_SHARE * len(members):
-            going = torch.nonzero(~ends).flatten()
-            operator, members, before = operator.take(going), members[going], before[going]
-            for name in ("basis", "diagonal", "off_diagonal", "num_done", "scale", "has_ended", "failed_at"):
-                setattr(state, name, getattr(state, name)[:, going])
-    return TopEigenvalues(values, residuals, num_steps, converged)
+        going = torch.nonzero(~runs.looked_at(found, tolerance)).flatten()
+        if not len(going):
+            return found
+        if len(going) <= LEAST_SHARE * len(runs.members):
+            runs = runs.take(going)
 
 
-def _tops(values: Tensor, vectors: Tensor, last: Tensor, couplings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest Ritz value of each run, and its residual.
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Lanczos runs of some members.
 
-    A run that ended early has rows of zeros after its last step, whose eigenvalues 0 are none of the run's.
+    Attributes:
+        operator: Their matrices.
+        state: Their state.
+        members: Index of each member among all.
+        were_near: Whether the residual of each was within the tolerance at the last check.
     """
-    tops, rests = torch.empty_like(couplings), torch.empty_like(couplings)
-    full = int(last.max()) + 1
-    for row, (index, coupling) in enumerate(zip(last.tolist(), couplings.tolist(), strict=True)):
-        own, columns = values[row], vectors[row]
-        if index + 1 < full:
-            # the vectors of the run's own values have no part in the rows after its end
-            inside = columns[: index + 1].square().sum(dim=0) > 0.5
-            own = torch.where(inside, own, -torch.inf)
-        best = int(own.argmax())
-        tops[row], rests[row] = own[best], abs(coupling * float(columns[index, best]))
-    return tops, rests
+
+    operator: EnsembleOperator
+    state: EnsembleLanczosState
+    members: Tensor
+    were_near: Tensor
+
+    def looked_at(self, found: TopEigenvalues, tolerance: float) -> Tensor:
+        """Note the present eigenvalues, and return which runs have ended."""
+        state = self.state
+        last = state.num_done[0] - 1  # the last step of each run
+        matrices = tridiagonals(state, state.step)[0]
+        # rows after the end of a run get eigenvalues that are not the largest
+        is_after = torch.arange(state.step) > last.unsqueeze(1)
+        least = -3 * (matrices.abs().amax(dim=(1, 2)) + 1)
+        matrices.diagonal(dim1=1, dim2=2).copy_(
+            torch.where(is_after, least.unsqueeze(1), matrices.diagonal(dim1=1, dim2=2))
+        )
+        values, vectors = torch.linalg.eigh(matrices)
+        couplings = state.off_diagonal[0].gather(1, last.unsqueeze(1)).squeeze(1)
+        tops = values[:, -1]
+        residuals = (couplings * vectors[..., -1].gather(1, last.unsqueeze(1)).squeeze(1)).abs()
+        is_near = residuals <= tolerance * tops.abs()
+        ends: Tensor = state.has_ended[0] | (is_near & self.were_near) | (state.step >= state.limit)
+        self.were_near.copy_(is_near)
+        members = self.members
+        found.values[members], found.residuals[members] = tops, residuals
+        found.converged[members], found.num_steps[members] = is_near, last + 1
+        return ends
+
+    def take(self, rows: Tensor) -> "_Runs":
+        """Return some of the runs."""
+        names = ("basis", "diagonal", "off_diagonal", "num_done", "scale", "has_ended", "failed_at")
+        state = replace(self.state, **{name: getattr(self.state, name)[:, rows] for name in names})
+        return _Runs(self.operator.take(rows), state, self.members[rows], self.were_near[rows])
 
 
 def dense_matrices(operator: EnsembleOperator) -> Tensor:
@@ -124,12 +151,14 @@ def dense_matrices(operator: EnsembleOperator) -> Tensor:
         units[torch.arange(len(columns)), :, columns] = 1
         products = operator.products(units)[: len(columns)]
         matrices[:, columns] = products.transpose(0, 1).to(matrices)
-    return (matrices + matrices.mT) / 2
+    symmetric: Tensor = (matrices + matrices.mT) / 2
+    return symmetric
 
 
 def dense_spectra(operator: EnsembleOperator) -> Tensor:
     """Return every eigenvalue of each member (N, P), ascending, in float64."""
-    return torch.linalg.eigvalsh(dense_matrices(operator))
+    spectra: Tensor = torch.linalg.eigvalsh(dense_matrices(operator))
+    return spectra
 
 
 @dataclass(frozen=True)

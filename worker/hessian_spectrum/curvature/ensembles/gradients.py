@@ -38,6 +38,10 @@ class Gradients(ABC):
             targets: Their targets (N, n, ...).
         """
 
+    @abstractmethod
+    def num_activations(self, batch_size: int) -> int:
+        """Return how many numbers beside parameters and gradients a step of one member reads and writes."""
+
 
 @dataclass(frozen=True)
 class BackwardGradients(Gradients):
@@ -62,8 +66,8 @@ class BackwardGradients(Gradients):
                         point = outputs.requires_grad_()
                         activated.append((point, activation(point)))
                     hidden = activated[-1][1].detach()
-            values = totals(self.loss, outputs, targets) / count
-            slope = self.loss.gradient(outputs, targets) / count
+            values, slope = self._values_and_slopes(outputs.detach(), targets)
+            values, slope = values / count, slope.div_(count)
             gradients: Parameters = {}
             for index in reversed(range(last + 1)):
                 weight, bias, scale = layers[index]
@@ -76,6 +80,19 @@ class BackwardGradients(Gradients):
                     point, value = activated[index - 1]
                     slope = slope if value is point else torch.autograd.grad(value, point, slope)[0]
         return values, {name: gradients[name] for name in parameters}
+
+    def _values_and_slopes(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the terms of each member (N,), and its gradient in the outputs (N, n, K)."""
+        slopes = self.loss.gradient(outputs, targets)
+        if type(self.loss) is Mse:
+            # half of the square of the gradient: fewer passes over the outputs
+            flat = slopes.flatten(1)
+            return torch.linalg.vecdot(flat, flat) / 2, slopes
+        return totals(self.loss, outputs, targets), slopes
+
+    def num_activations(self, batch_size: int) -> int:
+        """Return the numbers of all layers, forwards and backwards."""
+        return 2 * batch_size * sum(self.model.widths)
 
     @property
     def _layers(self) -> list[tuple[str, str, float]]:
@@ -99,10 +116,11 @@ class MomentGradients(Gradients):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Parameters]:
         """Return losses and gradients."""
         is_shared = has_one_copy(inputs) and has_one_copy(targets)
-        x, y = (inputs[:1], targets[:1]) if is_shared else (inputs, targets)
+        # without the axis of members a product with all of them is one product of matrices
+        x, y = (inputs[0], targets[0]) if is_shared else (inputs, targets)
         count = inputs.shape[1]
         second, cross = x.mT @ x / count, y.mT @ x / count
-        squares = y.double().square().sum(dim=(1, 2)) / count
+        squares = y.double().square().sum(dim=(-2, -1)) / count
         scales = self._scales
         weights = list(parameters.values())
         forward = [scales[0] * weights[0] if scales[0] != 1 else weights[0]]  # R_2, R_3, ..., M
@@ -110,7 +128,7 @@ class MomentGradients(Gradients):
             product = weight @ forward[-1]
             forward.append(product if scale == 1 else product.mul_(scale))
         gradient = forward[-1] @ second - cross
-        values = ((forward[-1] * (gradient - cross)).double().sum(dim=(1, 2)) + squares) / 2
+        values = ((forward[-1] * (gradient - cross)).sum(dim=(1, 2), dtype=torch.float64) + squares) / 2
         is_large = ~(values < OVERFLOW_SHARE * torch.finfo(inputs.dtype).max)
         if bool(is_large.any()):  # differences of infinities would be NaN, where the loss is infinite
             values[is_large] = self._direct(parameters, inputs, targets, is_large)
@@ -121,6 +139,11 @@ class MomentGradients(Gradients):
             if index:
                 gradient = weights[index].mT @ own
         return values, dict(zip(parameters, reversed(results), strict=True))
+
+    def num_activations(self, batch_size: int) -> int:
+        """Return the numbers of the batch, and of D samples in all layers, forwards and backwards."""
+        widths = self.model.widths
+        return batch_size * (widths[0] + widths[-1]) + 2 * widths[0] * sum(widths)
 
     def _direct(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
         """Return the losses of some members from their samples, in float64."""

@@ -148,7 +148,7 @@ def _three_terms(state: EnsembleLanczosState, products: Tensor) -> Tensor:
 
 def norms(vectors: Tensor) -> Tensor:
     """Return ||v|| (...,) in float64 for v (..., P), which neither overflows nor underflows."""
-    result = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
+    result: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
     smallest, largest = SAFE_NORMS
     is_safe = (result > smallest) & (result < largest)
     if bool(is_safe.all()):
@@ -162,8 +162,9 @@ def dots(one: Tensor, other: Tensor) -> Tensor:
     """Return v^T w (...,) in float64 for v and w (..., P), which are converted a few rows at a time."""
     rows, others = one.reshape(-1, one.shape[-1]), other.reshape(-1, one.shape[-1])
     width = max(1, CHUNK // one.shape[-1])
-    parts = zip(rows.split(width), others.split(width), strict=True)
-    return torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts]).reshape(one.shape[:-1])
+    parts = zip(torch.split(rows, width), torch.split(others, width), strict=True)
+    found: Tensor = torch.cat([torch.linalg.vecdot(v.double(), w.double()) for v, w in parts])
+    return found.reshape(one.shape[:-1])
 
 
 def probes_of(dim: int, count: int, generators: Sequence[torch.Generator]) -> Tensor:

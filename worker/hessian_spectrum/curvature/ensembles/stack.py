@@ -190,7 +190,7 @@ class Ensemble:
     def risk(self, micro_batch_size: int | None = None) -> EmpiricalRisk:
         """Return the mean of the losses of all members, over micro-batches of so many samples of each."""
         size = micro_batch_size or self.num_samples
-        parts = zip(self.inputs.split(size, dim=1), self.targets.split(size, dim=1), strict=True)
+        parts = zip(torch.split(self.inputs, size, dim=1), torch.split(self.targets, size, dim=1), strict=True)
         return EmpiricalRisk(self.stack, self.loss, [Dataset(*part) for part in parts])
 
     def losses(self, parameters: Mapping[str, Tensor]) -> Tensor:

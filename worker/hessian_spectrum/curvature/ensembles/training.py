@@ -207,14 +207,6 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             failures=stops.failures,
         )
 
-    def save(self, state: EnsembleTrainingState) -> EnsembleTrainingState:
-        """Return a copy that later steps do not change."""
-        return _copied(state)
-
-    def load(self, problem: Parameters, saved: EnsembleTrainingState) -> EnsembleTrainingState:
-        """Return the state from which `saved` was taken, with tensors of its own."""
-        return _copied(saved)
-
     def _planned_rates(self, step: int) -> Tensor:
         schedule, rates = self.plan.schedule, self.learning_rates
         if isinstance(schedule, WarmupCosine):
@@ -241,7 +233,7 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             state: State of the runs.
             batch_size: Number of samples of a batch.
         """
-        numbers = 2 * batch_size * sum(self.ensemble.model.widths)
+        numbers = self._gradients.num_activations(batch_size)
         numbers += 3 * sum(each[0].numel() for each in state.parameters.values())
         return max(1, CACHE_BYTES // (self.ensemble.inputs.itemsize * numbers))
 
@@ -280,8 +272,8 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             places = chosen if is_shared else chosen + members.unsqueeze(1) * inputs.shape[1]
             tables = (inputs[0], targets[0]) if is_shared else (inputs.flatten(0, 1), targets.flatten(0, 1))
             own, answers = (each.index_select(0, places.flatten()) for each in tables)
-            return own.unflatten(0, chosen.shape), answers.unflatten(0, chosen.shape)
-        own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[members], targets[members])
+            return own.reshape(*chosen.shape, *own.shape[1:]), answers.reshape(*chosen.shape, *answers.shape[1:])
+        own, answers = (inputs[:1], targets[:1]) if is_shared else (inputs[_place(members)], targets[_place(members)])
         if orders is not None:
             own, answers = own[:, orders[0]], answers[:, orders[0]]
         return own.expand(count, *own.shape[1:]), answers.expand(count, *answers.shape[1:])
@@ -373,6 +365,12 @@ def _clip(gradients: Parameters, max_norm: float) -> None:
         each.mul_(_column(factors, each))
 
 
+def _place(members: Tensor) -> slice | Tensor:
+    """Return the place of ascending members in a table, without gaps as a slice, which copies nothing."""
+    first, last = int(members[0]), int(members[-1])
+    return slice(first, last + 1) if last - first + 1 == len(members) else members
+
+
 def _zero_moments(optimizer: Sgd | AdamW, parameters: Parameters) -> list[Parameters]:
     """Return what the optimizer averages over steps, before the first: nothing, a momentum, or two means."""
     count = int(optimizer.momentum > 0) if isinstance(optimizer, Sgd) else 2
@@ -419,24 +417,3 @@ class _Step:
 
     def _rate(self, name: str, like: Tensor) -> Tensor:
         return _column(self.rates * self.multipliers[name], like)
-
-
-def _copied(state: EnsembleTrainingState) -> EnsembleTrainingState:
-    """Return a copy with tensors and generators of its own."""
-    fields = {name: _copy(value) for name, value in vars(state).items() if name != "stops"}
-    stops = Stops(**{name: _copy(value) for name, value in vars(state.stops).items()})
-    return EnsembleTrainingState(**fields, stops=stops)
-
-
-def _copy(value: object) -> object:
-    match value:
-        case Tensor():
-            return value.clone()
-        case torch.Generator():
-            return torch.Generator().set_state(value.get_state())
-        case dict():
-            return {key: _copy(each) for key, each in value.items()}
-        case list():
-            return [_copy(each) for each in value]
-        case _:
-            return value

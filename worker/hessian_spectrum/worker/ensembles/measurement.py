@@ -87,15 +87,21 @@ def measure(
         stage = checkpointer.stage(f"{name} {index}")
         if stage.value is None:
             chunk = _Chunk(
-                own, plan, hardware, _scaled(progress, index, len(starts)), inputs, checkpointer, f"{name} {index}"
+                requests=own,
+                plan=plan,
+                hardware=hardware,
+                progress=_scaled(progress, index, len(starts)),
+                inputs=inputs,
+                job=checkpointer,
+                name=f"{name} {index}",
             )
             found = chunk.outcomes()
-            if job is None:
-                outcomes += found
-                continue
-            stage.finish([_saved(each) for each in found])
-            checkpointer.forget(chunk.stages)
-        outcomes += [_restored(each) for each in stage.value]
+            outcomes += found
+            if job is not None:
+                stage.finish([_saved(each) for each in found])
+                checkpointer.forget(chunk.stages)
+        else:
+            outcomes += [_restored(each) for each in stage.value]
     return outcomes
 
 
@@ -168,7 +174,7 @@ class _MemberExperiment(SpectrumExperiment):
         return self.prepared
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Chunk:
     """Requests whose networks are in memory together.
 
@@ -212,7 +218,9 @@ class _Chunk:
         parameters, reports = self._trained(start, before.tolist(), outcomes)
         self._check_gradients(start, parameters, outcomes)
         going = [member for member, outcome in enumerate(outcomes) if outcome is None]
-        members = _Members(self, start, parameters, reports, going, started)
+        members = _Members(
+            chunk=self, start=start, all_parameters=parameters, reports=reports, members=going, started=started
+        )
         for member, outcome in zip(going, members.outcomes(), strict=True):
             outcomes[member] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
@@ -271,7 +279,7 @@ class _Chunk:
                 outcomes[member] = NonFiniteError("the gradient holds NaN or infinity at these parameters")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Members:
     """The members of a chunk that are measured.
 

@@ -15,6 +15,7 @@ from hessian_spectrum.curvature.ensembles.stack import Ensemble, stacked
 from hessian_spectrum.curvature.ensembles.training import EnsembleTraining, TrainedEnsemble
 from hessian_spectrum.curvature.iteration import NO_CHECKPOINTS, Checkpointer, Progress, ignore_progress, run
 from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.worker.builders import (
     NO_INPUTS,
     PRECISIONS,
@@ -83,11 +84,12 @@ def prepare_ensemble(
     dtype = PRECISIONS[first.vector_precision]
     datasets: dict[str, Dataset] = {}
     for request in requests:
-        key = _dataset_key(request)
+        key = _dataset_key(request, first)
         if key not in datasets:
             datasets[key] = build_dataset(request, inputs).to(dtype, device)
     model = build_model(first.model, inputs)
-    data = [datasets[_dataset_key(request)] for request in requests]
+    assert isinstance(model, Mlp), "requests have a key only for these"
+    data = [datasets[_dataset_key(request, first)] for request in requests]
     ensemble = Ensemble.of(model, build_loss(first), data, weight_decay=first.weight_decay or 0.0)
     members = [build_parameters(each.model, model, dtype=dtype, device=device, sources=inputs) for each in requests]
     return EnsembleStart(ensemble, stacked(members))
@@ -136,7 +138,7 @@ def _data_key(data: GaussianData | DigitsData | InlineData) -> Hashable:
 def _numbers_key(values: object) -> Hashable:
     """Return shape and type of numbers, which may differ from member to member."""
     tensor = torch.as_tensor(values) if not isinstance(values, str | None) else None
-    return values if tensor is None else (tuple(tensor.shape), tensor.is_floating_point())  # type: ignore[return-value]
+    return values if tensor is None else (tuple(tensor.shape), tensor.is_floating_point())
 
 
 def _training_key(request: SpectrumRequest) -> Hashable:
@@ -144,14 +146,15 @@ def _training_key(request: SpectrumRequest) -> Hashable:
     return None if train is None else _frozen(train.model_dump(mode="json", exclude={"seed", "learning_rate"}))
 
 
-def _dataset_key(request: SpectrumRequest) -> str:
+def _dataset_key(request: SpectrumRequest, first: SpectrumRequest) -> str:
+    """Return a key of the data of a request, equal for those that equal the first request's."""
     assert request.data is not None
-    if isinstance(request.data, InlineData):
-        return f"{id(request.data)}"
-    return request.data.model_dump_json()
+    if request.data == first.data:
+        return "first"
+    return f"{id(request.data)}" if isinstance(request.data, InlineData) else request.data.model_dump_json()
 
 
 def _frozen(value: object) -> Hashable:
     if isinstance(value, dict):
         return tuple((key, _frozen(each)) for key, each in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value  # type: ignore[return-value]
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -140,7 +140,7 @@ class PointList(ShardedTask):
         requests = [each for index in group if isinstance(each := self.request.computations[index], SpectrumRequest)]
         job.notes[CALIBRATED] = True
         found = measure_ensemble(requests, self.hardware, progress, inputs=self.inputs, job=job)
-        return [self._stored(index, each).saved() for index, each in zip(group, found, strict=True)]
+        return self._stored(dict(zip(group, found, strict=True)))
 
     def _kept(self, index: int, progress: Progress, job: JobCheckpointer) -> dict[str, Any]:
         """Compute one point, unless an earlier attempt has."""
@@ -152,23 +152,30 @@ class PointList(ShardedTask):
                 found = self._computed(self.request.computations[index], self.plans[index], progress, job)
             except (CurvatureError, JobFailure) as error:
                 found = error
-            stage.finish(self._stored(index, found).saved())
+            stage.finish(self._stored({index: found})[0])
         outcome: dict[str, Any] = stage.value
         return outcome
 
-    def _stored(self, index: int, found: JobOutput | PointOutcome | Exception) -> PointOutcome:
-        """Store a point by its content; a spectrum that cannot be computed is a problem, which is not stored."""
+    def _stored(self, found: Mapping[int, JobOutput | PointOutcome | Exception]) -> list[dict[str, Any]]:
+        """Store points by their content, and return what checkpoints hold of them."""
+        outcomes = {index: self._outcome(each) for index, each in found.items()}
+        if self.store is not None:
+            points = {
+                point_key(self.request.computations[index]): StoredPoint(each.document, each.arrays)
+                for index, each in outcomes.items()
+                if not each.failed
+            }
+            self.store.write_all(points)
+        return [outcome.saved() for outcome in outcomes.values()]
+
+    def _outcome(self, found: JobOutput | PointOutcome | Exception) -> PointOutcome:
+        """Return the outcome of a point; a spectrum that cannot be computed is a problem, or fails the experiment."""
         assert self.request.entry is not None
         if isinstance(found, Exception):
             if not self.request.entry.keeps_failures:
                 raise found
             return PointOutcome(job_failure(found).problem.model_dump_json(exclude_none=True), {}, failed=True)
-        if isinstance(found, JobOutput):
-            found = PointOutcome(found.result.model_dump_json(), found.arrays)
-        if self.store is not None:
-            key = point_key(self.request.computations[index])
-            self.store.write(key, StoredPoint(found.document, found.arrays))
-        return found
+        return PointOutcome(found.result.model_dump_json(), found.arrays) if isinstance(found, JobOutput) else found
 
     def _computed(
         self, computation: PointRequest, plan: ComputationPlan, progress: Progress, job: JobCheckpointer

@@ -95,7 +95,10 @@ class Point:
 
     def lead(self, stage: Stage, first: Sequence[str], others: Sequence[str]) -> Estimate:
         """Return the coefficient of the best of the first quantities, less that of the best of the others."""
-        return self.difference(stage, self.best(stage, first), self.best(stage, others))
+        leading = [self.sample(stage, quantity) for quantity in first]
+        following = [self.sample(stage, quantity) for quantity in others]
+        common = self.numbers(stage, self.target)
+        return _of_enough([common], lambda: estimates.pearson_lead(leading, following, common))
 
 
 def _of_enough(samples: Sequence[Array], estimate: Callable[[], Estimate]) -> Estimate:

@@ -33,6 +33,9 @@ ORDERS_OF_MAGNITUDE = 100.0
 CLEAR_BEST = 10.0
 """Factor by which the second best pair must be farther from the fraction for the best one to stand out clearly."""
 
+MANY_INPUTS = 10
+"""Number of inputs from which spectra are dense enough that sums of pairs come close to any number."""
+
 MAJORITY = 0.75
 """Share of wrong targets that must be matched less closely; without a distinguished pair it is about 1/2."""
 
@@ -237,14 +240,17 @@ def _control(setting: Setting, *, least_dim: int = 1) -> Verdict:
 def _other_verdicts(setting: Setting, *, is_proved_for_one: bool, says_not_clear: bool) -> list[Verdict]:
     """Return the verdicts beyond the assumptions of the theory."""
     least = 2 if is_proved_for_one else 1
+    largest = partial(_extreme_median, "closeness", "largest")
+    many = [point for point in setting.points if point.dim >= MANY_INPUTS]
     verdicts = [
         _decided(
             setting,
             "The sum of two eigenvalues is very close to the fraction tr / D.",
             "largest of the medians of the gap over the mean eigenvalue, over D",
-            partial(_extreme_median, "closeness", "largest"),
+            largest,
             Range(below=1.0),
             least_dim=least,
+            further={f"D >= {MANY_INPUTS} only": largest(many)} if many else None,
         ),
         _control(setting, least_dim=least),
     ]

@@ -7,9 +7,7 @@ from typing import Literal
 import numpy as np
 
 from hessian_spectrum.api_schemas.figures.correlations import (
-    PARAMETRIZATIONS,
     Activation,
-    Parametrization,
     TwoLayerParameters,
     two_layer_measurements,
 )
@@ -133,12 +131,7 @@ def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
 def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
     return group.decide(
         "At initialization, where both matrices have entries of similar size, alignment correlates more than norms",
-        lambda points: mean_over(
-            select(points),
-            lambda point: point.difference(
-                "initial", point.best("initial", ALIGNMENTS), point.best("initial", ALL_NORMS)
-            ),
-        ),
+        lambda points: mean_over(select(points), lambda point: point.lead("initial", ALIGNMENTS, ALL_NORMS)),
         quantity=f"largest r of an alignment, less the largest of a norm; mean over {which}",
         holds_for=Range(above=0.0),
     )
@@ -347,12 +340,11 @@ def _content(
     parameters: TwoLayerParameters,
     measured: Sequence[Measured],
     *,
-    parametrizations: Sequence[Parametrization],
     verdicts_of: Callable[[Group], list[Verdict]],
     activation: Activation = "linear",
     target: Target = "sharpness",
 ) -> FigureContent:
-    measurements = two_layer_measurements(parameters, activation=activation, parametrizations=parametrizations)
+    measurements = two_layer_measurements(parameters, activation=activation)
     found = groups(parameters, measurements, measured, target)
     is_aligned = verdicts_of is _alignment_verdicts
     curves, quantities = (_alignment_curves, ALIGNMENTS) if is_aligned else (_norm_curves, ALL_NORMS)
@@ -376,9 +368,9 @@ def _content(
 
 
 FIGURE_CONTENTS = {
-    "cracking-4": partial(_content, parametrizations=PARAMETRIZATIONS[:2], verdicts_of=_sharpness_verdicts),
-    "cracking-14": partial(_content, parametrizations=PARAMETRIZATIONS[2:], verdicts_of=_sharpness_verdicts),
-    "cracking-15": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_alignment_verdicts),
-    "cracking-16": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_relu_verdicts, activation="relu"),
-    "cracking-26": partial(_content, parametrizations=PARAMETRIZATIONS, verdicts_of=_trace_verdicts, target="trace"),
+    "cracking-4": partial(_content, verdicts_of=_sharpness_verdicts),
+    "cracking-14": partial(_content, verdicts_of=_sharpness_verdicts),
+    "cracking-15": partial(_content, verdicts_of=_alignment_verdicts),
+    "cracking-16": partial(_content, verdicts_of=_relu_verdicts, activation="relu"),
+    "cracking-26": partial(_content, verdicts_of=_trace_verdicts, target="trace"),
 }
