@@ -8,7 +8,7 @@ tenth of the time.
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from hessian_spectrum.quadrature.error_bands import (
     NEIGHBOUR_SHIFTS,
     Moments,
     ProbeMean,
+    confidence_limit,
     confidence_limits,
 )
 from hessian_spectrum.quadrature.estimates import (
@@ -472,9 +473,9 @@ def _probe_mean(own: Moments, least: Moments, largest: Moments, *, num_probes: i
     """Return means (B, G) over probes with errors and bands, as `probe_mean`, from moments (B, clusters, G)."""
     share = 2 / (num_probes * (dim + 2))
     error = np.sqrt(share / (1 - share) * np.maximum(own.square - own.mean**2, 0))
-    away = least.mean - confidence_limits(least.mean, least.square, num_probes=num_probes, dim=dim).lower
-    limits = confidence_limits(largest.mean, largest.square, num_probes=num_probes, dim=dim)
-    beyond = limits.upper - largest.mean
+    limit = partial(confidence_limit, num_probes=num_probes, dim=dim)
+    away = least.mean - limit(least.mean, least.square, side=-1)
+    beyond = limit(largest.mean, largest.square, side=1) - largest.mean
     lower = np.maximum(least.mean.sum(axis=1) - np.hypot.reduce(away, axis=1), 0)
     upper = largest.mean.sum(axis=1) + np.hypot.reduce(beyond, axis=1)
     return ProbeMean(own.mean, error, Band(lower * (1 - CURVE_ROUNDING), upper * (1 + CURVE_ROUNDING)))

@@ -6,7 +6,7 @@ that its Lanczos run determines. `degree_limits` are confidence limits for a num
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from math import lgamma, sqrt
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -62,10 +62,15 @@ def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
     References:
         Garwood, Biometrika 28 (1936) 437-442, for limits of this kind.
     """
+    return _degree_limit(value, -1), _degree_limit(value, 1)
+
+
+def _degree_limit(value: FloatArray, side: int) -> FloatArray:
+    """The lower of `degree_limits` for side -1, the upper one for side 1."""
     with np.errstate(divide="ignore"):
         logarithm = np.log(value)
-    lower, upper = (np.exp(np.minimum(np.interp(logarithm, *table), LARGEST_LOG)) for table in _tables())
-    return lower, upper
+    limit: FloatArray = np.exp(np.minimum(np.interp(logarithm, *_tables()[side > 0]), LARGEST_LOG))
+    return limit
 
 
 @cache
@@ -291,8 +296,9 @@ def probe_mean(
     mean, square = _average(curve.values(Rule(each.nodes, each.weights)) for each in quadratures)
     share = 2 / (len(quadratures) * (dim + 2))  # variance of the mean in units of that of f over eigenvalues
     error = np.sqrt(share / (1 - share) * np.maximum(square - mean**2, 0))
-    away = least.mean - confidence_limits(least.mean, least.square, num_probes=len(quadratures), dim=dim).lower
-    beyond = confidence_limits(largest.mean, largest.square, num_probes=len(quadratures), dim=dim).upper - largest.mean
+    limit = partial(confidence_limit, num_probes=len(quadratures), dim=dim)
+    away = least.mean - limit(least.mean, least.square, side=-1)
+    beyond = limit(largest.mean, largest.square, side=1) - largest.mean
     # not the root of a sum of squares, which underflow far out in a Gaussian
     lower = np.maximum(least.mean.sum(axis=0) - np.hypot.reduce(away, axis=0), 0)
     upper = largest.mean.sum(axis=0) + np.hypot.reduce(beyond, axis=0)
@@ -383,25 +389,36 @@ def confidence_limits(
     Returns:
         Lower and upper limits, of the same shape.
     """
+    lower, upper = (
+        confidence_limit(mean, square, num_probes=num_probes, dim=dim, side=side, on_sphere=on_sphere)
+        for side in (-1, 1)
+    )
+    return Band(lower, upper)
+
+
+def confidence_limit(
+    mean: FloatArray, square: FloatArray, *, num_probes: int, dim: int, side: int, on_sphere: bool = True
+) -> FloatArray:
+    """The lower (side -1) or upper (side 1) of `confidence_limits`, with the arguments of that."""
     # far out in a Gaussian the square underflows before the mean: the mean is small, and no more is known
     known = square > TINY
     degrees = np.full_like(mean, num_probes)
     np.divide(num_probes * dim * mean**2, square, out=degrees, where=known)
-    low, high = degree_limits(degrees)
-    high = np.maximum(high, num_probes / np.maximum(degrees, TINY))  # at least one eigenvalue
-    narrowing = np.ones_like(mean)
+    factor = _degree_limit(degrees, side)
+    if side > 0:
+        factor = np.maximum(factor, num_probes / np.maximum(degrees, TINY))  # at least one eigenvalue
     if on_sphere:
         share = np.ones_like(mean)
         np.divide(mean**2, square, out=share, where=known)
         sphere = dim / (dim + 2) if dim > FEW_DIMENSIONS else 1.0
-        narrowing = np.sqrt(_largest_rest(1 - share, num_probes, dim) * sphere)
-    lower, upper = mean * low**narrowing, mean * high**narrowing
+        factor = factor ** np.sqrt(_largest_rest(1 - share, num_probes, dim) * sphere)
+    limit = mean * factor
     unknown = ~known & (mean > 0)
-    return Band(np.where(unknown, 0.0, lower), np.where(unknown, np.maximum(upper, sqrt(TINY)), upper))
+    return np.where(unknown, np.maximum(limit, sqrt(TINY)) if side > 0 else 0.0, limit)
 
 
 def _largest_rest(rest: FloatArray, num_probes: int, dim: int) -> FloatArray:
     """Upper limit of the share of eigenvalues that do not contribute, if the probes show some of them."""
-    limits = rest * degree_limits(num_probes * dim * np.clip(rest, 0, 1))[1]
+    limits = rest * _degree_limit(num_probes * dim * np.clip(rest, 0, 1), 1)
     upper: FloatArray = np.clip(np.maximum(limits, 1 / dim), 0, 1)  # at least one
     return np.where(rest > NEGLIGIBLE_SHARE, upper, 0.0)
