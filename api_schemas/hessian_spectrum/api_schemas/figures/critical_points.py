@@ -42,9 +42,9 @@ class CriticalPointsAt(Measurement):
 
     @property
     def cost(self) -> MeasurementCost:
-        """The predicted cost: some hundred iterations of each search, with a dense matrix each."""
+        """The predicted cost: more than a hundred iterations of each search, with a dense matrix each."""
         rows = 2 * self.width**2
-        iterations = 100 if self.objective == "gradient-norm" else 150
+        iterations = 170 if self.objective == "gradient-norm" else 150
         solve = 1.2e-9 * rows**3 if self.objective == "loss" else 2e-10 * rows**3
         iteration = 3e-5 + solve + 3e-9 * rows**2 + 2e-10 * self.num_samples * rows**2 / 4
         descent = 3e-6 + 1.2e-8 * self.num_samples * rows / self.width

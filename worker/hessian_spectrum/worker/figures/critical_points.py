@@ -89,13 +89,6 @@ class _Fit:
 
     def __init__(self, energy: Array, index: Array, exponent: float) -> None:
         self.slope, self.critical = np.polyfit(index ** (1 / exponent), energy, 1)
-        residual = energy - self.critical - self.slope * index ** (1 / exponent)
-        self.deviation = float(np.sqrt((residual**2).mean()))
-
-    @property
-    def factor(self) -> float:
-        """alpha_0 in alpha = alpha_0 (energy - critical)^(3/2)."""
-        return float(self.slope**-1.5) if self.slope > 0 else np.nan
 
 
 def best_exponent(energy: Array, index: Array, *, critical: float | None = None) -> float:
@@ -150,6 +143,10 @@ def _critical(energy: Array, index: Array) -> float:
     return float(_Fit(energy, index, 1.5).critical)
 
 
+def _slope(energy: Array, index: Array) -> float:
+    return float(_Fit(energy, index, 1.5).slope)
+
+
 class _Points:
     """The critical points of one ratio: those with a small gradient, and among them those of small index."""
 
@@ -167,6 +164,14 @@ class _Points:
     def critical(self) -> Estimate:
         """Critical energy of the fit with exponent 3/2."""
         return fitted(self.small_energy, self.small_index, _critical)
+
+    @property
+    def factor(self) -> Estimate:
+        """alpha_0 of the fit with exponent 3/2, for energies in units of the targets' mean square."""
+        slope = fitted(self.small_energy, self.small_index, _slope)
+        # alpha_0 = slope^(-3/2) falls with the slope, and a slope that may be 0 leaves it without an upper end
+        ends = [None if end is None or end <= 0 else end**-1.5 for end in (slope.value, slope.upper, slope.lower)]
+        return Estimate(*ends)
 
     def exponent(self, critical: float | None) -> Estimate:
         """Best exponent for a critical energy, or for one that is fitted as well."""
@@ -396,6 +401,7 @@ def _rows(landscape: _Landscape) -> list[dict[str, float | int | None]]:
             "critical_loose": loose.critical,
             "exponent": strict.exponent(energies["tanh"][i].value),
         }
+        fits |= {"alpha_0": strict.factor}
         fits |= {f"minimizers_{name}": found[i] for name, found in energies.items()}
         row: dict[str, float | int | None] = {
             "ratio": strict.ratio,
