@@ -45,9 +45,15 @@ def test_what_changes_no_number_is_no_part_of_it(request_: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_a_seed_is_part_of_it_where_something_is_drawn(request_: dict[str, Any]) -> None:
-    seeds = {"seed": 77} if request_["kind"] == "spectrum" else {"seeds": [77]}
+    match request_["kind"]:
+        case "spectrum" | "series":
+            changes: dict[str, Any] = {"seed": 77}
+        case "sweep":
+            changes = {"base": request_["base"] | {"seed": 77}}
+        case _:
+            changes = {"seeds": [77]}
     draws = request_.get("method", {}).get("kind") != "exact"
-    assert (digest(request_ | seeds) != digest(request_)) == draws
+    assert (digest(request_ | changes) != digest(request_)) == draws
 
 
 def test_examples_are_different_questions() -> None:
