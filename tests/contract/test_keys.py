@@ -95,6 +95,9 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/v1/random-matrix"): KEY,
     ("POST", "/v1/estimates"): KEY,
     ("GET", "/v1/models"): KEY,
+    ("GET", "/v1/figures"): KEY,
+    ("GET", "/v1/series/{series_name}"): (401, 401, 404, 404, 404),
+    ("GET", "/v1/series/{series_name}/result.{name}"): (401, 401, 404, 404, 404),
     ("GET", "/v1/models/{model_name:path}"): (401, 401, 404, 404, 404),
     ("POST", "/v1/jobs"): (401, 401, 202, 202, 202),
     ("GET", "/v1/jobs"): KEY,
@@ -124,8 +127,10 @@ BODIES = {"/v1/closed-form": CLOSED_FORM, "/v1/random-matrix": LAW, "/v1/estimat
 
 def answers(people: dict[str, httpx.Client], method: str, route: str, *, job_id: str = NO_JOB) -> tuple[int, ...]:
     path = route.replace("{job_id}", job_id).replace("{artifact_id}", "0" * 64).replace("{name}", "npz")
-    path = path.replace("{model_name:path}", "none").replace(
-        "static-offline-docs", "static-offline-docs/swagger-ui.css"
+    path = (
+        path.replace("{model_name:path}", "none")
+        .replace("{series_name}", "none")
+        .replace("static-offline-docs", "static-offline-docs/swagger-ui.css")
     )
     fresh = {"Cache-Control": "no-cache"}  # of a job that was computed before
     found = [people[name].request(method, path, json=BODIES.get(path), headers=fresh) for name in PEOPLE]

@@ -309,7 +309,7 @@ def test_formats_of_every_method(server: Any, finished: dict[str, str]) -> None:
         trace = f"/{finished['trace']}/result"
         refused = http.get(trace, headers={"Accept": "image/gif"})
         assert refused.status_code == 406
-        media_types = "application/json, application/x-npz, image/png, image/svg+xml, application/pdf"
+        media_types = "application/json, application/x-npz, text/csv, image/png, image/svg+xml, application/pdf"
         assert refused.json()["detail"] == f"The available formats are {media_types}."
         second_choice = http.get(trace, headers={"Accept": "image/gif, application/json;q=0.5"})
         assert second_choice.json()["trace"]["num_products"] == 12

@@ -7,6 +7,7 @@ from types import MethodType
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, get_args, overload
 
 import httpx
+from pydantic import SecretStr
 
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.requests import DEFAULT_URL, ApiRequest, connection
@@ -106,7 +107,7 @@ class ClientBase(ABC, Generic[HttpClient]):
     ) -> None:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
-        self._base_url, self._api_key = base_url, api_key
+        self._base_url, self._api_key = base_url, None if api_key is None else SecretStr(api_key)
         self._has_answered = False
         self._http: HttpClient = self._connect(**connection(base_url, api_key))
 

@@ -306,7 +306,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         return start_tracking(
             self,
-            lambda: type(self)(self._base_url, self._api_key, patience_seconds=0.0),
+            self._another,
             module,
             loss=loss,
             data=data,
@@ -346,6 +346,11 @@ class SpectrumClient(ClientBase[httpx.Client]):
             yield from page.artifacts
             if (token := page.next_page_token) is None:
                 return
+
+    def _another(self) -> Self:
+        """Return another client of the same server, for another thread, which does not repeat calls by itself."""
+        key = None if self._api_key is None else self._api_key.get_secret_value()
+        return type(self)(self._base_url, key, patience_seconds=0.0)
 
     def close(self) -> None:
         """Close the connections."""

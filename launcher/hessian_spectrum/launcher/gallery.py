@@ -6,10 +6,11 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -34,6 +35,7 @@ class GalleryOptions:
     Attributes:
         figures: Names of figures; empty for all.
         scale: Sizes of all of them.
+        overrides: Values of single parameters of all of them.
         output: Directory of the gallery.
         data_directory: Directory of jobs and results; None: a temporary one.
         num_workers: Number of workers.
@@ -41,6 +43,7 @@ class GalleryOptions:
 
     figures: Sequence[str]
     scale: Scale
+    overrides: Mapping[str, Any]
     output: Path
     data_directory: Path | None
     num_workers: int
@@ -100,7 +103,7 @@ def _write_figures(client: SpectrumClient, options: GalleryOptions, stop: thread
 
 def _write_figure(client: SpectrumClient, name: str, options: GalleryOptions, console: Console) -> str:
     """Compute a figure, write its files, and return its part of the gallery."""
-    request = {"kind": "figure", "figure": name, "scale": options.scale}
+    request = {"kind": "figure", "figure": name, "scale": options.scale, "overrides": dict(options.overrides)}
     started = time.monotonic()
     with job_progress(console, name) as show:
         job = client.wait(client.submit(request).id, on_change=show, timeout_seconds=float("inf"))

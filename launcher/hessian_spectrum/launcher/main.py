@@ -1,5 +1,6 @@
 """The `spectrum-server` command."""
 
+import json
 import logging
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -110,6 +111,9 @@ def figures(
         list[str] | None, typer.Argument(help="Names of figures, such as cracking-4; by default, all of them.")
     ] = None,
     scale: Annotated[Literal["quick", "paper"], typer.Option(help="Sizes of the source, or smaller ones.")] = "quick",
+    overrides: Annotated[
+        str, typer.Option(help="JSON object with values of single parameters of these figures.")
+    ] = "{}",
     output: Annotated[Path, typer.Option(help="Directory of the gallery.")] = Path("figures-output"),
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of jobs and results; by default, a temporary one.")
@@ -120,12 +124,22 @@ def figures(
     from hessian_spectrum.launcher.gallery import GalleryOptions, make_gallery  # noqa: PLC0415 - as in `demo`
 
     stop = _stop_on_signals()
-    options = GalleryOptions(names or [], scale, output, data_directory=data_dir, num_workers=workers)
     try:
+        options = GalleryOptions(names or [], scale, _object(overrides), output, data_dir, workers)
         make_gallery(options, stop)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise typer.BadParameter("--overrides must be a JSON object")
+    return document
 
 
 @app.command()

@@ -102,7 +102,7 @@ def test_the_plan_is_that_of_its_spectra_together() -> None:
     small = plan_job(request, 10**3)
     error = memory_error(request, small)
     assert error is not None
-    assert error.loc == ["body"]
+    assert error.loc == ["body", "model"]
 
 
 def test_a_request_that_no_spectrum_can_be_taken_for_is_refused() -> None:

@@ -22,7 +22,7 @@ class FigureRequest(ExperimentRequest):
 
     kind: Literal["figure"]
     figure: Annotated[str, AfterValidator(_known)] = Field(
-        description="Name of the figure, as `GET /v1/figures` lists it.", json_schema_extra={"examples": list(FIGURES)}
+        description="Name of the figure, as `GET /v1/figures` lists it.", json_schema_extra={"examples": ["cracking-1"]}
     )
     scale: Scale = Field(
         default="quick",

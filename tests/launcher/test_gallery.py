@@ -1,0 +1,41 @@
+"""The gallery of figures: pictures, tables and verdicts, and what it says of figures that cannot be computed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hessian_spectrum.launcher.main import app
+
+SERVER = Path(sys.executable).with_name("spectrum-server")
+
+
+@pytest.mark.slow
+def test_a_gallery_has_every_figure_that_can_be_computed(tmp_path: Path) -> None:
+    overrides = json.dumps({"num_seeds": 3})
+    command = [str(SERVER), "figures", "poster-bulk", "cracking-3", "--overrides", overrides, "--output", str(tmp_path)]
+    done = subprocess.run([*command, "--workers", "1"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "these figures could not be computed: cracking-3" in done.stderr
+    gallery = (tmp_path / "gallery.md").read_text()
+    assert "![Bulk and outliers of a two-layer ReLU network](poster-bulk.png)" in gallery
+    assert "## cracking-3\n\nIt could not be computed: 422 Invalid request" in gallery
+    assert (tmp_path / "poster-bulk.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads((tmp_path / "poster-bulk.json").read_text())
+    assert document["parameters"]["num_seeds"] == 3
+    assert len(document["verdicts"]) == gallery.count("| holds |") + gallery.count("| does not hold |") + gallery.count(
+        "| not decided |"
+    )
+    assert (tmp_path / "poster-bulk.csv").read_text().count("\n") > 1
+
+
+@pytest.mark.parametrize("overrides", ["[1]", "{", "3"])
+def test_overrides_are_a_json_object(overrides: str, tmp_path: Path) -> None:
+    arguments = ["figures", "poster-bulk", "--overrides", overrides, "--output", str(tmp_path / "gallery")]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 2
+    assert "must be a JSON object" in " ".join(found.output.split())
+    assert not (tmp_path / "gallery").exists()
