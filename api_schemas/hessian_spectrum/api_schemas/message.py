@@ -3,6 +3,7 @@
 Arrays are nested lists in JSON; in Python also array objects, which are checked by shape and data type.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Protocol, Self, cast, runtime_checkable
 
@@ -97,17 +98,20 @@ class RequestMessage(BaseModel):
         """The canonical form of the message, which is equal for all messages that lead to the same numbers.
 
         Returns:
-            A copy with `settled` fields replaced, in nested messages too.
+            A copy with `settled` fields replaced, in nested messages too; this message if it is canonical already.
         """
-        fields = {**{name: getattr(self, name) for name in type(self).model_fields}, **self.settled()}
-        return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        canonical = {name: _canonical(value) for name, value in {**own, **self.settled()}.items()}
+        changed = {name: value for name, value in canonical.items() if value is not own[name]}
+        return self.model_copy(update=changed) if changed else self
 
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, RequestMessage):
         return value.canonical()
     if isinstance(value, list) and value and isinstance(value[0], RequestMessage):
-        return [_canonical(part) for part in value]
+        parts = [_canonical(part) for part in value]
+        return value if all(map(operator.is_, parts, value)) else parts
     return value
 
 

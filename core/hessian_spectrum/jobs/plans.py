@@ -1,9 +1,9 @@
 """Plans of jobs: micro-batches, memory and shards, decided by the service at admission and followed by workers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from hessian_spectrum.api_schemas.data import UploadedSamples, num_samples, sequence_length
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
@@ -376,7 +376,7 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
     if isinstance(request, ExperimentRequest):
-        plans = tuple(_computation_plan(each, memory_bytes) for each in request.computations)
+        plans = _computation_plans(request.computations, memory_bytes)
         return JobPlan(memory_bytes, _experiment_plan(plans), plans)
     points = tuple(_point_plan(request, model, matrix, memory_bytes=memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
@@ -437,6 +437,24 @@ def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
         num_training_passes=sum(plan.num_training_passes for plan in plans),
         num_shards=1,
     )
+
+
+_SEEDS: Mapping[str, Any] = {"seed": True, "model": {"seed"}, "data": {"seed"}, "train": {"seed"}}
+
+
+def _computation_plans(computations: Sequence[PointRequest], memory_bytes: int | None) -> tuple[ComputationPlan, ...]:
+    """Plan the points of an experiment; spectra that differ in seeds alone have one plan."""
+    known: dict[str, ComputationPlan] = {}
+    plans = []
+    for each in computations:
+        if isinstance(each, SpectrumRequest):
+            key = each.model_dump_json(exclude=dict(_SEEDS))
+            if key not in known:
+                known[key] = _computation_plan(each, memory_bytes)
+            plans.append(known[key])
+        else:
+            plans.append(_computation_plan(each, memory_bytes))
+    return tuple(plans)
 
 
 def _computation_plan(computation: PointRequest, memory_bytes: int | None) -> ComputationPlan:

@@ -377,7 +377,12 @@ class _Gaussians:
         members = np.repeat(np.arange(size), count)
         places = self.coordinates(members, self.batch.nodes.reshape(-1, length), 0.0)[0]
         weights = self.batch.weights.reshape(-1, 1, length)
-        return self._moments(weights, self.grid - places[:, :, None])
+        return self._moments(weights, self._differences(places))
+
+    def _differences(self, places: FloatArray) -> FloatArray:
+        """Return the grid minus places (n, m), in units of sqrt(2) sigma, as an array (n, m, G)."""
+        unit = self.sigma * math.sqrt(2)
+        return self.grid / unit - (places / unit)[:, :, None]
 
     def bounds(self, owners: NDArray[np.intp], nodes: FloatArray, weights: FloatArray) -> tuple[Moments, Moments]:
         """Return least and largest moments (number of owners, clusters, G) over the rules (n, m) of each owner.
@@ -397,19 +402,18 @@ class _Gaussians:
         own = np.zeros((len(nodes), self.boundaries.shape[1] + 1, nodes.shape[1]))
         rows, columns = np.indices(clusters.shape)
         own[rows, clusters, columns] = weights
-        distances = np.abs(self.grid - centres[:, :, None])
+        differences = self._differences(centres)
         if not radii.any():
-            middle = self._moments(own, distances)
+            middle = self._moments(own, differences)
             return _extreme(np.minimum, middle, owners), _extreme(np.maximum, middle, owners)
-        radii = radii[:, :, None]
+        distances, radii = np.abs(differences), radii[:, :, None] / (self.sigma * math.sqrt(2))
         nearest = self._moments(own, np.maximum(distances - radii, 0))
         farthest = self._moments(own, distances + radii)
         return _extreme(np.minimum, farthest, owners), _extreme(np.maximum, nearest, owners)
 
-    def _moments(self, weights: FloatArray, distances: FloatArray) -> Moments:
-        """Moments of nodes at distances (n, m, G), which are overwritten, with weights (n, clusters, m)."""
+    def _moments(self, weights: FloatArray, table: FloatArray) -> Moments:
+        """Return moments of nodes with weights (n, clusters, m) and these differences (n, m, G), which are overwritten."""
         height = 1 / (self.sigma * math.sqrt(2 * math.pi))
-        table = np.divide(distances, self.sigma * math.sqrt(2), out=distances)
         np.exp(np.negative(np.square(table, out=table), out=table), out=table)
         mean = height * (weights @ table)
         return Moments(mean, height**2 * (weights @ np.square(table, out=table)))
