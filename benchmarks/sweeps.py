@@ -131,8 +131,8 @@ def table(report: dict[str, Any]) -> str:
         "",
         server_line(report["host"]),
         "",
-        f"{NUM_TINY:,} tiny densities (58 parameters, 2 probes of 10 steps) over HTTP, as one sweep and as {NUM_SINGLE} "
-        "single jobs at once, from accepted to done, by workers with one thread each; medians of "
+        f"{NUM_TINY:,} tiny densities (58 parameters, 2 probes of 10 steps) over HTTP, as one sweep and as "
+        f"{NUM_SINGLE} single jobs at once, from accepted to done, by workers with one thread each; medians of "
         f"{len(rates[0]['sweep'])} rounds, sweep and single jobs in turn:",
         "",
         "| workers | sweep, points per second | single jobs per second | ratio |",
