@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hessian_spectrum.quadrature.batches import QuadratureBatch, summaries
+from hessian_spectrum.quadrature.batches.rules import QuadratureBatch
+from hessian_spectrum.quadrature.batches.summaries import summaries
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.estimates import extreme_ritz_values, trace_and_frobenius
 from hessian_spectrum.quadrature.results import Reorthogonalisation

@@ -13,7 +13,8 @@ from hessian_spectrum.curvature.ensembles.operators import EnsembleOperator, Mem
 from hessian_spectrum.curvature.iteration import Count, Iteration
 from hessian_spectrum.curvature.linear_algebra import CHUNK, SAFE_NORMS, Tridiagonal
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
-from hessian_spectrum.quadrature.batches import QuadratureBatch, summaries
+from hessian_spectrum.quadrature.batches.rules import QuadratureBatch
+from hessian_spectrum.quadrature.batches.summaries import summaries
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
