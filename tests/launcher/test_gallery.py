@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hessian_spectrum.api_schemas.experiments.figure import FigureResult
+from hessian_spectrum.launcher.gallery import figure_page
 from hessian_spectrum.launcher.main import app
 
 SERVER = Path(sys.executable).with_name("spectrum-server")
@@ -30,6 +32,17 @@ def test_a_gallery_has_every_figure_that_can_be_computed(tmp_path: Path) -> None
         "| not decided |"
     )
     assert (tmp_path / "poster-bulk.csv").read_text().count("\n") > 1
+
+
+def test_worker_time_of_kept_measurements_is_not_called_a_part_of_the_time_of_this_job() -> None:
+    result = FigureResult.model_construct(
+        figure="cracking-16", title="Title", source="Source", scale="paper", parameters={}, points=[], panels=[],
+        verdicts=[], choices=[], wall_time_seconds=80.0,
+    )  # fmt: skip
+    page = figure_page(result, 7.0)
+    assert "Computed in 7 s." in page
+    assert "kept from earlier jobs, took 80 s of worker time." in page
+    assert "of which workers" not in page
 
 
 @pytest.mark.parametrize("overrides", ["[1]", "{", "3"])
