@@ -34,6 +34,9 @@ from hessian_spectrum.storage.artifacts import UnknownArtifactError
 _FASTEST = 100.0
 """Ratio of the speed of the fastest worker that we expect, a large GPU, to that of two cores."""
 
+_INACCURACY = 2.0
+"""Factor to which predicted times on two cores are good."""
+
 
 @dataclass(frozen=True)
 class SubmittedJob:
@@ -129,16 +132,15 @@ class Admission:
         return plan
 
     def _check_seconds(self, request: AnyJobRequest) -> None:
-        """Refuse an experiment that will take far longer than jobs may, even on faster hardware than two cores."""
-        seconds = request.seconds if isinstance(request, ExperimentRequest) else None
-        limit = min(self._job_seconds, request.time_limit_seconds or self._job_seconds)
-        if seconds is not None and seconds > _FASTEST * limit:
-            assert isinstance(request, ExperimentRequest)
-            message = (
-                f"takes about {seconds / 3600:,.3g} hours on two cores; "
-                f"jobs may run for {limit / 3600:,.3g} hours: choose smaller sizes"
-            )
-            raise invalid_field(request.place_of_sizes, message)
+        """Refuse an experiment that takes longer than jobs may, even on the fastest GPU if it can use one."""
+        if not isinstance(request, ExperimentRequest) or request.seconds is None:
+            return
+        on_gpu, own_limit = request.gpu_seconds, request.time_limit_seconds or self._job_seconds
+        limit = min(self._job_seconds, own_limit)
+        if (request.seconds - on_gpu) / _INACCURACY + on_gpu / _FASTEST > limit:
+            remedy = "choose smaller sizes" + (" or a longer time limit" if own_limit < self._job_seconds else "")
+            message = f"takes about {_duration(request.seconds)} on two cores; jobs may run for {_duration(limit)}"
+            raise invalid_field(request.place_of_sizes, f"{message}: {remedy}")
 
     def estimate(self, request: AnyJobRequest) -> CostEstimate:
         """Estimate the cost of a job on the present workers.
@@ -212,6 +214,10 @@ def available_bytes(client: redis.Redis) -> int | None:
         RedisError: Redis does not answer.
     """
     return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
 
 
 def _parameter_shapes(request: AnyJobRequest) -> dict[str, list[int]] | None:

@@ -52,6 +52,11 @@ class ExperimentRequest(KindMessage):
         return None
 
     @property
+    def gpu_seconds(self) -> float:
+        """The part of the predicted time that a GPU may shorten."""
+        return 0.0
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The labels of the job: the caller's own, and those that the server adds."""
         return dict(self.tags)
