@@ -73,12 +73,14 @@ class SweepResult(ExperimentResult):
     columns: dict[str, list[Cell]] = Field(
         description="The columns by name: each varied field, `loss`, `num_parameters`, the numbers of the method with "
         "the ends of their 95 % intervals as `<name>_lower` and `<name>_upper`, and `problem`, which says why a point "
-        "has no numbers. Values in loss per squared parameter unless they are other things by their names."
+        "has no numbers. A number that has the name of a varied field is `<name>_value`. Values in "
+        "loss per squared parameter unless they are other things by their names."
     )
 
 
 def _points(request: SweepRequest) -> list[SpectrumRequest]:
     paths = [_paths(name) for name in request.over]
+    _require_distinct(request, paths)
     points = []
     for row in request.rows:
         try:
@@ -97,6 +99,17 @@ def _paths(name: str) -> list[tuple[str, ...]]:
     return paths
 
 
+def _require_distinct(request: SweepRequest, paths: Sequence[list[tuple[str, ...]]]) -> None:
+    """Refuse a path that is given twice, or whose field lies within that of another, which would replace it."""
+    seen: list[tuple[str, ...]] = []
+    for name, places in zip(request.over, paths, strict=True):
+        for place in places:
+            for other in seen:
+                if all(one == two for one, two in zip(place, other, strict=False)):
+                    raise misfit("over", name, message=f"varies {'.'.join(max(place, other, key=len))} twice")
+            seen.append(place)
+
+
 def _with_values(base: SpectrumRequest, paths: Sequence[list[tuple[str, ...]]], row: Sequence[Any]) -> SpectrumRequest:
     """Return the request of a point; messages that it shares with the base are not validated again."""
     fields: dict[str, Any] = _fields(base)
@@ -108,8 +121,10 @@ def _with_values(base: SpectrumRequest, paths: Sequence[list[tuple[str, ...]]], 
 
 def _set(fields: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
     *outer, last = place
-    for name in outer:
+    for depth, name in enumerate(outer, 1):
         inner = fields.get(name)
+        if not isinstance(inner, RequestMessage | dict | None):
+            raise misfit(*place, message=f"{'.'.join(place[:depth])} has no fields")
         fields[name] = _fields(inner) if isinstance(inner, RequestMessage) else dict(inner or {})
         fields = fields[name]
     fields[last] = value
@@ -127,7 +142,8 @@ def _at_axis(
     place = [part for part in fault["loc"] if isinstance(part, str)]
     for name, places, value in zip(request.over, paths, row, strict=True):
         if any(_meet(each, place) for each in places):
-            return misfit("over", name, request.over[name].index(value), message=fault["msg"])
+            index = next(index for index, each in enumerate(request.over[name]) if each is value)  # 1 equals true
+            return misfit("over", name, index, message=fault["msg"])
     where = ".".join(map(str, fault["loc"]))
     return misfit("over", message=f"{where}: {fault['msg']}")
 
@@ -144,7 +160,7 @@ def _result_fields(request: SweepRequest, outcomes: Sequence[Outcome]) -> dict[s
         columns[name] = [_cell(value) for value in values]
     numbers = [_numbers(outcome) for outcome in outcomes]
     for name in dict.fromkeys(name for row in numbers for name in row):
-        columns[name] = [row.get(name) for row in numbers]
+        columns[f"{name}_value" if name in request.over else name] = [row.get(name) for row in numbers]
     columns["problem"] = [_problem(outcome) for outcome in outcomes]
     return {"over": list(request.over), "columns": columns}
 
