@@ -120,6 +120,7 @@ def test_the_estimate_is_that_of_all_points(server: Any) -> None:
         ({"seed": []}, ["over", "seed"]),
         ({}, ["over"]),
         ({"seed": list(range(200)), "model.seed": list(range(200))}, ["over"]),
+        ({name: list(range(1000)) for name in ("seed", "model.seed", "data.seed", "weight_decay")}, ["over"]),
     ],
 )
 def test_a_bad_grid_names_the_value(over: dict[str, Any], place: list[Any], server: Any) -> None:

@@ -16,6 +16,7 @@ from hessian_spectrum.api_schemas.artifacts import TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.data import TokenData
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
+from hessian_spectrum.api_schemas.experiments.kind import MAX_POINTS
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.problem import Problem
@@ -276,7 +277,7 @@ async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:
 
 
 async def _is_expensive(request: Request, body: bytes) -> bool:
-    if len(body) > LARGE_BODY_BYTES or _num_grid_points(body) > LARGE_GRID:
+    if len(body) > LARGE_BODY_BYTES or LARGE_GRID < _num_grid_points(body) <= MAX_POINTS:
         return True
     names = _checkpoint_names(body)
     if not names:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from hessian_spectrum.api_schemas.experiments.kind import (
     MAX_POINTS,
@@ -45,15 +45,6 @@ class SweepRequest(ExperimentRequest):
         "first varies slowest. Several paths with commas between them take the same value.",
     )
 
-    @model_validator(mode="after")
-    def _grid_fits(self) -> Self:
-        if (num_points := prod(map(len, self.over.values()))) > MAX_POINTS:
-            raise misfit("over", message=f"a grid of {num_points:,} points; at most {MAX_POINTS:,}")
-        base = self.base
-        if base.blocks is not None or base.varies_sink:
-            raise misfit("base", message="a sweep has one spectrum at each point: give one block and one sink at most")
-        return self
-
     @property
     def place_of_sizes(self) -> tuple[str, ...]:
         """The job whose fields are varied."""
@@ -79,6 +70,10 @@ class SweepResult(ExperimentResult):
 
 
 def _points(request: SweepRequest) -> list[SpectrumRequest]:
+    if (num_points := prod(map(len, request.over.values()))) > MAX_POINTS:  # before a single one is made
+        raise misfit("over", message=f"a grid of {num_points:,} points; at most {MAX_POINTS:,}")
+    if request.base.blocks is not None or request.base.varies_sink:
+        raise misfit("base", message="a sweep has one spectrum at each point: give one block and one sink at most")
     paths = [_paths(name) for name in request.over]
     _require_distinct(request, paths)
     points = []
@@ -106,7 +101,7 @@ def _require_distinct(request: SweepRequest, paths: Sequence[list[tuple[str, ...
         for place in places:
             for other in seen:
                 if all(one == two for one, two in zip(place, other, strict=False)):
-                    raise misfit("over", name, message=f"varies {'.'.join(max(place, other, key=len))} twice")
+                    raise misfit("over", name, message=f"varies {max('.'.join(place), '.'.join(other), key=len)} twice")
             seen.append(place)
 
 
