@@ -51,7 +51,7 @@ def columns(output: JobOutput) -> dict[str, list[Any]]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints after every step, and small groups."""
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
-    monkeypatch.setattr(point_list, "MIN_MEMBERS", 2)
+    monkeypatch.setattr(point_list, "MIN_GROUP_SIZE", 2)
     monkeypatch.setattr(point_list, "GROUPS_OF_A_SHAPE", 2)
 
 
