@@ -113,7 +113,7 @@ def test_points_of_several_shapes_that_are_lost_are_computed_again(
 def test_a_list_with_lost_points_is_killed_anywhere(tmp_path: Path) -> None:
     request = sweep(model__widths=WIDTHS)
     first = columns(run_experiment(request, HARDWARE, ignore_progress))
-    for most in range(10, 60, 10):
+    for most in range(15, 60, 15):
         store = PointStore(LocalDirectory(tmp_path, f"points-{most}"))
         run_experiment(request, HARDWARE, ignore_progress, store=store)
         for path in (tmp_path / f"points-{most}").rglob("*"):
@@ -153,7 +153,7 @@ def test_a_list_that_is_killed_anywhere_has_the_undisturbed_numbers(widths: list
 
     run_experiment(request, HARDWARE, count)
     assert set(num_reports) == {"points"}
-    for number, place in enumerate(range(0, num_reports["points"], max(1, num_reports["points"] // 6))):
+    for number, place in enumerate(range(0, num_reports["points"], max(1, num_reports["points"] // 3))):
         left = [place]
 
         def report(phase: str, done: int, total: int, left: list[int] = left) -> None:
