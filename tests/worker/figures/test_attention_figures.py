@@ -18,6 +18,7 @@ from hessian_spectrum.worker.figures.attention_spectra import (
     attention_moments,
     measure_attention_layer,
     measure_scalar_attention,
+    moments_of,
     printed_bounds,
     repeated_pairs,
 )
@@ -38,6 +39,21 @@ def test_moments_are_those_of_the_closed_form() -> None:
     assert zeta == pytest.approx(statistics["zeta"], rel=1e-12)
     rows = np.exp(x[0, 1] * x[0] * float(w_q @ w_k) / 2 + bias * (np.arange(5) == 0))
     assert moments.first[0, 1] == pytest.approx(rows[0] / rows.sum(), rel=1e-12)
+
+
+def test_moments_of_vectors_are_those_of_each_coordinate() -> None:
+    generator = np.random.default_rng(0)
+    weights, tokens = generator.random((2, 4, 4)), generator.standard_normal((2, 4, 3))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    moments = moments_of(weights, tokens)
+    values, shares = tokens[1, :, 2], weights[1, 3]
+    mean = (shares * values).sum()
+    for moment, expected in (
+        (moments.mean, mean),
+        (moments.second, (shares * (values - mean) ** 2).sum()),
+        (moments.third, (shares * (values - mean) ** 3).sum()),
+    ):
+        assert moment[1, 3, 2] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_printed_bounds_are_right_for_norms_of_one_alone() -> None:
@@ -131,9 +147,12 @@ def test_the_bulk_of_a_layer_is_that_of_the_two_layers_of_its_scores(bias: float
     scale = np.abs(found.arrays["eigenvalues"]).max()
     np.testing.assert_allclose(bulk, expected, atol=1e-12 * scale)
     assert len(bulk) + len(others) == message.num_parameters
-    assert found.values["first_attention"] == pytest.approx(
-        float(scores.softmax(-1)[:, :, 0].mean().detach()), rel=1e-12
-    )
+    attention = scores.softmax(-1).detach().numpy()
+    assert found.values["first_attention"] == pytest.approx(attention[:, :, 0].mean(), rel=1e-12)
+    mean = np.einsum("bij,bjd->bid", attention, x.numpy())
+    assert found.values["mean_norm"] == pytest.approx(np.linalg.norm(mean), rel=1e-12)
+    square = np.einsum("bij,bjd->bid", attention, x.numpy() ** 2)
+    assert found.values["second_norm"] == pytest.approx(np.linalg.norm(square - mean**2), rel=1e-9)
 
 
 def test_outliers_that_nearly_coincide_are_no_bulk() -> None:

@@ -64,6 +64,11 @@ class SweepRequest(ExperimentRequest):
         """The values of the fields at each point, in order."""
         return product(*self.over.values())
 
+    @property
+    def positions(self) -> Iterator[tuple[int, ...]]:
+        """The positions of the values of each row along their axes."""
+        return product(*(range(len(values)) for values in self.over.values()))
+
 
 class SweepResult(ExperimentResult):
     """A table with a row for each point of the grid, and a column for each field and each number."""
@@ -80,11 +85,11 @@ class SweepResult(ExperimentResult):
 def _points(request: SweepRequest) -> list[SpectrumRequest]:
     paths = [_paths(name) for name in request.over]
     points = []
-    for row in request.rows:
+    for row, positions in zip(request.rows, request.positions, strict=True):
         try:
             points.append(_with_values(request.base, paths, row))
         except ValidationError as error:
-            raise _at_axis(error, request, paths, row) from None
+            raise _at_axis(error, request, paths, positions) from None
     return points
 
 
@@ -120,14 +125,15 @@ def _fields(message: RequestMessage) -> dict[str, Any]:
 
 
 def _at_axis(
-    error: ValidationError, request: SweepRequest, paths: Sequence[list[tuple[str, ...]]], row: Sequence[Any]
+    error: ValidationError, request: SweepRequest, paths: Sequence[list[tuple[str, ...]]], positions: Sequence[int]
 ) -> ValidationError:
     """Return the first error of a point, at the value of the axis that it concerns."""
     fault = error.errors(include_url=False)[0]
     place = [part for part in fault["loc"] if isinstance(part, str)]
-    for name, places, value in zip(request.over, paths, row, strict=True):
+    # positions rather than values, as the search for a value takes 1 for True
+    for name, places, position in zip(request.over, paths, positions, strict=True):
         if any(_meet(each, place) for each in places):
-            return misfit("over", name, request.over[name].index(value), message=fault["msg"])
+            return misfit("over", name, position, message=fault["msg"])
     where = ".".join(map(str, fault["loc"]))
     return misfit("over", message=f"{where}: {fault['msg']}")
 

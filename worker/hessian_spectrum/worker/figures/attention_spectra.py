@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from hessian_spectrum.api_schemas.figures.attention_spectra import AttentionLayerSpectrum, ScalarAttention
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
@@ -33,12 +34,31 @@ LEAST_MULTIPLICITY = 3
 
 
 class AttentionMoments(NamedTuple):
-    """Attention to the first token, and moments of the tokens under each row of the attention matrix, (batch, L)."""
+    """Attention to the first token (batch, L), and moments of the tokens under each row of the attention matrix."""
 
     first: Array
     mean: Array  # m1
     second: Array  # m2, central
     third: Array  # m3, central
+
+
+def moments_of(weights: Array, tokens: Array) -> AttentionMoments:
+    """Moments of each coordinate of tokens under the rows of attention matrices.
+
+    Args:
+        weights: Attention matrices of shape (batch, L, L).
+        tokens: Sequences of shape (batch, L, d).
+
+    Returns:
+        The moments, of shape (batch, L, d).
+
+    References:
+        Cracking the Hessian, definition B.1, where d = 1.
+    """
+    mean = weights @ tokens
+    centred = tokens[:, None] - mean[:, :, None]
+    second, third = (np.einsum("bij,bijd->bid", weights, centred**power) for power in (2, 3))
+    return AttentionMoments(weights[:, :, 0], mean, second, third)
 
 
 def attention_moments(x: Array, score: float, sink_bias: float = 0.0) -> AttentionMoments:
@@ -50,19 +70,13 @@ def attention_moments(x: Array, score: float, sink_bias: float = 0.0) -> Attenti
         sink_bias: Number added to the scores of the first key.
 
     Returns:
-        The moments.
-
-    References:
-        Cracking the Hessian, definition B.1.
+        The moments, of shape (batch, L).
     """
+    # in numpy, since torch would take most of the time of a run of gradient descent for these small arrays
     scores = x[:, :, None] * x[:, None, :] * score
     scores[:, :, 0] += sink_bias
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    mean = (weights * x[:, None, :]).sum(axis=-1)
-    centred = x[:, None, :] - mean[:, :, None]
-    second, third = ((weights * centred**power).sum(axis=-1) for power in (2, 3))
-    return AttentionMoments(weights[:, :, 0], mean, second, third)
+    first, *moments = moments_of(softmax(scores, axis=-1), x[:, :, None])
+    return AttentionMoments(first, *(moment[:, :, 0] for moment in moments))
 
 
 def printed_bounds(spectrum: Spectrum, *, norm_q: float, norm_k: float) -> tuple[float, float]:
@@ -109,7 +123,7 @@ def measure_scalar_attention(measurement: ScalarAttention, context: Context) -> 
         Arrays over the values: `outliers` (values, 3), descending; `bulk`, |gamma|; `condition`, NaN where it is not
         determined, and `condition_lower`, its bound of Remark 3.1; `lower` and `upper`, the bounds of eq. (121) on the
         largest outlier, and `printed_upper`, the upper one as printed; `first_attention`, the mean attention to the
-        first token; `mean_norm` and `second_norm`, of the moment vectors.
+        first token; `mean_norm`, `second_norm` and `third_norm`, of the moment vectors.
     """
     m, (x, y) = measurement, _scalar_data(measurement)
     generator = generator_of(m.seed, WEIGHTS)
@@ -138,10 +152,15 @@ def _attention_numbers(spectrum: Spectrum, moments: AttentionMoments, norm: floa
         "lower": number(spectrum, "lambda_max_lower"),
         "upper": spectrum.trace / 3 + number(spectrum, "xi"),
         "printed_upper": printed_bounds(spectrum, norm_q=norm, norm_k=norm)[1],
-        "first_attention": float(moments.first.mean()),
-        "mean_norm": float(np.linalg.norm(moments.mean)),
-        "second_norm": float(np.linalg.norm(moments.second)),
+        **_moment_numbers(moments),
     }
+
+
+def _moment_numbers(moments: AttentionMoments) -> dict[str, float]:
+    """Mean attention to the first token, and norms of the moments."""
+    named = {"mean_norm": moments.mean, "second_norm": moments.second, "third_norm": moments.third}
+    norms = {name: float(np.linalg.norm(moment)) for name, moment in named.items()}
+    return {"first_attention": float(moments.first.mean()), **norms}
 
 
 def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Context) -> Measured:
@@ -152,7 +171,8 @@ def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Contex
         context: Progress and checkpoints of the dense matrix.
 
     Returns:
-        The array `eigenvalues`, ascending. Values: `first_attention`, the mean attention to the first token.
+        The array `eigenvalues`, ascending. Values: `first_attention`, the mean attention to the first token, and
+        `mean_norm`, `second_norm` and `third_norm`, of the moments of all coordinates together.
     """
     m = measurement
     layer = AttentionLayer(
@@ -171,10 +191,8 @@ def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Contex
     result = run(
         DenseEigensolver(), operator, generator=torch.Generator(), progress=context.progress, checkpointer=context.stage
     )
-    scores = x @ parameters["W_Q"] @ (x @ parameters["W_K"]).mT / sqrt(m.key_dim)
-    scores[:, :, 0] += m.sink_bias
-    attention = float(scores.softmax(dim=-1)[:, :, 0].mean())
-    return Measured({"first_attention": attention}, {"eigenvalues": result.eigenvalues})
+    moments = moments_of(layer.attention(parameters, x).numpy(), x.numpy())
+    return Measured(_moment_numbers(moments), {"eigenvalues": result.eigenvalues})
 
 
 class Parts(NamedTuple):
