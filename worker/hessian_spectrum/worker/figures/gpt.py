@@ -271,9 +271,7 @@ def _sink_content(parameters: SinkParameters, measured: Sequence[Measured]) -> F
             reason="The source goes from 0.32 to 0.81 in one step; a model has its own score without a sink.",
         ),
     ]
-    order = np.argsort(scores)
-    verdicts = [*_stretches([spectra[index] for index in order]), _keeps_zeros(spectra, spectra[order[0]])]
-    return FigureContent(rows, panels, verdicts, choices)
+    return FigureContent(rows, panels, sink_verdicts([spectra[index] for index in np.argsort(scores)]), choices)
 
 
 def _sink_row(score: float, spectrum: LanczosResult) -> dict[str, Any]:
@@ -373,9 +371,14 @@ def _negative(number: Estimate) -> Estimate:
     return Estimate(value, lower, upper, number.why)
 
 
-def _keeps_zeros(spectra: Sequence[LanczosResult], without_sink: LanczosResult) -> Verdict:
+def sink_verdicts(spectra: Sequence[LanczosResult]) -> list[Verdict]:
+    """Return the verdicts on spectra in the order of the sinks, that without a sink first."""
+    return [*_stretches(spectra), _keeps_zeros(spectra)]
+
+
+def _keeps_zeros(spectra: Sequence[LanczosResult]) -> Verdict:
     """Check that most eigenvalues stay close to zero with every sink."""
-    limit = NEAR_ZERO * abs(without_sink.largest.value)
+    limit = NEAR_ZERO * abs(spectra[0].largest.value)
     return verdict(
         "Attention sinks preserve many eigenvalues close to zero.",
         quantity=f"smallest share, over all sinks, of eigenvalues of at most {NEAR_ZERO:.0%} of the largest eigenvalue "
