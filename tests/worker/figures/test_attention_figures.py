@@ -1,5 +1,6 @@
 """Figures 2, 9 and 27: attention on scalars and on vectors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent
-from hessian_spectrum.api_schemas.figures.attention_spectra import AttentionLayerSpectrum, ScalarAttention
+from hessian_spectrum.api_schemas.figures.attention_spectra import (
+    AttentionLayerSpectrum,
+    AttentionSinkParameters,
+    ScalarAttention,
+)
+from hessian_spectrum.api_schemas.figures.results import Verdict
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.worker.builders import generator_of
@@ -22,7 +28,8 @@ from hessian_spectrum.worker.figures.attention_spectra import (
     printed_bounds,
     repeated_pairs,
 )
-from hessian_spectrum.worker.figures.measurement import Measured
+from hessian_spectrum.worker.figures.attention_spectra_content import layer_numbers
+from hessian_spectrum.worker.figures.measurement import Measured, content_of
 from tests.worker.figures.context import CONTEXT
 
 
@@ -161,6 +168,62 @@ def test_outliers_that_nearly_coincide_are_no_bulk() -> None:
     np.testing.assert_array_equal(bulk, [-0.3, -0.3, -0.3, 0.3, 0.3, 0.3])
     assert 5.0 in others
     assert 1e-4 in others
+
+
+SINKS = AttentionSinkParameters(embedding_dim=1, key_dim=4, sink_biases=[0.0, 1.0, 2.0], other_massive_values=[2.0])
+
+
+def made_up_layer(bulk: float, largest: float, smallest: float, **moments: float) -> Measured:
+    """A layer of this bulk, three times with each sign, and of two other eigenvalues."""
+    numbers = {"first_attention": 0.5, "mean_norm": 1.0, "second_norm": 1.0, "third_norm": 1.0} | moments
+    return Measured(numbers, {"eigenvalues": np.sort([*[bulk] * 3, *[-bulk] * 3, largest, smallest])})
+
+
+def verdicts_on_sinks(of_bias: Callable[[int], Measured]) -> dict[str, Verdict]:
+    """Verdicts of figure 9 on layers that depend on the index of the bias alone."""
+    points = SINKS.points()
+    assert len(points) == 3 * 6 * 3
+    measured = [of_bias(SINKS.sink_biases.index(point.sink_bias)) for point in points]
+    return {each.claim: each for each in content_of("cracking-9", SINKS, measured).verdicts}
+
+
+@pytest.mark.parametrize(
+    ("claim", "weaker", "stronger"),
+    [
+        ("smaller the bulk", (1.0, 0.5, 0.1), (0.1, 0.5, 1.0)),
+        ("bulk shrinks towards zero", (1.0, 0.5, 0.1), (0.1, 0.5, 1.0)),
+        ("larger the outlier", (9.0, 8.0, 7.0), (7.0, 8.0, 9.0)),
+        ("m1 grows", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("m2 shrinks", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("m3 shrinks", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("badly conditioned", (0.5, 0.1, 0.01), (0.01, 0.1, 0.5)),
+    ],
+)
+def test_each_claim_on_sinks_follows_its_own_number(claim: str, weaker: Any, stronger: Any) -> None:
+    names = {"m1 grows": "mean_norm", "m2 shrinks": "second_norm", "m3 shrinks": "third_norm"}
+    names |= {"larger the outlier": "largest", "badly conditioned": "smallest"}
+    holds = []
+    for values in (weaker, stronger):
+        found = verdicts_on_sinks(
+            lambda index, values=values: made_up_layer(
+                **({"bulk": 2.0, "largest": 6.0, "smallest": 0.3} | {names.get(claim, "bulk"): values[index]})
+            )
+        )
+        (verdict,) = [each for text, each in found.items() if claim in text]
+        assert "first token of 2" in {variant.choice for variant in verdict.variants}
+        holds.append(verdict.holds)
+    grows = claim in ("larger the outlier", "m1 grows")
+    assert holds == [not grows, grows]
+
+
+def test_a_bulk_that_is_not_found_is_no_bulk_of_zero() -> None:
+    bulkless = Measured(made_up_layer(1.0, 6.0, 0.3).values, {"eigenvalues": np.arange(1.0, 9.0)})
+    assert np.isnan(layer_numbers(bulkless, 5.0)["bulk_mean"])
+    found = verdicts_on_sinks(lambda index: bulkless if index == 2 else made_up_layer(1.0, 6.0, 0.3))
+    for claim in ("smaller the bulk", "bulk shrinks towards zero"):
+        (verdict,) = [each for text, each in found.items() if claim in text]
+        assert verdict.holds is None
+        assert "no bulk is found in 18 of 54 spectra" in (verdict.note or "")
 
 
 def run_of(**fields: Any) -> Measured:
