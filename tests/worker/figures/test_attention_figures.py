@@ -1,13 +1,18 @@
 """Figures 2, 9 and 27: attention on scalars and on vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent
+from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.api_schemas.figures.attention_descent import (
+    VARIANTS,
+    AttentionDescent,
+    EdgeOfStabilityParameters,
+)
 from hessian_spectrum.api_schemas.figures.attention_spectra import (
     AttentionLayerSpectrum,
     AttentionSinkParameters,
@@ -311,5 +316,85 @@ def test_amplitude_and_phase_of_a_made_up_run_are_measured() -> None:
     assert descent.settles(made)
     still = Measured(made.values, arrays | {"sharpness": np.full(2000, 0.5), "trace": np.ones(2000)})
     assert descent.onset(still) is None
+    assert not descent.rises(still)
+    assert (descent.growth(still, "sharpness"), descent.increasing(still)) == (1.0, 0.0)
     assert np.isnan(descent.opposition(still))
     assert not descent.settles(still)
+
+
+def made_up_run(
+    *, mean: float = 1.0, swing: float = 0.02, start: float = 0.1, diverged_at: int | None = None
+) -> Measured:
+    """A sharpness that rises evenly from `start` for 100 steps and then oscillates around `mean`, with 2/eta = 1."""
+    steps = np.arange(1000)
+    sharpness = np.where(steps < 100, start + (mean - start) * steps / 100, mean + swing * (-1.0) ** steps)
+    names = ("trace", "residual_norm", "value", "query_norm", "key_norm", "mean_norm", "second_norm", "third_norm")
+    arrays = dict.fromkeys(names, 1 + steps / 1000) | {"sharpness": sharpness, "loss": np.exp(-steps / 400)}
+    arrays |= {name: np.ones(1) for name in ("lower", "upper", "printed_lower", "printed_upper", "largest_outlier")}
+    values = {"diverged_at": diverged_at, "edge": 1.0, "closed_difference": 0.0}
+    return Measured(values, arrays | {"closed_steps": np.zeros(1)})
+
+
+def verdicts_on_runs(chosen: Sequence[Measured], rates: Sequence[Measured] = ()) -> dict[str, Verdict]:
+    """Verdicts of figure 27 on made-up runs, and on one run for each other learning rate, the same from all weights."""
+    parameters = EdgeOfStabilityParameters(
+        num_seeds=len(chosen), varies=bool(rates), learning_rate_factors=[1.1, 1.2][: len(rates)]
+    )
+    others = [made_up_run()] * (4 * len(VARIANTS)) + [each for each in rates for _ in range(4)]
+    found = content_of("cracking-27", parameters, [*chosen, *(others if rates else [])])
+    return {each.claim: each for each in found.verdicts}
+
+
+def claim_of(found: Mapping[str, Verdict], part: str) -> Verdict:
+    (verdict,) = [each for claim, each in found.items() if part in claim]
+    return verdict
+
+
+def test_a_sharpness_that_cycles_does_not_settle() -> None:
+    """Its mean is 2/eta, and its amplitude a fifth of it."""
+    settled, cycle = (verdicts_on_runs([made_up_run(swing=swing)] * 8) for swing in (0.02, 0.2))
+    for part, expected in (("settles around", (True, False)), ("mean of the sharpness", (True, True))):
+        assert (claim_of(settled, part).holds, claim_of(cycle, part).holds) == expected
+    assert claim_of(cycle, "oscillates").holds is False
+
+
+def test_runs_that_diverge_count_and_are_named() -> None:
+    runs = [made_up_run()] * 4 + [made_up_run(diverged_at=500)] * 6
+    found = verdicts_on_runs(runs)
+    assert claim_of(found, "settles around").value == 0.4
+    assert claim_of(found, "settles around").holds is None
+    assert "chosen 6 of 10" in (claim_of(found, "mean of the sharpness").note or "")
+    assert claim_of(verdicts_on_runs([made_up_run(diverged_at=500)] * 10), "settles around").holds is False
+
+
+def test_a_sharpness_that_never_reaches_the_edge_fails_the_claim_that_it_rises() -> None:
+    below = [made_up_run(mean=0.5)] * 8
+    assert claim_of(verdicts_on_runs([made_up_run()] * 8), "rises to 2/eta").holds is True
+    assert claim_of(verdicts_on_runs(below), "rises to 2/eta").holds is False
+    assert claim_of(verdicts_on_runs(below), "grows the sharpness").holds is True
+    falling = verdicts_on_runs([made_up_run(mean=0.5, start=0.8)] * 8)
+    assert claim_of(falling, "grows the sharpness").holds is False
+    assert claim_of(falling, "consistently").holds is False
+    assert claim_of(verdicts_on_runs([made_up_run(start=1.2)] * 8), "rises to 2/eta").holds is False
+
+
+def test_a_range_of_learning_rates_needs_every_rate() -> None:
+    both = verdicts_on_runs([made_up_run()] * 8, [made_up_run(), made_up_run()])
+    one = verdicts_on_runs([made_up_run()] * 8, [made_up_run(), made_up_run(mean=0.5)])
+    assert claim_of(both, "range of learning rates").holds is True
+    verdict = claim_of(one, "range of learning rates")
+    assert verdict.holds is False
+    assert {each.choice: each.holds for each in verdict.variants} == {
+        "learning rate 2.53": True,
+        "learning rate 2.76": False,
+    }
+    assert {"learning rate 2.53", "sequence (1, -1)"} <= {
+        each.choice for each in claim_of(both, "settles around").variants
+    }
+
+
+def test_runs_of_other_learning_rates_have_them() -> None:
+    parameters = EdgeOfStabilityParameters(num_seeds=5, learning_rate_factors=[0.5, 1.0, 2.0])
+    points = [point for point in FIGURES["cracking-27"].points(parameters) if isinstance(point, AttentionDescent)]
+    assert [point.learning_rate for point in points[-8:]] == [1.15] * 4 + [4.6] * 4
+    assert len(points) == 5 + 4 * (len(VARIANTS) + 2)

@@ -223,17 +223,38 @@ def amplitude_correlation(each: Measured, norm: Literal["peak", "mean"] = "peak"
     return float(pearsonr(*pair).statistic) if min(np.ptp(column) for column in pair) >= ROUNDING else np.nan
 
 
+def rises(each: Measured) -> bool:
+    """Whether the sharpness begins below 2/eta and later exceeds it."""
+    return bool(onset(each))
+
+
+def end_of_sharpening(each: Measured) -> int:
+    """The first step at which the sharpness exceeds 2/eta, or the one at which it is largest if it never does."""
+    first = onset(each)
+    return int(np.argmax(each.arrays["sharpness"])) if first is None else first
+
+
 def growth(each: Measured, name: str) -> float:
-    """A quantity at the onset, or at its largest before the end if there is none, over its initial value."""
-    end = onset(each)
+    """A quantity at the end of progressive sharpening over its initial value."""
     values = each.arrays[name]
-    return float(values[end] / values[0]) if end else np.nan
+    return float(values[end_of_sharpening(each)] / values[0])
 
 
 def increasing(each: Measured) -> float:
-    """Share of the steps before the onset at which the sharpness grows."""
-    end = onset(each)
-    return float((np.diff(each.arrays["sharpness"][: end + 1]) > 0).mean()) if end else np.nan
+    """Share of the steps up to the end of progressive sharpening at which the sharpness grows; 0 without such steps."""
+    changes = np.diff(each.arrays["sharpness"][: end_of_sharpening(each) + 1])
+    return float((changes > 0).mean()) if len(changes) else 0.0
+
+
+def loss_ratio(each: Measured) -> float:
+    """Mean loss of the last quarter of a run over that of the third one; NaN unless the run settles."""
+    third, last = np.array_split(late(each, "loss"), 2)
+    return float(last.mean() / third.mean()) if settles(each) else np.nan
+
+
+def loss_rises(each: Measured) -> float:
+    """Share of the steps of the second half at which the loss rises; NaN unless the run settles."""
+    return float((np.diff(late(each, "loss")) > 0).mean()) if settles(each) else np.nan
 
 
 def settles(each: Measured) -> bool:

@@ -1,6 +1,6 @@
 """Content of figure 27 of Cracking the Hessian, made of runs of gradient descent of self-attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from hessian_spectrum.api_schemas.figures.attention_descent import EdgeOfStabilityParameters
 from hessian_spectrum.api_schemas.figures.results import AxisScale, Cell, Choice, Panel, Verdict
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate, unknown
+from hessian_spectrum.statistics.estimates import Estimate
 from hessian_spectrum.worker.figures.attention_descent import (
     NUM_CLOSED,
     NUM_WINDOWS,
@@ -17,11 +17,13 @@ from hessian_spectrum.worker.figures.attention_descent import (
     behaviour,
     growth,
     increasing,
-    late,
     late_amplitude,
     late_mean,
+    loss_ratio,
+    loss_rises,
     onset,
     opposition,
+    rises,
     settles,
 )
 from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
@@ -31,18 +33,24 @@ MOST_POINTS = 4000
 """Largest number of points of a curve. Fewer than all of them distort oscillations of two steps."""
 
 
-def _over_runs(runs: Sequence[Measured], quantity: Callable[[Measured], float], why: str) -> Estimate:
+Quantity = Callable[[Measured], float]
+
+
+def _over_runs(runs: Sequence[Measured], quantity: Quantity) -> Estimate:
     """Mean of a quantity over the runs that have one, with its interval."""
-    found = np.array([quantity(each) for each in runs])
-    found = found[np.isfinite(found)]
-    if len(found) < 3:
-        # an interval takes three runs; of fewer, the mean alone is given
-        return Estimate(float(found.mean()), None, None, why) if len(found) else unknown(why)
-    return estimates.mean(found)
+    values = np.array([quantity(each) for each in runs])
+    found = estimates.mean(values[np.isfinite(values)])
+    if found.value is None and np.isfinite(values).any():
+        return Estimate(float(np.nanmean(values)), None, None, found.why)
+    return found
+
+
+def _share(runs: Sequence[Measured], has: Callable[[Measured], bool]) -> Estimate:
+    return share([has(each) for each in runs])
 
 
 class _Runs:
-    """Runs on the chosen data, and on other data by name."""
+    """Runs on the chosen data, and on other data or with other learning rates by name."""
 
     def __init__(self, parameters: EdgeOfStabilityParameters, measured: Sequence[Measured]) -> None:
         first, count = parameters.num_seeds, parameters.num_variant_seeds
@@ -50,114 +58,161 @@ class _Runs:
         self.variants = {
             name: measured[first + i * count : first + (i + 1) * count] for i, name in enumerate(parameters.variants)
         }
-
-    def estimates(self, quantity: Callable[[Measured], float], why: str) -> dict[str, Estimate]:
-        """A quantity for each variant."""
-        return {name: _over_runs(runs, quantity, why) for name, runs in self.variants.items()}
+        self.rates = {name: self.variants[name] for name in parameters.rate_variants if name in self.variants}
 
     @property
     def labelled(self) -> dict[str, Sequence[Measured]]:
         """All runs by name."""
         return {"chosen": self.chosen, **self.variants}
 
+    def mean(
+        self,
+        claim: str,
+        *,
+        quantity: str,
+        of: Quantity,
+        holds_for: Range,
+        note: str | None = None,
+        variants: Mapping[str, Quantity] | None = None,
+    ) -> Verdict:
+        """Verdict by the mean over the runs that have a quantity; the note says how many have none.
+
+        Args:
+            claim: The claim.
+            quantity: What is averaged.
+            of: The quantity of a run, NaN if it has none.
+            holds_for: Means for which the claim holds.
+            note: What a reader must know beside it.
+            variants: Other quantities of the chosen runs, by name.
+
+        Returns:
+            The verdict, with the same mean of the other runs.
+        """
+        others = {name: _over_runs(self.chosen, other) for name, other in (variants or {}).items()}
+        missing = [
+            f"{name} {absent} of {len(runs)}"
+            for name, runs in self.labelled.items()
+            if (absent := sum(not np.isfinite(of(each)) for each in runs))
+        ]
+        left_out = f"runs left out, as they have no such number: {', '.join(missing) if missing else 'none'}"
+        return verdict(
+            claim,
+            quantity=f"{quantity}, mean over runs",
+            estimate=_over_runs(self.chosen, of),
+            holds_for=holds_for,
+            variants=others | {name: _over_runs(runs, of) for name, runs in self.variants.items()},
+            note="; ".join(filter(None, (note, left_out))),
+        )
+
+    def most(self, claim: str, *, quantity: str, has: Callable[[Measured], bool], note: str | None = None) -> Verdict:
+        """Verdict on whether most runs have a property; all runs count."""
+        return verdict(
+            claim,
+            quantity=f"share of all runs {quantity}",
+            estimate=_share(self.chosen, has),
+            holds_for=Range(above=0.5),
+            variants={name: _share(runs, has) for name, runs in self.variants.items()},
+            note=note,
+        )
+
 
 def _settling_verdicts(runs: _Runs) -> list[Verdict]:
-    why = "fewer than three runs have a value: the others diverge, or the sharpness never reaches 2/eta"
-    reached = [each for each in runs.chosen if onset(each) is not None]
     behaviours = "; ".join(
         f"{name}: {', '.join(sorted({behaviour(each) for each in of}))}" for name, of in runs.labelled.items()
     )
     return [
-        verdict(
+        runs.most(
             "The sharpness rises to 2/eta (progressive sharpening).",
-            quantity="mean of the sharpness at the first step above 2/eta over the initial one",
-            estimate=_over_runs(runs.chosen, lambda each: growth(each, "sharpness"), why),
-            holds_for=Range(above=1.5),
-            variants=runs.estimates(lambda each: growth(each, "sharpness"), why),
+            quantity="whose sharpness begins below 2/eta and later exceeds it",
+            has=rises,
         ),
-        verdict(
+        runs.mean(
             "It increases consistently during the initial stage.",
-            quantity="mean share of steps before that at which the sharpness increases",
-            estimate=_over_runs(runs.chosen, increasing, why),
+            quantity="share of the steps at which the sharpness increases, up to 2/eta or else to its largest value",
+            of=increasing,
             holds_for=Range(above=0.8),
         ),
-        verdict(
+        runs.most(
             "The sharpness settles around 2/eta.",
-            quantity="mean sharpness of the second half of a run over 2/eta, mean over runs that reach 2/eta",
-            estimate=_over_runs(reached, late_mean, why),
+            quantity="in whose second half the mean is within 5 % of 2/eta, the standard deviation is below 10 % of "
+            "2/eta, and 2/eta is crossed at least twice",
+            has=settles,
+            note="runs that diverge count as not settling. Decisive are data and loss, which are not printed, and "
+            f"some initial weights lead to another minimum, of smaller sharpness. {behaviours}",
+        ),
+        runs.mean(
+            "The mean of the sharpness late in training is 2/eta.",
+            quantity="mean sharpness of the second half of a run over 2/eta",
+            of=late_mean,
             holds_for=Range(above=0.95, below=1.05),
-            variants=runs.estimates(late_mean, why),
-            note=f"decisive are data and loss, which are not printed. {behaviours}",
+            note="it holds between 0.95 and 1.05; a run that cycles may have this mean, too",
         ),
-        verdict(
-            "Every initialization leads to the edge of stability.",
-            quantity="share of runs whose late mean is within 5 % of 2/eta, with oscillations of less than 10 %",
-            estimate=share([settles(each) for each in runs.chosen]),
-            holds_for=Range(above=0.5),
-            variants={name: share([settles(each) for each in of]) for name, of in runs.variants.items()},
-            note="some initial weights lead to another minimum, of smaller sharpness",
-        ),
-        verdict(
+        runs.mean(
             "Around 2/eta the sharpness oscillates.",
-            quantity="standard deviation of the sharpness in the second half of a run over 2/eta, mean over runs",
-            estimate=_over_runs(reached, late_amplitude, why),
-            holds_for=Range(above=1e-4),
-            variants=runs.estimates(late_amplitude, why),
+            quantity="standard deviation of the sharpness in the second half of a run over 2/eta",
+            of=late_amplitude,
+            holds_for=Range(above=1e-4, below=0.1),
+            note="it holds between 0.0001 and 0.1: larger oscillations are cycles rather than a sharpness that settles",
         ),
     ]
 
 
+def _rate_verdict(runs: _Runs) -> Verdict:
+    """Appendix D.2: both phenomena can be observed for a range of learning rates."""
+
+    def shows(each: Measured) -> bool:
+        return rises(each) and settles(each)
+
+    by_seed = zip(runs.chosen, *runs.rates.values(), strict=False)
+    return verdict(
+        "Progressive sharpening and the edge of stability can be observed for a range of learning rates.",
+        quantity="share of initial weights from which the sharpness rises to 2/eta and settles at every rate",
+        estimate=share([all(map(shows, of_seed)) for of_seed in by_seed]),
+        holds_for=Range(above=0.5),
+        variants={name: _share(of, shows) for name, of in runs.rates.items()},
+        note="at small rates the sharpness reaches 2/eta late, so that few steps remain in which it can settle",
+    )
+
+
 def _phase_verdicts(runs: _Runs) -> list[Verdict]:
-    why = "fewer than three runs have oscillations"
-    rises = [float((np.diff(late(each, "loss")) > 0).mean()) for each in runs.chosen if settles(each)]
     return [
-        verdict(
+        runs.mean(
             "During the edge of stability the oscillations of sharpness and trace are in opposite phases.",
-            quantity="correlation of the changes of both from step to step in the second half of a run, mean over runs",
-            estimate=_over_runs(runs.chosen, opposition, why),
+            quantity="correlation of the changes of both from step to step in the second half of a run",
+            of=opposition,
             holds_for=Range(below=-0.5),
             variants={
-                "values instead of changes": _over_runs(runs.chosen, partial(opposition, of="values"), why),
-                "means of two successive steps": _over_runs(runs.chosen, partial(opposition, of="slow"), why),
-                **runs.estimates(opposition, why),
+                "values instead of changes": partial(opposition, of="values"),
+                "means of two successive steps": partial(opposition, of="slow"),
             },
             note="oscillations of two steps are opposite; slower ones, in which both rise and fall, are not",
         ),
-        verdict(
+        runs.mean(
             "The amplitude of the oscillations decreases similarly to the norm of the residual.",
             quantity=f"correlation with the largest residual over {NUM_WINDOWS} windows, from the largest amplitude on",
-            estimate=_over_runs(runs.chosen, amplitude_correlation, why),
+            of=amplitude_correlation,
             holds_for=Range(above=0.5),
-            variants={
-                "root mean square of the residual in each window": _over_runs(
-                    runs.chosen, partial(amplitude_correlation, norm="mean"), why
-                ),
-                **runs.estimates(amplitude_correlation, why),
-            },
-            note="mean over runs; in the end an oscillation of two steps with a constant amplitude remains",
+            variants={"root mean square of the residual in each window": partial(amplitude_correlation, norm="mean")},
+            note="in the end an oscillation of two steps with a constant amplitude remains",
         ),
-        verdict(
+        runs.mean(
             "The loss continues to decrease over long timescales.",
-            quantity="mean loss of the last quarter of a run over that of the third one, mean over runs that settle",
-            estimate=_over_runs([each for each in runs.chosen if settles(each)], _loss_ratio, why),
+            quantity="mean loss of the last quarter of a run that settles over that of the third one",
+            of=loss_ratio,
             holds_for=Range(below=1.0),
         ),
-        verdict(
+        runs.mean(
             "The loss is locally not monotonic.",
-            quantity="share of steps of the second half at which the loss rises, mean over runs that settle at 2/eta",
-            estimate=estimates.mean(rises) if len(rises) >= 3 else unknown(why),
+            quantity="share of steps of the second half of a run that settles at which the loss rises",
+            of=loss_rises,
             holds_for=Range(above=0.05),
         ),
     ]
 
 
-def _loss_ratio(each: Measured) -> float:
-    third, last = np.array_split(late(each, "loss"), 2)
-    return float(last.mean() / third.mean())
-
-
 def _growth_verdicts(runs: _Runs) -> list[Verdict]:
     named = {
+        "sharpness": "the sharpness",
         "trace": "the trace of the Hessian",
         "query_norm": "the norm of w_Q",
         "key_norm": "the norm of w_K",
@@ -169,17 +224,13 @@ def _growth_verdicts(runs: _Runs) -> list[Verdict]:
     return [
         verdict(
             f"During progressive sharpening grows {label}.",
-            quantity="median of its value at the first step above 2/eta over the initial one",
-            estimate=_median_growth(runs.chosen, name),
+            quantity="median over all runs of its value at the first step above 2/eta, or where the sharpness is "
+            "largest if there is none, over the initial one",
+            estimate=estimates.median([growth(each, name) for each in runs.chosen]),
             holds_for=Range(above=1.0),
         )
         for name, label in named.items()
     ]
-
-
-def _median_growth(runs: Sequence[Measured], name: str) -> Estimate:
-    found = [growth(each, name) for each in runs if onset(each)]
-    return estimates.median(found) if len(found) >= 3 else unknown("fewer than three runs reach 2/eta")
 
 
 def _bound_verdict(runs: _Runs) -> Verdict:
@@ -235,15 +286,14 @@ def _panels(first: Measured) -> list[Panel]:
     ]
 
 
-def _variant_panel(runs: _Runs) -> Panel:
+def _variant_panel(variants: Mapping[str, Sequence[Measured]], title: str) -> Panel:
     curves = []
-    for name, of in runs.variants.items():
+    for name, of in variants.items():
         sharpness = of[0].arrays["sharpness"] / of[0].values["edge"]
         steps = thinned(len(sharpness), MOST_POINTS)
         curves.append(curve(name, steps, np.minimum(sharpness[steps], 3.0), style="line"))
     curves.append(curve("2 / learning rate", [], [1.0], style="horizontal"))
-    title = "Other data and losses, cut at 3"
-    return Panel(title=title, x_label="step", y_label="sharpness over 2 / learning rate", curves=curves)
+    return Panel(title=f"{title}, cut at 3", x_label="step", y_label="sharpness over 2 / learning rate", curves=curves)
 
 
 def _rows(runs: _Runs) -> list[dict[str, Cell]]:
@@ -282,11 +332,14 @@ def figure_27(parameters: EdgeOfStabilityParameters, measured: Sequence[Measured
         The content.
     """
     runs = _Runs(parameters, measured)
-    verdicts = [*_settling_verdicts(runs), *_phase_verdicts(runs), *_growth_verdicts(runs), _bound_verdict(runs)]
-    verdicts.append(_agreement(runs))
+    rates = [_rate_verdict(runs)] if runs.rates else []
+    verdicts = [*_settling_verdicts(runs), *rates, *_phase_verdicts(runs), *_growth_verdicts(runs)]
+    verdicts += [_bound_verdict(runs), _agreement(runs)]
     panels = _panels(next((each for each in runs.chosen if settles(each)), runs.chosen[0]))
-    if runs.variants:
-        panels.append(_variant_panel(runs))
+    others = {name: of for name, of in runs.variants.items() if name not in runs.rates}
+    for title, variants in (("Other data and losses", others), ("Other learning rates", runs.rates)):
+        if variants:
+            panels.append(_variant_panel(variants, title))
     choices = [
         Choice(
             name="sequence",
@@ -300,6 +353,11 @@ def figure_27(parameters: EdgeOfStabilityParameters, measured: Sequence[Measured
             value=f"{parameters.loss_factor:g}",
             reason="Not printed for this figure. With 1 instead of 1/2 the step is twice as long at the same 2/eta; a "
             "variant.",
+        ),
+        Choice(
+            name="learning_rate",
+            value=f"{parameters.learning_rate:g}",
+            reason="Printed, with the remark that a range of rates around it does the same; other rates are variants.",
         ),
         Choice(name="num_steps", value=str(parameters.num_steps), reason="Not printed."),
     ]
