@@ -385,6 +385,7 @@ def _keeps_zeros(spectra: Sequence[LanczosResult]) -> Verdict:
         "without a sink",
         estimate=estimates.extreme([share_near_zero(each, limit) for each in spectra], which="smallest"),
         holds_for=Range(above=0.5),
+        note="the interval of each sink has 95 %",
     )
 
 
