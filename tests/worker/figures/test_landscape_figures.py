@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kstest
 
 from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt
-from hessian_spectrum.api_schemas.figures.random_matrices import HessianDensity
+from hessian_spectrum.api_schemas.figures.random_matrices import DensityParameters, HessianDensity
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
@@ -45,6 +45,12 @@ def test_samples_are_close_to_their_law_and_apart_from_others() -> None:
     assert found.arrays["wrong_energy"].min() > 1.5 * found.arrays["distance"].max()
     assert np.trapezoid(found.arrays["density"], found.arrays["points"]) == pytest.approx(1, abs=1e-3)
     assert found.arrays["negative"].mean() == pytest.approx(found.values["index"], abs=0.02)
+
+
+def test_no_matrix_is_drawn_at_two_points() -> None:
+    points = DensityParameters(num_matrices=4, seed=7).points()
+    seeds = [point.seed + index for point in points for index in range(point.num_matrices)]
+    assert len(set(seeds)) == len(seeds) == 4 * 12
 
 
 def test_the_spectrum_is_positive_below_the_critical_energy() -> None:

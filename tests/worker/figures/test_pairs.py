@@ -115,6 +115,18 @@ def test_decorrelated_data_have_exact_moments() -> None:
     assert float(data.targets.square().mean()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("other", [{"input_dim": 4}, {"width": 6}, {"num_layers": 3}])
+def test_points_of_a_figure_are_independent(other: dict[str, Any]) -> None:
+    def squared_norms(measurement: EigenvaluePairs) -> list[float]:
+        return [float(initial_weights(measurement, index)[0].square().sum()) for index in range(300)]
+
+    point = networks()
+    assert abs(np.corrcoef(squared_norms(point), squared_norms(networks(**other)))[0, 1]) < 0.25
+    assert not torch.equal(data_set(point, 0).inputs[0, :3], data_set(networks(**other), 0).inputs[0, :3])
+    shared = networks(shares_data=True, initialization="orthonormal")
+    assert torch.equal(initial_weights(shared, 1)[1], initial_weights(point, 1)[1])
+
+
 class Killed(Exception):
     pass
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.lists import ascending, distinct
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit
 
 Activation = Literal["linear", "relu"]
@@ -18,6 +19,7 @@ OpenChoice = Literal["shared_data", "reduction", "mup_rates", "teacher_scale"]
 
 Dim = Annotated[int, Field(ge=1, le=200)]
 Depth = Annotated[int, Field(ge=2, le=8)]
+Parametrizations = Annotated[list[Parametrization], AfterValidator(distinct)]
 
 OTHER_TEACHER_SCALE = 3.0
 """Factor on the scale of the teacher where that is varied."""
@@ -143,7 +145,7 @@ _NUM_PRODUCTS = 60
 class CorrelationParameters(Training, FigureParameters):
     """Parameters that all figures of correlations have, those of data and training among them."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["standard", "mup", "ntk"],
         min_length=1,
         max_length=3,
@@ -151,7 +153,7 @@ class CorrelationParameters(Training, FigureParameters):
     )
     width: int = Field(default=100, ge=2, le=400, description="Width of the hidden layers.")
     num_networks: int = Field(default=200, ge=5, le=10_000, description="Number of networks at each point.")
-    varied: list[OpenChoice] = Field(
+    varied: Annotated[list[OpenChoice], AfterValidator(distinct)] = Field(
         default=["shared_data"],
         max_length=4,
         description="Choices that the source leaves open under which the points are computed again: whether networks "
@@ -175,11 +177,11 @@ class CorrelationParameters(Training, FigureParameters):
 class TwoLayerParameters(CorrelationParameters):
     """Parameters of the figures of two-layer networks."""
 
-    dims: list[Dim] = Field(
+    dims: Annotated[list[Dim], AfterValidator(ascending)] = Field(
         default=[1, 2, 5, 10, 20, 30, 50, 75, 100],
         min_length=1,
         max_length=40,
-        description="Numbers D of inputs, and of outputs.",
+        description="Numbers D of inputs, and of outputs, ascending.",
     )
     learning_rate: float = Field(default=0.01, gt=0, le=10, description="First base learning rate.")
     large_mup_learning_rate: float = Field(
@@ -196,7 +198,7 @@ class TwoLayerParameters(CorrelationParameters):
 class _SpAndMup(TwoLayerParameters):
     """Parameters of figure 4."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["standard", "mup"],
         min_length=1,
         max_length=3,
@@ -207,7 +209,7 @@ class _SpAndMup(TwoLayerParameters):
 class _Ntp(TwoLayerParameters):
     """Parameters of figure 14."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["ntk"],
         min_length=1,
         max_length=3,
@@ -218,8 +220,8 @@ class _Ntp(TwoLayerParameters):
 class DeepParameters(CorrelationParameters):
     """Parameters of the figures of deeper networks."""
 
-    depths: list[Depth] = Field(
-        default=[2, 3, 4, 5, 6], min_length=1, max_length=7, description="Numbers B of weight matrices."
+    depths: Annotated[list[Depth], AfterValidator(ascending)] = Field(
+        default=[2, 3, 4, 5, 6], min_length=1, max_length=7, description="Numbers B of weight matrices, ascending."
     )
     learning_rate: float = Field(default=0.01, gt=0, le=10, description="First base learning rate.")
     deep_learning_rate: float = Field(
