@@ -23,6 +23,9 @@ ControlFactor = Annotated[float, Field(gt=0.05, lt=2)]
 Widths = Annotated[list[Width], AfterValidator(ascending)]
 ControlFactors = Annotated[list[ControlFactor], AfterValidator(distinct)]
 
+PRINTED_SAMPLES = {10: 102}
+"""Number of samples that appendix D.1.2 prints, by width, where it is probably a misprint of width + 2."""
+
 SETTINGS: tuple[tuple[Initialization, DataSet], ...] = (
     ("orthonormal", "decorrelated"),
     ("standard", "decorrelated"),
@@ -169,9 +172,10 @@ class Variation(FigureParameters):
 
     teacher: Teacher = Field(description="Targets before they are standardised.")
     shares_data: bool = Field(description="Whether the networks of a point have the same data.")
+    num_samples: int = Field(description="Number of samples of each network.")
 
 
-def variations(parameters: PairParameters, activation: Activation, data: DataSet) -> list[Variation]:
+def variations(parameters: PairParameters, activation: Activation, data: DataSet, width: int) -> list[Variation]:
     """Return the choices under which the points of a panel are computed, the chosen one first.
 
     Args:
@@ -179,16 +183,21 @@ def variations(parameters: PairParameters, activation: Activation, data: DataSet
         activation: Activation function of the networks.
         data: Data of the panel. Nothing of the teacher is left in decorrelated data, and the spectra of linear networks
             on them do not depend on the samples, so that these choices are not varied there.
+        width: Width of the networks, with which the number of samples is varied where another one is printed.
 
     Returns:
         One choice or more.
     """
-    chosen = Variation(teacher=parameters.teacher, shares_data=parameters.shares_data)
+    num_samples = width + parameters.extra_samples
+    chosen = Variation(teacher=parameters.teacher, shares_data=parameters.shares_data, num_samples=num_samples)
     if not parameters.varies:
         return [chosen]
     others = []
     if (activation, data) != ("linear", "decorrelated"):
         others.append(chosen.model_copy(update={"shares_data": not chosen.shares_data}))
+        printed = PRINTED_SAMPLES.get(width, num_samples)
+        if printed != num_samples:
+            others.append(chosen.model_copy(update={"num_samples": printed}))
     if data == "standardised":
         teacher: Teacher = "linear" if chosen.teacher == "none" else "none"
         others.append(chosen.model_copy(update={"teacher": teacher}))
@@ -209,7 +218,7 @@ def pair_measurements(
             num_layers=num_layers,
             width=width,
             input_dim=dim,
-            num_samples=width + parameters.extra_samples,
+            num_samples=variation.num_samples,
             initialization=initialization,
             data=data,
             teacher=variation.teacher,
@@ -220,7 +229,7 @@ def pair_measurements(
         )
         for width in parameters.widths
         for initialization, data in settings
-        for variation in variations(parameters, activation, data)
+        for variation in variations(parameters, activation, data, width)
         for dim in parameters.dims(width)
     ]
 
