@@ -41,7 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
         "width": 3,
         "ratios": [0.3, 0.5],
         "num_searches": 100,
-        "num_minimizers": 12,
+        "num_minimizers": 30,
         "max_descent_steps": 200,
     },
 }

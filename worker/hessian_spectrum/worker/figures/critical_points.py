@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.dynamics.critical_points import CriticalPointSea
 from hessian_spectrum.curvature.dynamics.single_hidden_layer import random_networks
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import CONFIDENCE, Estimate, unknown
+from hessian_spectrum.statistics.estimates import CONFIDENCE, Estimate, joint_confidence, unknown
 from hessian_spectrum.theory.random_matrix.hessian import empirical_critical_energies
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.claims import Range, curve, share, verdict
@@ -203,7 +203,7 @@ class _Landscape:
         for each in self.minimized[activation]:
             kept = each.arrays["gradient_norm"] <= 1e-6 if converged else slice(None)
             energy = each.arrays["energy"][kept]
-            found.append(estimates.mean(energy) if len(energy) >= 3 else unknown("fewer than 3 minimizers converged"))
+            found.append(estimates.mean(energy))
         return found
 
 
@@ -233,8 +233,11 @@ def _laws(ratios: Array) -> dict[str, Array]:
 
 
 def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
-    correlations = {
-        name: [estimates.pearson(each.energy, each.index) for each in of if len(each.energy) >= 3]
+    confidence = joint_confidence(len(landscape.strict))
+    smallest = {
+        name: estimates.extreme(
+            [estimates.pearson(each.energy, each.index, confidence=confidence) for each in of], which="smallest"
+        )
         for name, of in (("strict", landscape.strict), ("loose", landscape.loose))
     }
     loose = f"gradients up to {landscape.parameters.loose_tolerance:g}"
@@ -242,11 +245,9 @@ def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
         verdict(
             "Critical points of larger energy have a larger index.",
             quantity="smallest Pearson correlation of index and energy over the ratios",
-            estimate=estimates.extreme(correlations["strict"], which="smallest")
-            if correlations["strict"]
-            else unknown("no critical points"),
+            estimate=smallest["strict"],
             holds_for=Range(above=0.5),
-            variants={loose: estimates.extreme(correlations["loose"], which="smallest")},
+            variants={loose: smallest["loose"]},
         )
     ]
     minimal = landscape.energies("tanh")
@@ -307,7 +308,7 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
             quantity="smallest difference between mean energies of linear and tanh networks over the ratios",
             estimate=estimates.extreme(
                 [
-                    estimates.mean(a.arrays["energy"] - b.arrays["energy"])
+                    estimates.mean(a.arrays["energy"] - b.arrays["energy"], confidence=joint_confidence(len(tanh)))
                     for a, b in zip(landscape.minimized["linear"], landscape.minimized["tanh"], strict=True)
                 ],
                 which="smallest",
