@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hessian_spectrum.api_schemas.figures.results import Verdict
+from hessian_spectrum.launcher.gallery import thresholds
 from hessian_spectrum.launcher.main import app
 
 SERVER = Path(sys.executable).with_name("spectrum-server")
@@ -30,6 +32,15 @@ def test_a_gallery_has_every_figure_that_can_be_computed(tmp_path: Path) -> None
         "| not decided |"
     )
     assert (tmp_path / "poster-bulk.csv").read_text().count("\n") > 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"), [((0.95, 1.05), "0.95 to 1.05"), ((0.5, None), "0.5"), ((0.0, None), "0"), ((None, None), "")]
+)
+def test_thresholds_of_a_verdict_are_shown(ends: tuple[float | None, float | None], shown: str) -> None:
+    numbers = dict.fromkeys(("value", "lower", "upper", "holds"))
+    made = Verdict(claim="a", quantity="b", threshold=ends[0], threshold_upper=ends[1], **numbers)
+    assert thresholds(made) == shown
 
 
 @pytest.mark.parametrize("overrides", ["[1]", "{", "3"])

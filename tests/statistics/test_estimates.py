@@ -9,6 +9,7 @@ from scipy.stats import binom, pearsonr, ttest_1samp
 
 from hessian_spectrum.statistics.estimates import (
     Estimate,
+    difference_of_independent,
     extreme,
     extreme_pearson,
     joint_confidence,
@@ -287,6 +288,16 @@ def test_extremes_of_estimates() -> None:
     estimates = [Estimate(1.0, 0.5, 1.5), Estimate(1.2, 0.2, 3.0)]
     assert extreme(estimates, which="smallest") == Estimate(1.0, 0.2, 1.5)
     assert extreme(estimates, which="largest") == Estimate(1.2, 0.5, 3.0)
+
+
+def test_the_difference_of_independent_numbers_is_as_certain_as_that_of_all_samples() -> None:
+    rng = np.random.default_rng(19)
+    first, second = 2 + rng.standard_normal(300), 1 + 3 * rng.standard_normal(200)
+    found = difference_of_independent(mean(first), mean(second))
+    error = math.sqrt(first.var() / 300 + second.var() / 200)
+    assert found.value == pytest.approx(first.mean() - second.mean())
+    assert [found.upper - found.value, found.value - found.lower] == pytest.approx([1.96 * error] * 2, rel=0.02)
+    assert difference_of_independent(mean(first), mean([1.0])).value is None
 
 
 @pytest.mark.parametrize("of", [lambda parts: extreme(parts, which="smallest"), mean_of_independent])

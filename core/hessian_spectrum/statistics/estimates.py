@@ -333,6 +333,23 @@ def mean_of_independent(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(float(value), float(value - below / len(values)), float(value + above / len(values)))
 
 
+def difference_of_independent(first: Estimate, second: Estimate) -> Estimate:
+    """Return the difference of two independent numbers, with the interval that follows from theirs.
+
+    Args:
+        first: An estimate.
+        second: One from another sample.
+
+    Returns:
+        first - second, with the ends of the interval as in `mean_of_independent`.
+    """
+    if (why := _undetermined([first, second])) is not None:
+        return unknown(why)
+    (value, lower, upper), (other, other_lower, other_upper) = _columns([first, second])
+    below, above = np.hypot(value - lower, other_upper - other), np.hypot(upper - value, other - other_lower)
+    return Estimate(value - other, float(value - other - below), float(value - other + above))
+
+
 def _columns(estimates: Sequence[Estimate]) -> list[tuple[Any, Any, Any]]:
     return [(each.value, each.lower, each.upper) for each in estimates]
 

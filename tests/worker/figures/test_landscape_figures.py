@@ -8,13 +8,14 @@ from scipy.stats import kstest
 
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt, LandscapeParameters
-from hessian_spectrum.api_schemas.figures.random_matrices import HessianDensity
+from hessian_spectrum.api_schemas.figures.random_matrices import DensityParameters, HessianDensity
+from hessian_spectrum.api_schemas.figures.results import Verdict
 from hessian_spectrum.statistics.estimates import Estimate, unknown
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
 from hessian_spectrum.worker.figures.critical_points import best_exponent, deviation, fitted, measure_critical_points
-from hessian_spectrum.worker.figures.measurement import Measured, content_of
+from hessian_spectrum.worker.figures.measurement import Measured, content_of, measure
 from hessian_spectrum.worker.figures.random_matrices import (
     distance_to_semicircle,
     kolmogorov_distance,
@@ -48,6 +49,30 @@ def test_samples_are_close_to_their_law_and_apart_from_others() -> None:
     assert found.arrays["wrong_energy"].min() > 1.5 * found.arrays["distance"].max()
     assert np.trapezoid(found.arrays["density"], found.arrays["points"]) == pytest.approx(1, abs=1e-3)
     assert found.arrays["negative"].mean() == pytest.approx(found.values["index"], abs=0.02)
+
+
+def test_no_matrix_is_drawn_at_two_points() -> None:
+    points = DensityParameters(num_matrices=4, seed=7).points()
+    seeds = [point.seed + index for point in points for index in range(point.num_matrices)]
+    assert len(set(seeds)) == len(seeds) == 4 * 12
+
+
+def test_a_claim_on_all_ratios_is_not_decided_without_one_of_them() -> None:
+    entry = FIGURES["lecture-6"]
+    small = {"width": 2, "ratios": [0.3, 0.5], "num_searches": 60, "num_minimizers": 8, "max_descent_steps": 50}
+    parameters = entry.parameters.model_validate(entry.defaults("quick") | small)
+    measured = [measure(point, CONTEXT) for point in entry.points(parameters)]
+
+    def larger_index(measured: list[Measured]) -> Verdict:
+        verdicts = content_of("lecture-6", parameters, measured).verdicts
+        return next(verdict for verdict in verdicts if "larger index" in verdict.claim)
+
+    assert larger_index(measured).value is not None
+    gradients = measured[0].arrays["gradient_norm"]
+    measured[0] = Measured(measured[0].values, {**measured[0].arrays, "gradient_norm": np.ones_like(gradients)})
+    undecided = larger_index(measured)
+    assert (undecided.holds, undecided.value) == (None, None)
+    assert "1 of 2 numbers are not determined" in undecided.note
 
 
 def test_the_spectrum_is_positive_below_the_critical_energy() -> None:

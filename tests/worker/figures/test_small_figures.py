@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
         "width": 3,
         "ratios": [0.3, 0.5],
         "num_searches": 100,
-        "num_minimizers": 12,
+        "num_minimizers": 30,
         "max_descent_steps": 200,
     },
 }
@@ -136,7 +136,7 @@ def test_ranges_decide_by_the_whole_interval() -> None:
     assert Range(above=1.0, below=2.0).contains(Estimate(3.0, 2.5, 3.6)) is False
     assert Range(below=1.0).contains(unknown("no data")) is None
     assert Range(below=1.0).contains(exact(0.3)) is True
-    assert (Range(below=1.0).threshold, Range(above=1.0, below=2.0).threshold) == (1.0, None)
+    assert (Range(below=1.0).thresholds, Range(above=1.0, below=2.0).thresholds) == ((1.0, None), (1.0, 2.0))
 
 
 def test_a_verdict_tells_its_variants_and_why_a_number_is_missing() -> None:
@@ -150,6 +150,8 @@ def test_a_verdict_tells_its_variants_and_why_a_number_is_missing() -> None:
     )
     assert (made.holds, made.note, made.threshold) == (None, "a note; no data", 1.0)
     assert [(each.choice, each.holds, each.value) for each in made.variants] == [("other", False, 2.0)]
+    between = verdict("a claim", quantity="a number", estimate=exact(1.5), holds_for=Range(above=1.0, below=2.0))
+    assert (between.holds, between.threshold, between.threshold_upper) == (True, 1.0, 2.0)
 
 
 def test_curves_leave_out_what_is_not_finite() -> None:

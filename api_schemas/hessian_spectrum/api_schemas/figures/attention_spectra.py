@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds, ascending
+from hessian_spectrum.api_schemas.figures.lists import ascending
+from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds
 from hessian_spectrum.api_schemas.message import Seed
 
 Varied = Literal["query-key", "value", "sink"]

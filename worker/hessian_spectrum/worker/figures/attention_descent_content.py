@@ -145,14 +145,14 @@ def _settling_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="mean sharpness of the second half of a run over 2/eta",
             of=late_mean,
             holds_for=Range(above=0.95, below=1.05),
-            note="it holds between 0.95 and 1.05; a run that cycles may have this mean, too",
+            note="a run that cycles may have this mean, too",
         ),
         runs.mean(
             "Around 2/eta the sharpness oscillates.",
             quantity="standard deviation of the sharpness in the second half of a run over 2/eta",
             of=late_amplitude,
             holds_for=Range(above=1e-4, below=0.1),
-            note="it holds between 0.0001 and 0.1: larger oscillations are cycles rather than a sharpness that settles",
+            note="larger oscillations are cycles around 2/eta rather than a sharpness that settles",
         ),
     ]
 

@@ -239,8 +239,10 @@ def _laws(ratios: Array) -> dict[str, Array]:
 
 def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
     confidence = joint_confidence(len(landscape.strict))
-    correlations = {
-        name: [estimates.pearson(each.energy, each.index, confidence=confidence) for each in of]
+    smallest = {
+        name: estimates.extreme(
+            [estimates.pearson(each.energy, each.index, confidence=confidence) for each in of], which="smallest"
+        )
         for name, of in (("strict", landscape.strict), ("loose", landscape.loose))
     }
     loose = f"gradients up to {landscape.parameters.loose_tolerance:g}"
@@ -248,9 +250,9 @@ def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
         verdict(
             "Critical points of larger energy have a larger index.",
             quantity="smallest Pearson correlation of index and energy over the ratios",
-            estimate=estimates.extreme(correlations["strict"], which="smallest"),
+            estimate=smallest["strict"],
             holds_for=Range(above=0.5),
-            variants={loose: estimates.extreme(correlations["loose"], which="smallest")},
+            variants={loose: smallest["loose"]},
         )
     ]
     minimal = landscape.energies("tanh")
@@ -311,7 +313,7 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
             quantity="smallest difference between mean energies of linear and tanh networks over the ratios",
             estimate=estimates.extreme(
                 [
-                    estimates.mean(a.arrays["energy"] - b.arrays["energy"], confidence=joint_confidence(len(ratios)))
+                    estimates.mean(a.arrays["energy"] - b.arrays["energy"], confidence=joint_confidence(len(tanh)))
                     for a, b in zip(landscape.minimized["linear"], landscape.minimized["tanh"], strict=True)
                 ],
                 which="smallest",
