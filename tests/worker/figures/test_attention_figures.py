@@ -23,6 +23,7 @@ from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures import attention_descent as descent
+from hessian_spectrum.worker.figures.attention_sinks_content import layer_numbers
 from hessian_spectrum.worker.figures.attention_spectra import (
     DATA,
     WEIGHTS,
@@ -33,7 +34,6 @@ from hessian_spectrum.worker.figures.attention_spectra import (
     printed_bounds,
     repeated_pairs,
 )
-from hessian_spectrum.worker.figures.attention_spectra_content import layer_numbers
 from hessian_spectrum.worker.figures.measurement import Measured, content_of
 from tests.worker.figures.context import CONTEXT
 
