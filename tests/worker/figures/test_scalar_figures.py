@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.figures.scalar_descent import NeuronDescent, ReluEvolutionParameters
-from hessian_spectrum.api_schemas.figures.scalar_networks import CellParameters, CellSpectrum, VarianceSpectra
+from hessian_spectrum.api_schemas.figures.scalar_networks import (
+    CellParameters,
+    CellSpectrum,
+    VarianceParameters,
+    VarianceSpectra,
+)
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.measurement import Measured, content_of
 from hessian_spectrum.worker.figures.scalar_descent import measure_descent
@@ -139,6 +144,17 @@ def test_eigenvalues_grow_with_the_variance_of_the_inputs() -> None:
     np.testing.assert_allclose(found.arrays["large"] / found.arrays["s2"], found.arrays["large"][0], rtol=0.1)
     other = variances(shares_weights=False)
     assert np.ptp(other.arrays["large"] / other.arrays["s2"]) > 0.1 * other.arrays["large"][0]
+
+
+def test_the_verdict_on_two_outliers_follows_the_dense_spectrum() -> None:
+    parameters = VarianceParameters(width=4, num_samples=200, variances=[1.0, 2.0, 4.0], num_seeds=5)
+    measured = [measure_variances(point, CONTEXT) for point in parameters.points()]
+    wrong = [Measured(each.values | {"is_paired": False}, each.arrays) for each in measured]
+    unchecked = [Measured(each.values | {"is_paired": None}, each.arrays) for each in measured]
+    for runs, expected in ((measured, True), (wrong, False), (unchecked, None)):
+        verdicts = content_of("cracking-7", parameters, runs).verdicts
+        (found,) = [each for each in verdicts if "distinguished from the bulk" in each.claim]
+        assert found.holds is expected
 
 
 def descent(**fields: Any) -> Any:
