@@ -104,6 +104,7 @@ def test_the_estimate_is_that_of_all_points(server: Any) -> None:
     ("over", "place"),
     [
         ({"model.seed": [0, -1]}, ["over", "model.seed", 1]),
+        ({"model.seed": [1, True]}, ["over", "model.seed", 1]),
         ({"model.sed": [0]}, ["over", "model.sed", 0]),
         ({"train.learning_rate": [0.1, "high"]}, ["over", "train.learning_rate", 1]),
         ({"method.num_steps": [1]}, ["over", "method.num_steps", 0]),

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hessian_spectrum.api_schemas.experiments.figure import FigureResult
-from hessian_spectrum.launcher.gallery import figure_page
+from hessian_spectrum.api_schemas.figures.results import Verdict
+from hessian_spectrum.launcher.gallery import figure_page, thresholds
 from hessian_spectrum.launcher.main import app
 
 SERVER = Path(sys.executable).with_name("spectrum-server")
@@ -43,6 +44,15 @@ def test_worker_time_of_kept_measurements_is_not_called_a_part_of_the_time_of_th
     assert "Computed in 7 s." in page
     assert "kept from earlier jobs, took 80 s of worker time." in page
     assert "of which workers" not in page
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"), [((0.95, 1.05), "0.95 to 1.05"), ((0.5, None), "0.5"), ((0.0, None), "0"), ((None, None), "")]
+)
+def test_thresholds_of_a_verdict_are_shown(ends: tuple[float | None, float | None], shown: str) -> None:
+    numbers = dict.fromkeys(("value", "lower", "upper", "holds"))
+    made = Verdict(claim="a", quantity="b", threshold=ends[0], threshold_upper=ends[1], **numbers)
+    assert thresholds(made) == shown
 
 
 @pytest.mark.parametrize("overrides", ["[1]", "{", "3"])

@@ -1,21 +1,25 @@
 """Estimates with 95 % confidence intervals: correlations and their differences, means, medians, ratios, proportions."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, quantile_test
+from scipy.stats import binomtest, quantile_test, t
+
+from hessian_spectrum.statistics.coefficients import Contrast, Method
 
 FloatArray = NDArray[np.float64]
-Statistic = Callable[..., Any]
-Method = Literal["BCa", "percentile", "basic"]
+Pair = tuple[ArrayLike, ArrayLike]
+Which = Literal["smallest", "largest"]
 
 CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
-_RESAMPLES_AT_ONCE = 500
+
+FEWEST = 3
+"""Smallest number of individuals from which an estimate is made."""
+
+_TOO_FEW = f"fewer than {FEWEST} numbers"
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,26 @@ def unknown(why: str) -> Estimate:
     return Estimate(None, None, None, why)
 
 
-def pearson(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:
+def joint_confidence(count: int) -> float:
+    """Return the confidence of each of so many intervals that hold jointly with 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(count, 1)
+
+
+def pearson(first: ArrayLike, second: ArrayLike, *, seed: int = 0, confidence: float = CONFIDENCE) -> Estimate:
     """Estimate the Pearson correlation coefficient of two samples.
 
     Args:
         first: Numbers of shape (n,), of any unit.
         second: Numbers of shape (n,), one for each of `first`.
         seed: Seed of the bootstrap.
+        confidence: Confidence of the interval.
 
     Returns:
-        The coefficient with its BCa bootstrap interval; no value where a sample is constant or not finite.
+        The coefficient with its BCa bootstrap interval, below 30 individuals with that of Fisher's transformation; no
+        value where a sample is constant, not finite or shorter than 3.
 
     Raises:
-        ValueError: If the shapes differ or n < 3.
+        ValueError: If the shapes differ.
 
     References:
         Efron & Tibshirani, An Introduction to the Bootstrap, section 14.3 (BCa intervals).
@@ -74,7 +85,7 @@ def pearson(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:
         >>> pearson([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0]).value
         1.0
     """
-    return _resampled((first, second), _correlation, seed=seed)
+    return _contrast([(first, second)], seed=seed, confidence=confidence)
 
 
 def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *, seed: int = 0) -> Estimate:
@@ -90,12 +101,13 @@ def pearson_difference(first: ArrayLike, second: ArrayLike, common: ArrayLike, *
         seed: Seed of the bootstrap.
 
     Returns:
-        The difference with its BCa bootstrap interval; no value where a sample is constant or not finite.
+        The difference with its BCa bootstrap interval, below 30 individuals with one from joint intervals of both
+        coefficients; no value where a sample is constant, not finite or shorter than 3.
 
     Raises:
-        ValueError: If the shapes differ or n < 3.
+        ValueError: If the shapes differ.
     """
-    return _resampled((first, second, common), _correlation_difference, seed=seed)
+    return _contrast([(first, common)], [(second, common)], seed=seed)
 
 
 def pearson_lead(
@@ -114,27 +126,20 @@ def pearson_lead(
         seed: Seed of the bootstrap.
 
     Returns:
-        The difference with its basic bootstrap interval; no value where a sample is constant or not finite.
+        The difference with its basic bootstrap interval, below 30 individuals with one from joint intervals of all
+        coefficients; no value where a sample is constant, not finite or shorter than 3.
 
     Raises:
-        ValueError: If the shapes differ or n < 3.
+        ValueError: If the shapes differ.
 
     References:
         Davison & Hinkley, Bootstrap Methods and their Application, section 5.2.
     """
-
-    def statistic(*samples: FloatArray, axis: int = -1) -> FloatArray:
-        coefficients = [_correlation(sample, samples[-1], axis=axis) for sample in samples[:-1]]
-        lead, rest = coefficients[: len(first)], coefficients[len(first) :]
-        difference: FloatArray = np.maximum.reduce(lead) - np.maximum.reduce(rest)
-        return difference
-
-    return _resampled((*first, *others, common), statistic, seed=seed, method="basic")
+    leading, following = [(each, common) for each in first], [(each, common) for each in others]
+    return _contrast(leading, following, seed=seed, method="basic")
 
 
-def pearson_change(
-    before: tuple[ArrayLike, ArrayLike], after: tuple[ArrayLike, ArrayLike], *, seed: int = 0
-) -> Estimate:
+def pearson_change(before: Pair, after: Pair, *, seed: int = 0) -> Estimate:
     """Estimate by how much a Pearson coefficient of the same individuals changes: r(after) - r(before).
 
     Args:
@@ -143,39 +148,101 @@ def pearson_change(
         seed: Seed of the bootstrap, in which all four samples are resampled together.
 
     Returns:
-        The change with its BCa bootstrap interval; no value where a sample is constant or not finite.
+        The change with its interval, as `pearson_difference`; no value where a sample is constant, not finite or
+        shorter than 3.
 
     Raises:
-        ValueError: If the shapes differ or n < 3.
+        ValueError: If the shapes differ.
     """
-    return _resampled((*before, *after), _correlation_change, seed=seed)
+    return _contrast([after], [before], seed=seed)
 
 
-def mean(sample: ArrayLike, *, seed: int = 0) -> Estimate:
-    """Estimate the mean of a distribution from a sample (n,), with a BCa bootstrap interval."""
-    return _resampled((sample,), np.mean, seed=seed)
+def largest_pearson_change(before: Sequence[Pair], after: Sequence[Pair], *, seed: int = 0) -> Estimate:
+    """Estimate max_i r(after_i) - max_j r(before_j), over the same individuals.
+
+    Args:
+        before: Pairs of samples of shape (n,), at least one.
+        after: Pairs of samples of shape (n,), at least one.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The change of the largest coefficient, with the interval of `pearson_lead`, which takes both maxima anew in
+        every resample.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    return _contrast(after, before, seed=seed, method="basic")
 
 
-def median(sample: ArrayLike) -> Estimate:
+def extreme_pearson(
+    samples: Sequence[ArrayLike],
+    common: ArrayLike,
+    *,
+    which: Which,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate the smallest or largest Pearson coefficient of several samples with a common one.
+
+    Args:
+        samples: Samples of shape (n,), at least one.
+        common: Numbers of shape (n,), one for each individual.
+        which: The end that is wanted.
+        seed: Seed of the bootstrap.
+        confidence: Confidence of the interval.
+
+    Returns:
+        The coefficient, with the interval of `pearson_lead`, which takes the extreme anew in every resample.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    pairs = [(each, common) for each in samples]
+    return _contrast(pairs, which=which, seed=seed, confidence=confidence, method="basic")
+
+
+def mean(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate the mean of a distribution from a sample.
+
+    Args:
+        sample: Independent numbers of shape (n,).
+        confidence: Confidence of the interval.
+
+    Returns:
+        The mean with Student's interval, which is exact for normal numbers from n = 3 on, where intervals of the
+        bootstrap would be too narrow; no value for n < 3 or numbers that are not finite.
+    """
+    (array,) = _samples((sample,))
+    if len(array) < FEWEST:
+        return unknown(_TOO_FEW)
+    if not np.isfinite(array).all():
+        return unknown("a sample has numbers that are not finite")
+    value, deviation = float(array.mean()), float(array.std(ddof=1)) if np.ptp(array) else 0.0
+    half = float(t.ppf((1 + confidence) / 2, len(array) - 1)) * deviation / len(array) ** 0.5
+    return Estimate(value, value - half, value + half)
+
+
+def median(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
     """Estimate the median of a distribution from a sample (n,).
 
     Args:
         sample: Independent numbers of shape (n,), which may be infinite.
+        confidence: Confidence of the interval.
 
     Returns:
         The median, with the interval between two order statistics that covers the median of any distribution with at
-        least 95 % probability; there is none for n < 6.
-
-    Raises:
-        ValueError: If n < 3.
+        least this probability; at 95 % there is none for n < 6, and no value for n < 3.
 
     References:
         Conover, Practical Nonparametric Statistics, section 3.2.
     """
     (array,) = _samples((sample,))
+    if len(array) < FEWEST:
+        return unknown(_TOO_FEW)
     if np.isnan(array).any():
         return unknown("a sample has numbers that are not finite")
-    interval: Any = quantile_test(array, p=0.5).confidence_interval(CONFIDENCE)
+    interval: Any = quantile_test(array, p=0.5).confidence_interval(confidence)
     value = float(np.median(array))
     if not np.isfinite([value, interval.low, interval.high]).all():
         return Estimate(value if np.isfinite(value) else None, None, None, "too few numbers, or too many infinite ones")
@@ -193,7 +260,7 @@ def median_ratio(numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
         The median of numerator / denominator.
 
     Raises:
-        ValueError: If the shapes differ or n < 3.
+        ValueError: If the shapes differ.
     """
     top, bottom = _samples((numerator, denominator))
     if not (bottom > 0).all():
@@ -206,10 +273,10 @@ def proportion(successes: int, total: int) -> Estimate:
 
     Args:
         successes: Number of trials that succeeded.
-        total: Number of trials, at least 1.
+        total: Number of trials.
 
     Returns:
-        successes / total.
+        successes / total; no value without trials.
 
     References:
         Wilson, J. Amer. Statist. Assoc. 22 (1927) 209-212.
@@ -218,28 +285,30 @@ def proportion(successes: int, total: int) -> Estimate:
         >>> proportion(10, 10).upper
         1.0
     """
+    if not total:
+        return unknown("there are no cases")
     interval = binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / total, float(interval.low), float(interval.high))
 
 
-def extreme(estimates: Sequence[Estimate], *, which: Literal["smallest", "largest"]) -> Estimate:
-    """Return the smallest or largest of estimates, with a simultaneous interval.
+def extreme(estimates: Sequence[Estimate], *, which: Which) -> Estimate:
+    """Return the smallest or largest of several numbers.
 
-    With the intervals [l_k, u_k] of numbers that hold jointly, the smallest number lies in [min l_k, min u_k], and the
-    largest in [max l_k, max u_k].
+    If the intervals [l_k, u_k] hold jointly, the smallest number lies in [min l_k, min u_k], and the largest in
+    [max l_k, max u_k].
 
     Args:
-        estimates: At least one estimate; those without value are left out.
+        estimates: At least one estimate, with intervals of `joint_confidence(len(estimates))`; with 95 % each, the
+            result would have less.
         which: The end that is wanted.
 
     Returns:
-        The extreme number. Its interval is as certain as all intervals are jointly.
+        The extreme number. It is not determined if one of the numbers is not, since that may be the extreme one.
     """
+    if (why := _undetermined(estimates)) is not None:
+        return unknown(why)
     pick = min if which == "smallest" else max
-    known = [(e.value, e.lower, e.upper) for e in estimates if None not in (e.value, e.lower, e.upper)]
-    if not known:
-        return unknown("none of the numbers is determined")
-    value, lower, upper = (pick(column) for column in zip(*known, strict=True))
+    value, lower, upper = (pick(column) for column in zip(*_columns(estimates), strict=True))
     return Estimate(value, lower, upper)
 
 
@@ -249,85 +318,80 @@ def mean_of_independent(estimates: Sequence[Estimate]) -> Estimate:
     The distances of the ends from the value are sqrt(sum_i (value_i - lower_i)^2) / k, and likewise above.
 
     Args:
-        estimates: Estimates from different samples; those without value or interval are left out.
+        estimates: Estimates from different samples.
 
     Returns:
-        The mean.
+        The mean. It is not determined if one of the numbers is not: without it, it would be that of others.
 
     References:
         Zou & Donner, Statistics in Medicine 27 (2008) 1693-1702 (recovery of variance estimates from intervals).
     """
-    known = [(e.value, e.lower, e.upper) for e in estimates if None not in (e.value, e.lower, e.upper)]
-    if not known:
-        return unknown("none of the numbers is determined")
-    values, lower, upper = np.array(known, dtype=np.float64).T
+    if (why := _undetermined(estimates)) is not None:
+        return unknown(why)
+    values, lower, upper = np.array(_columns(estimates), dtype=np.float64).T
     value, below, above = values.mean(), np.hypot.reduce(values - lower), np.hypot.reduce(upper - values)
-    return Estimate(float(value), float(value - below / len(known)), float(value + above / len(known)))
+    return Estimate(float(value), float(value - below / len(values)), float(value + above / len(values)))
+
+
+def difference_of_independent(first: Estimate, second: Estimate) -> Estimate:
+    """Return the difference of two independent numbers, with the interval that follows from theirs.
+
+    Args:
+        first: An estimate.
+        second: One from another sample.
+
+    Returns:
+        first - second, with the ends of the interval as in `mean_of_independent`.
+    """
+    if (why := _undetermined([first, second])) is not None:
+        return unknown(why)
+    (value, lower, upper), (other, other_lower, other_upper) = _columns([first, second])
+    below, above = np.hypot(value - lower, other_upper - other), np.hypot(upper - value, other - other_lower)
+    return Estimate(value - other, float(value - other - below), float(value - other + above))
+
+
+def _columns(estimates: Sequence[Estimate]) -> list[tuple[Any, Any, Any]]:
+    return [(each.value, each.lower, each.upper) for each in estimates]
+
+
+def _undetermined(estimates: Sequence[Estimate]) -> str | None:
+    """Return why not all numbers are determined, None if all are."""
+    if not estimates:
+        return "there are no cases"
+    missing = [each for each in estimates if None in (each.value, each.lower, each.upper)]
+    if not missing:
+        return None
+    reasons = dict.fromkeys(each.why or "no interval" for each in missing)
+    return f"{len(missing)} of {len(estimates)} numbers are not determined: {', '.join(reasons)}"
 
 
 def _samples(samples: Sequence[ArrayLike]) -> list[FloatArray]:
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
         raise ValueError(f"samples of shapes {[array.shape for array in arrays]}: one axis and one length are needed")
-    if len(arrays[0]) < 3:
-        raise ValueError(f"{len(arrays[0])} numbers are too few: at least 3 are needed")
     return arrays
 
 
-def _resampled(samples: Sequence[ArrayLike], statistic: Statistic, *, seed: int, method: Method = "BCa") -> Estimate:
-    arrays = _samples(samples)
+def _contrast(
+    plus: Sequence[Pair],
+    minus: Sequence[Pair] = (),
+    *,
+    which: Which = "largest",
+    seed: int,
+    confidence: float = CONFIDENCE,
+    method: Method = "BCa",
+) -> Estimate:
+    """Estimate the extreme coefficient of some pairs less that of others, 0 if there are no others."""
+    arrays = _samples([sample for pair in (*plus, *minus) for sample in pair])
+    if len(arrays[0]) < FEWEST:
+        return unknown(_TOO_FEW)
     if not all(np.isfinite(array).all() for array in arrays):
         return unknown("a sample has numbers that are not finite")
-    is_constant = any(np.ptp(array) == 0 for array in arrays)
-    if is_constant and len(arrays) > 1:
+    if any(np.ptp(array) == 0 for array in arrays):
         return unknown("a sample is constant")
-    value = float(statistic(*arrays, axis=-1))
-    if is_constant:
-        return Estimate(value, value, value)
-    lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method=method)
-    if not np.isfinite([lower, upper]).all():
-        lower, upper = _bootstrap_interval(arrays, statistic, seed=seed, method="percentile")
+    contrast = Contrast(len(plus), np.maximum if which == "largest" else np.minimum)
+    value = float(contrast(*arrays))
+    lower, upper = contrast.interval(arrays, seed=seed, confidence=confidence, method=method)
     if not np.isfinite([value, lower, upper]).all():
         return unknown("too few of the numbers differ")
     return Estimate(value, lower, upper)
-
-
-def _bootstrap_interval(
-    arrays: Sequence[FloatArray], statistic: Statistic, *, seed: int, method: Method
-) -> tuple[float, float]:
-    # resamples that repeat one individual only have no correlation
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        interval = bootstrap(
-            arrays,
-            statistic,
-            n_resamples=NUM_RESAMPLES,
-            batch=_RESAMPLES_AT_ONCE,
-            vectorized=True,
-            paired=True,
-            confidence_level=CONFIDENCE,
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def _correlation(first: FloatArray, second: FloatArray, axis: int = -1) -> FloatArray:
-    first = first - first.mean(axis=axis, keepdims=True)
-    second = second - second.mean(axis=axis, keepdims=True)
-    # scaled first, so that squares neither overflow nor vanish
-    first = first / np.abs(first).max(axis=axis, keepdims=True)
-    second = second / np.abs(second).max(axis=axis, keepdims=True)
-    lengths = np.sqrt((first**2).sum(axis=axis) * (second**2).sum(axis=axis))
-    correlation: FloatArray = np.clip((first * second).sum(axis=axis) / lengths, -1.0, 1.0)
-    return correlation
-
-
-def _correlation_difference(first: FloatArray, second: FloatArray, common: FloatArray, axis: int = -1) -> FloatArray:
-    return _correlation(first, common, axis=axis) - _correlation(second, common, axis=axis)
-
-
-def _correlation_change(
-    first: FloatArray, second: FloatArray, third: FloatArray, fourth: FloatArray, axis: int = -1
-) -> FloatArray:
-    return _correlation(third, fourth, axis=axis) - _correlation(first, second, axis=axis)

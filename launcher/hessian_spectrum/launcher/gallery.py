@@ -153,8 +153,14 @@ def _row(verdict: Verdict) -> str:
         found += f" [{_number(verdict.lower)}, {_number(verdict.upper)}]"
     notes = [verdict.quantity, *([verdict.note] if verdict.note else [])]
     notes += [f"{each.choice}: {_WORDS[each.holds]} ({_number(each.value)})" for each in verdict.variants]
-    cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, _number(verdict.threshold))
+    cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, thresholds(verdict))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def thresholds(verdict: Verdict) -> str:
+    """Return the value that decides a verdict, or both values, as in the gallery; empty for none."""
+    ends = [_number(end) for end in (verdict.threshold, verdict.threshold_upper) if end is not None]
+    return " to ".join(ends)
 
 
 def _number(value: float | None) -> str:

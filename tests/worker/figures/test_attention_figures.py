@@ -1,27 +1,40 @@
 """Figures 2, 9 and 27: attention on scalars and on vectors."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.figures.attention_descent import AttentionDescent
-from hessian_spectrum.api_schemas.figures.attention_spectra import AttentionLayerSpectrum, ScalarAttention
+from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.api_schemas.figures.attention_descent import (
+    VARIANTS,
+    AttentionDescent,
+    EdgeOfStabilityParameters,
+)
+from hessian_spectrum.api_schemas.figures.attention_spectra import (
+    AttentionLayerSpectrum,
+    AttentionSinkParameters,
+    ScalarAttention,
+)
+from hessian_spectrum.api_schemas.figures.results import Verdict
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures import attention_descent as descent
+from hessian_spectrum.worker.figures.attention_sinks_content import layer_numbers
 from hessian_spectrum.worker.figures.attention_spectra import (
     DATA,
     WEIGHTS,
     attention_moments,
     measure_attention_layer,
     measure_scalar_attention,
+    moments_of,
     printed_bounds,
     repeated_pairs,
 )
-from hessian_spectrum.worker.figures.measurement import Measured
+from hessian_spectrum.worker.figures.measurement import Measured, content_of
 from tests.worker.figures.context import CONTEXT
 
 
@@ -38,6 +51,21 @@ def test_moments_are_those_of_the_closed_form() -> None:
     assert zeta == pytest.approx(statistics["zeta"], rel=1e-12)
     rows = np.exp(x[0, 1] * x[0] * float(w_q @ w_k) / 2 + bias * (np.arange(5) == 0))
     assert moments.first[0, 1] == pytest.approx(rows[0] / rows.sum(), rel=1e-12)
+
+
+def test_moments_of_vectors_are_those_of_each_coordinate() -> None:
+    generator = np.random.default_rng(0)
+    weights, tokens = generator.random((2, 4, 4)), generator.standard_normal((2, 4, 3))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    moments = moments_of(weights, tokens)
+    values, shares = tokens[1, :, 2], weights[1, 3]
+    mean = (shares * values).sum()
+    for moment, expected in (
+        (moments.mean, mean),
+        (moments.second, (shares * (values - mean) ** 2).sum()),
+        (moments.third, (shares * (values - mean) ** 3).sum()),
+    ):
+        assert moment[1, 3, 2] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_printed_bounds_are_right_for_norms_of_one_alone() -> None:
@@ -131,9 +159,12 @@ def test_the_bulk_of_a_layer_is_that_of_the_two_layers_of_its_scores(bias: float
     scale = np.abs(found.arrays["eigenvalues"]).max()
     np.testing.assert_allclose(bulk, expected, atol=1e-12 * scale)
     assert len(bulk) + len(others) == message.num_parameters
-    assert found.values["first_attention"] == pytest.approx(
-        float(scores.softmax(-1)[:, :, 0].mean().detach()), rel=1e-12
-    )
+    attention = scores.softmax(-1).detach().numpy()
+    assert found.values["first_attention"] == pytest.approx(attention[:, :, 0].mean(), rel=1e-12)
+    mean = np.einsum("bij,bjd->bid", attention, x.numpy())
+    assert found.values["mean_norm"] == pytest.approx(np.linalg.norm(mean), rel=1e-12)
+    square = np.einsum("bij,bjd->bid", attention, x.numpy() ** 2)
+    assert found.values["second_norm"] == pytest.approx(np.linalg.norm(square - mean**2), rel=1e-9)
 
 
 def test_outliers_that_nearly_coincide_are_no_bulk() -> None:
@@ -142,6 +173,62 @@ def test_outliers_that_nearly_coincide_are_no_bulk() -> None:
     np.testing.assert_array_equal(bulk, [-0.3, -0.3, -0.3, 0.3, 0.3, 0.3])
     assert 5.0 in others
     assert 1e-4 in others
+
+
+SINKS = AttentionSinkParameters(embedding_dim=1, key_dim=4, sink_biases=[0.0, 1.0, 2.0], other_massive_values=[2.0])
+
+
+def made_up_layer(bulk: float, largest: float, smallest: float, **moments: float) -> Measured:
+    """A layer of this bulk, three times with each sign, and of two other eigenvalues."""
+    numbers = {"first_attention": 0.5, "mean_norm": 1.0, "second_norm": 1.0, "third_norm": 1.0} | moments
+    return Measured(numbers, {"eigenvalues": np.sort([*[bulk] * 3, *[-bulk] * 3, largest, smallest])})
+
+
+def verdicts_on_sinks(of_bias: Callable[[int], Measured]) -> dict[str, Verdict]:
+    """Verdicts of figure 9 on layers that depend on the index of the bias alone."""
+    points = SINKS.points()
+    assert len(points) == 3 * 6 * 3
+    measured = [of_bias(SINKS.sink_biases.index(point.sink_bias)) for point in points]
+    return {each.claim: each for each in content_of("cracking-9", SINKS, measured).verdicts}
+
+
+@pytest.mark.parametrize(
+    ("claim", "weaker", "stronger"),
+    [
+        ("smaller the bulk", (1.0, 0.5, 0.1), (0.1, 0.5, 1.0)),
+        ("bulk shrinks towards zero", (1.0, 0.5, 0.1), (0.1, 0.5, 1.0)),
+        ("larger the outlier", (9.0, 8.0, 7.0), (7.0, 8.0, 9.0)),
+        ("m1 grows", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("m2 shrinks", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("m3 shrinks", (3.0, 2.0, 1.0), (1.0, 2.0, 3.0)),
+        ("badly conditioned", (0.5, 0.1, 0.01), (0.01, 0.1, 0.5)),
+    ],
+)
+def test_each_claim_on_sinks_follows_its_own_number(claim: str, weaker: Any, stronger: Any) -> None:
+    names = {"m1 grows": "mean_norm", "m2 shrinks": "second_norm", "m3 shrinks": "third_norm"}
+    names |= {"larger the outlier": "largest", "badly conditioned": "smallest"}
+    holds = []
+    for values in (weaker, stronger):
+        found = verdicts_on_sinks(
+            lambda index, values=values: made_up_layer(
+                **({"bulk": 2.0, "largest": 6.0, "smallest": 0.3} | {names.get(claim, "bulk"): values[index]})
+            )
+        )
+        (verdict,) = [each for text, each in found.items() if claim in text]
+        assert "first token of 2" in {variant.choice for variant in verdict.variants}
+        holds.append(verdict.holds)
+    grows = claim in ("larger the outlier", "m1 grows")
+    assert holds == [not grows, grows]
+
+
+def test_a_bulk_that_is_not_found_is_no_bulk_of_zero() -> None:
+    bulkless = Measured(made_up_layer(1.0, 6.0, 0.3).values, {"eigenvalues": np.arange(1.0, 9.0)})
+    assert np.isnan(layer_numbers(bulkless, 5.0)["bulk_mean"])
+    found = verdicts_on_sinks(lambda index: bulkless if index == 2 else made_up_layer(1.0, 6.0, 0.3))
+    for claim in ("smaller the bulk", "bulk shrinks towards zero"):
+        (verdict,) = [each for text, each in found.items() if claim in text]
+        assert verdict.holds is None
+        assert "no bulk is found in 18 of 54 spectra" in (verdict.note or "")
 
 
 def run_of(**fields: Any) -> Measured:
@@ -229,5 +316,85 @@ def test_amplitude_and_phase_of_a_made_up_run_are_measured() -> None:
     assert descent.settles(made)
     still = Measured(made.values, arrays | {"sharpness": np.full(2000, 0.5), "trace": np.ones(2000)})
     assert descent.onset(still) is None
+    assert not descent.rises(still)
+    assert (descent.growth(still, "sharpness"), descent.increasing(still)) == (1.0, 0.0)
     assert np.isnan(descent.opposition(still))
     assert not descent.settles(still)
+
+
+def made_up_run(
+    *, mean: float = 1.0, swing: float = 0.02, start: float = 0.1, diverged_at: int | None = None
+) -> Measured:
+    """A sharpness that rises evenly from `start` for 100 steps and then oscillates around `mean`, with 2/eta = 1."""
+    steps = np.arange(1000)
+    sharpness = np.where(steps < 100, start + (mean - start) * steps / 100, mean + swing * (-1.0) ** steps)
+    names = ("trace", "residual_norm", "value", "query_norm", "key_norm", "mean_norm", "second_norm", "third_norm")
+    arrays = dict.fromkeys(names, 1 + steps / 1000) | {"sharpness": sharpness, "loss": np.exp(-steps / 400)}
+    arrays |= {name: np.ones(1) for name in ("lower", "upper", "printed_lower", "printed_upper", "largest_outlier")}
+    values = {"diverged_at": diverged_at, "edge": 1.0, "closed_difference": 0.0}
+    return Measured(values, arrays | {"closed_steps": np.zeros(1)})
+
+
+def verdicts_on_runs(chosen: Sequence[Measured], rates: Sequence[Measured] = ()) -> dict[str, Verdict]:
+    """Verdicts of figure 27 on made-up runs, and on one run for each other learning rate, the same from all weights."""
+    parameters = EdgeOfStabilityParameters(
+        num_seeds=len(chosen), varies=bool(rates), learning_rate_factors=[1.1, 1.2][: len(rates)]
+    )
+    others = [made_up_run()] * (4 * len(VARIANTS)) + [each for each in rates for _ in range(4)]
+    found = content_of("cracking-27", parameters, [*chosen, *(others if rates else [])])
+    return {each.claim: each for each in found.verdicts}
+
+
+def claim_of(found: Mapping[str, Verdict], part: str) -> Verdict:
+    (verdict,) = [each for claim, each in found.items() if part in claim]
+    return verdict
+
+
+def test_a_sharpness_that_cycles_does_not_settle() -> None:
+    """Its mean is 2/eta, and its amplitude a fifth of it."""
+    settled, cycle = (verdicts_on_runs([made_up_run(swing=swing)] * 8) for swing in (0.02, 0.2))
+    for part, expected in (("settles around", (True, False)), ("mean of the sharpness", (True, True))):
+        assert (claim_of(settled, part).holds, claim_of(cycle, part).holds) == expected
+    assert claim_of(cycle, "oscillates").holds is False
+
+
+def test_runs_that_diverge_count_and_are_named() -> None:
+    runs = [made_up_run()] * 4 + [made_up_run(diverged_at=500)] * 6
+    found = verdicts_on_runs(runs)
+    assert claim_of(found, "settles around").value == 0.4
+    assert claim_of(found, "settles around").holds is None
+    assert "chosen 6 of 10" in (claim_of(found, "mean of the sharpness").note or "")
+    assert claim_of(verdicts_on_runs([made_up_run(diverged_at=500)] * 10), "settles around").holds is False
+
+
+def test_a_sharpness_that_never_reaches_the_edge_fails_the_claim_that_it_rises() -> None:
+    below = [made_up_run(mean=0.5)] * 8
+    assert claim_of(verdicts_on_runs([made_up_run()] * 8), "rises to 2/eta").holds is True
+    assert claim_of(verdicts_on_runs(below), "rises to 2/eta").holds is False
+    assert claim_of(verdicts_on_runs(below), "grows the sharpness").holds is True
+    falling = verdicts_on_runs([made_up_run(mean=0.5, start=0.8)] * 8)
+    assert claim_of(falling, "grows the sharpness").holds is False
+    assert claim_of(falling, "consistently").holds is False
+    assert claim_of(verdicts_on_runs([made_up_run(start=1.2)] * 8), "rises to 2/eta").holds is False
+
+
+def test_a_range_of_learning_rates_needs_every_rate() -> None:
+    both = verdicts_on_runs([made_up_run()] * 8, [made_up_run(), made_up_run()])
+    one = verdicts_on_runs([made_up_run()] * 8, [made_up_run(), made_up_run(mean=0.5)])
+    assert claim_of(both, "range of learning rates").holds is True
+    verdict = claim_of(one, "range of learning rates")
+    assert verdict.holds is False
+    assert {each.choice: each.holds for each in verdict.variants} == {
+        "learning rate 2.53": True,
+        "learning rate 2.76": False,
+    }
+    assert {"learning rate 2.53", "sequence (1, -1)"} <= {
+        each.choice for each in claim_of(both, "settles around").variants
+    }
+
+
+def test_runs_of_other_learning_rates_have_them() -> None:
+    parameters = EdgeOfStabilityParameters(num_seeds=5, learning_rate_factors=[0.5, 1.0, 2.0])
+    points = [point for point in FIGURES["cracking-27"].points(parameters) if isinstance(point, AttentionDescent)]
+    assert [point.learning_rate for point in points[-8:]] == [1.15] * 4 + [4.6] * 4
+    assert len(points) == 5 + 4 * (len(VARIANTS) + 2)

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt
-from hessian_spectrum.api_schemas.figures.random_matrices import HessianDensity
+from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt, LandscapeParameters
+from hessian_spectrum.api_schemas.figures.random_matrices import DensityParameters, HessianDensity
+from hessian_spectrum.api_schemas.figures.results import Verdict
+from hessian_spectrum.statistics.estimates import Estimate, unknown
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
-from hessian_spectrum.worker.figures.critical_points import best_exponent, fitted, measure_critical_points
+from hessian_spectrum.worker.figures.critical_points import best_exponent, deviation, fitted, measure_critical_points
+from hessian_spectrum.worker.figures.measurement import Measured, content_of, measure
 from hessian_spectrum.worker.figures.random_matrices import (
     distance_to_semicircle,
     kolmogorov_distance,
@@ -47,6 +51,30 @@ def test_samples_are_close_to_their_law_and_apart_from_others() -> None:
     assert found.arrays["negative"].mean() == pytest.approx(found.values["index"], abs=0.02)
 
 
+def test_no_matrix_is_drawn_at_two_points() -> None:
+    points = DensityParameters(num_matrices=4, seed=7).points()
+    seeds = [point.seed + index for point in points for index in range(point.num_matrices)]
+    assert len(set(seeds)) == len(seeds) == 4 * 12
+
+
+def test_a_claim_on_all_ratios_is_not_decided_without_one_of_them() -> None:
+    entry = FIGURES["lecture-6"]
+    small = {"width": 2, "ratios": [0.3, 0.5], "num_searches": 60, "num_minimizers": 8, "max_descent_steps": 50}
+    parameters = entry.parameters.model_validate(entry.defaults("quick") | small)
+    measured = [measure(point, CONTEXT) for point in entry.points(parameters)]
+
+    def larger_index(measured: list[Measured]) -> Verdict:
+        verdicts = content_of("lecture-6", parameters, measured).verdicts
+        return next(verdict for verdict in verdicts if "larger index" in verdict.claim)
+
+    assert larger_index(measured).value is not None
+    gradients = measured[0].arrays["gradient_norm"]
+    measured[0] = Measured(measured[0].values, {**measured[0].arrays, "gradient_norm": np.ones_like(gradients)})
+    undecided = larger_index(measured)
+    assert (undecided.holds, undecided.value) == (None, None)
+    assert "1 of 2 numbers are not determined" in undecided.note
+
+
 def test_the_spectrum_is_positive_below_the_critical_energy() -> None:
     low = density(energy=0.01)
     assert low.values["critical_energy"] > 0.01
@@ -71,6 +99,40 @@ def test_an_exponent_and_a_critical_energy_are_found_again(exponent: float) -> N
 def test_too_few_critical_points_give_no_fit() -> None:
     assert fitted(np.ones(4), np.ones(4), best_exponent).value is None
     assert fitted(np.ones(40), np.full(40, 0.1), best_exponent).value is None
+
+
+def notes_for(gradient_norm: float) -> dict[str, str]:
+    """Notes of made-up critical points, all with this norm of the gradient."""
+    parameters = LandscapeParameters(ratios=[0.25, 0.5], num_searches=20, num_minimizers=20)
+    generator = np.random.default_rng(0)
+    measured = []
+    for point in FIGURES["lecture-6"].points(parameters):
+        assert isinstance(point, CriticalPointsAt)
+        index = generator.uniform(0, 0.3, point.num_searches)
+        energy = 0.1 + index + 0.01 * generator.standard_normal(point.num_searches)
+        arrays = {"index": index, "energy": energy, "gradient_norm": np.full(point.num_searches, gradient_norm)}
+        measured.append(Measured({"ratio": point.ratio}, arrays))
+    found = content_of("lecture-6", parameters, measured)
+    return {each.claim: each.note or "" for each in found.verdicts}
+
+
+def test_notes_have_numbers_that_a_reader_can_take_in() -> None:
+    claim = "Searches that minimise the norm of the gradient end at critical points."
+    assert notes_for(1.23456789e-10)[claim].endswith("the largest norm of those kept is 1.2e-10")
+    assert notes_for(1.0)[claim].endswith("none is kept")
+
+
+def test_energies_that_are_not_known_at_every_ratio_decide_nothing() -> None:
+    law = np.array([0.1, 0.2])
+    known = estimate_of(0.1)
+    assert deviation([known, estimate_of(0.2)], law).value == pytest.approx(0.0)
+    assert deviation([known, unknown("no minimizers")], law) == unknown(
+        "the energy at 1 of 2 ratios is not known: no minimizers"
+    )
+
+
+def estimate_of(value: float) -> Estimate:
+    return Estimate(value, value - 0.01, value + 0.01)
 
 
 def test_a_message_is_measured_with_m_rounded() -> None:

@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.regression_losses import Mse
 from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker.experiments.experiment import run_experiment
-from hessian_spectrum.worker.figures.measurement import Context
+from hessian_spectrum.worker.figures.measurement import Context, Measured, content_of
 from hessian_spectrum.worker.figures.pairs import data_set, initial_weights, measure_pairs
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
@@ -38,7 +38,7 @@ NETWORKS: dict[str, Any] = {
     "control_factors": [0.9, 1.1],
     "seed": 3,
 }
-SMALL = {"widths": [5], "input_dims": [1, 3], "num_networks": 6}
+SMALL = {"widths": [5], "input_dims": [1, 3], "num_networks": 8}
 
 
 def networks(**fields: Any) -> EigenvaluePairs:
@@ -115,6 +115,18 @@ def test_decorrelated_data_have_exact_moments() -> None:
     assert float(data.targets.square().mean()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("other", [{"input_dim": 4}, {"width": 6}, {"num_layers": 3}])
+def test_points_of_a_figure_are_independent(other: dict[str, Any]) -> None:
+    def squared_norms(measurement: EigenvaluePairs) -> list[float]:
+        return [float(initial_weights(measurement, index)[0].square().sum()) for index in range(300)]
+
+    point = networks()
+    assert abs(np.corrcoef(squared_norms(point), squared_norms(networks(**other)))[0, 1]) < 0.25
+    assert not torch.equal(data_set(point, 0).inputs[0, :3], data_set(networks(**other), 0).inputs[0, :3])
+    shared = networks(shares_data=True, initialization="orthonormal")
+    assert torch.equal(initial_weights(shared, 1)[1], initial_weights(point, 1)[1])
+
+
 class Killed(Exception):
     pass
 
@@ -158,6 +170,52 @@ def test_figures_from_request_to_result(number: int) -> None:
         exact = [verdict for verdict in result.verdicts if "orthonormal" in verdict.claim]
         assert [verdict.holds for verdict in exact] == [True] * 4
     assert any(verdict.variants for verdict in result.verdicts)
+
+
+def test_samples_at_width_10_are_also_those_that_are_printed() -> None:
+    request = FigureRequest(kind="figure", figure="cracking-10", overrides={"widths": [10, 20], "input_dims": [2]})
+    samples: dict[tuple[int, str], set[int]] = {}
+    for each in request.computations:
+        samples.setdefault((each.width, each.data), set()).add(each.num_samples)
+    # spectra of linear networks on decorrelated data do not depend on the samples
+    assert samples == {
+        (10, "standardised"): {12, 102},
+        (20, "standardised"): {22},
+        (10, "decorrelated"): {12},
+        (20, "decorrelated"): {22},
+    }
+    overrides = {"widths": [10], "input_dims": [2, 3], "num_networks": 8}
+    result = run_experiment(
+        FigureRequest(kind="figure", figure="cracking-12", overrides=overrides), HARDWARE, ignore_progress
+    ).result
+    assert isinstance(result, FigureResult)
+    assert all("102 samples, as printed" in {each.choice for each in verdict.variants} for verdict in result.verdicts)
+    assert {row["option"] for row in result.points} >= {"", "102 samples, as printed"}
+
+
+def made_up(message: EigenvaluePairs, second_gap: float, num_copies: float) -> Measured:
+    """Networks with a second pair at a given distance, and so many copies of the best one."""
+    ones = np.ones(20)
+    arrays = dict.fromkeys(("fraction", "mean_eigenvalue", "largest", "predicted_low", "predicted_high"), ones)
+    arrays |= {"gap": 1e-3 * ones, "second_gap": second_gap * ones, "num_copies": num_copies * ones}
+    arrays |= {"low": ones, "high": ones, "high_index": ones, "smallest": 0 * ones}
+    return Measured({}, arrays | {"control_gap": np.ones((20, len(message.control_factors)))})
+
+
+@pytest.mark.parametrize("which", ["second best is also close", "second closest pair"])
+def test_copies_of_the_best_pair_are_one_side_of_the_verdicts_on_the_second_best(which: str) -> None:
+    """Without copies the second pair is 1000 times farther away; with them it is as close."""
+    overrides = {"widths": [10], "input_dims": [2, 3], "varies": False}
+    request = FigureRequest(kind="figure", figure="cracking-10", overrides=overrides)
+    measured = [made_up(message, second_gap=1.0, num_copies=4.0) for message in request.computations]
+    verdicts = content_of("cracking-10", request.chosen, measured).verdicts
+    found = [verdict for verdict in verdicts if which in verdict.claim]
+    assert found
+    for verdict in found:
+        (other,) = verdict.variants
+        assert other.choice == "copies of the best sum count as second best"
+        assert (verdict.value, other.value) == pytest.approx((1000, 1))
+        assert other.holds is not verdict.holds
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.figures.scalar_descent import NeuronDescent
-from hessian_spectrum.api_schemas.figures.scalar_networks import CellSpectrum, VarianceSpectra
+from hessian_spectrum.api_schemas.figures.scalar_descent import NeuronDescent, ReluEvolutionParameters
+from hessian_spectrum.api_schemas.figures.scalar_networks import (
+    CellParameters,
+    CellSpectrum,
+    VarianceParameters,
+    VarianceSpectra,
+)
 from hessian_spectrum.worker.builders import generator_of
+from hessian_spectrum.worker.figures.measurement import Measured, content_of
 from hessian_spectrum.worker.figures.scalar_descent import measure_descent
 from hessian_spectrum.worker.figures.scalar_networks import (
     DATA,
@@ -17,6 +23,7 @@ from hessian_spectrum.worker.figures.scalar_networks import (
     initial_neurons,
     measure_cells,
     measure_variances,
+    paired_spectrum,
     wedge,
 )
 from tests.worker.figures.context import CONTEXT
@@ -50,7 +57,41 @@ def test_the_cells_of_a_relu_spectrum_are_those_of_its_dense_eigenvectors(data: 
         shown = np.sort(found.arrays["eigenvalues"][found.arrays["is_positive_cell"] == is_positive])
         np.testing.assert_allclose(shown, expected, atol=1e-13 * np.abs(hessian).max())
     assert found.values["positive_num_bulk"] == 2 * (found.values["num_positive"] - 1)
+    for cell in ("positive", "negative"):
+        for name in ("large", "small", "bulk"):
+            assert found.values[f"dense_{cell}_{name}"] == pytest.approx(found.values[f"{cell}_{name}"], rel=1e-10)
+        assert found.values[f"dense_{cell}_departure"] < 1e-13 * found.values["dense_largest"]
     assert found.values["largest"] == max(found.values["positive_large"], found.values["negative_large"])
+
+
+def test_pairs_are_found_in_eigenvalues_without_a_closed_form() -> None:
+    values = np.sort([5.0, -0.5, *[2.0] * 3, *[-2.0] * 3])
+    assert paired_spectrum(values) == (5.0, -0.5, 2.0, 0.0)
+    assert paired_spectrum(values).is_outside(1e-9)
+    assert paired_spectrum(np.array([1.0, 4.0]))[:2] == (4.0, 1.0)
+    for moved in range(1, 7):
+        others = values.copy()
+        others[moved] += 0.1
+        found = paired_spectrum(np.sort(others))
+        assert (found.small == pytest.approx(-0.4)) if moved == 3 else (found.departure > 0.01)
+    assert not paired_spectrum(np.sort([2.0, -2.0, *[2.0] * 3, *[-2.0] * 3])).is_outside(1e-9)
+
+
+CLAIMS_OF_CELLS = {
+    "signed pairs": "dense_positive_departure",
+    "larger one of the outliers": "dense_largest",
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS_OF_CELLS)
+def test_verdicts_on_cells_follow_dense_eigenvalues(claim: str) -> None:
+    """Dense eigenvalues that are not those of the closed form turn the verdicts, though the closed form agrees."""
+    parameters = CellParameters(num_samples=40, width=6, num_seeds=30, slopes=[2.0, -1.0])
+    measured = [measure_cells(point, CONTEXT) for point in parameters.points()]
+    wrong = [Measured(each.values | {CLAIMS_OF_CELLS[claim]: 1e3}, each.arrays) for each in measured]
+    for runs, expected in ((measured, True), (wrong, False)):
+        (found,) = [each for each in content_of("cracking-1", parameters, runs).verdicts if claim in each.claim]
+        assert found.holds is expected
 
 
 def test_the_dense_hessian_is_that_of_the_loss_as_printed() -> None:
@@ -105,6 +146,17 @@ def test_eigenvalues_grow_with_the_variance_of_the_inputs() -> None:
     assert np.ptp(other.arrays["large"] / other.arrays["s2"]) > 0.1 * other.arrays["large"][0]
 
 
+def test_the_verdict_on_two_outliers_follows_the_dense_spectrum() -> None:
+    parameters = VarianceParameters(width=4, num_samples=200, variances=[1.0, 2.0, 4.0], num_seeds=5)
+    measured = [measure_variances(point, CONTEXT) for point in parameters.points()]
+    wrong = [Measured(each.values | {"is_paired": False}, each.arrays) for each in measured]
+    unchecked = [Measured(each.values | {"is_paired": None}, each.arrays) for each in measured]
+    for runs, expected in ((measured, True), (wrong, False), (unchecked, None)):
+        verdicts = content_of("cracking-7", parameters, runs).verdicts
+        (found,) = [each for each in verdicts if "distinguished from the bulk" in each.claim]
+        assert found.holds is expected
+
+
 def descent(**fields: Any) -> Any:
     defaults: dict[str, Any] = {
         "activation": "relu",
@@ -128,8 +180,20 @@ def test_outlier_pairs_of_both_cells_are_followed_with_neurons_that_change_cells
     assert found.arrays["large"].shape == (301, 2)
     pairs = found.arrays["large"] + found.arrays["small"]
     np.testing.assert_allclose(pairs, found.arrays["trace"], rtol=1e-12)
+    assert found.values["pair_departure"] < 1e-12
+    assert found.values["pair_gap"] < 1e-12
     assert (found.arrays["num_neurons"].sum(axis=1) == 10).all()
     assert (np.abs(found.arrays["small"][-1]) < 1e-4 * found.arrays["trace"][-1]).all()  # one remains
+
+
+@pytest.mark.parametrize(("name", "claim"), [("pair_departure", "exist as pairs"), ("pair_gap", "sum to the trace")])
+def test_verdicts_on_pairs_follow_dense_eigenvalues(name: str, claim: str) -> None:
+    parameters = ReluEvolutionParameters(num_steps=20, num_seeds=3, num_samples=20, varies=False)
+    measured = [descent(num_steps=20, num_samples=20, seed=seed) for seed in range(3)]
+    wrong = [*measured[:2], Measured(measured[2].values | {name: 1e-3}, measured[2].arrays)]
+    for runs, expected in ((measured, True), (wrong, False)):
+        (found,) = [each for each in content_of("poster-evolution", parameters, runs).verdicts if claim in each.claim]
+        assert found.holds is expected
 
 
 def test_the_symmetric_wedge_teaches_a_linear_network_nothing() -> None:

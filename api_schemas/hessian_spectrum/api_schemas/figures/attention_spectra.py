@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds, ascending
+from hessian_spectrum.api_schemas.figures.lists import ascending
+from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds
 from hessian_spectrum.api_schemas.message import Seed
 
 Varied = Literal["query-key", "value", "sink"]
@@ -158,6 +159,11 @@ class AttentionSinkParameters(FigureParameters):
     massive_value: float = Field(
         default=5.0, ge=-1e3, le=1e3, description="Value of every coordinate of the first token of every sequence."
     )
+    other_massive_values: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], AfterValidator(ascending)] = Field(
+        default=[2.0, 10.0],
+        max_length=10,
+        description="Other values of these coordinates, ascending, for which the verdicts are also given.",
+    )
     initial_std: float = Field(default=0.1, gt=0, le=100, description="Standard deviation of the weights.")
     targets: Targets = Field(default="normal", description=TARGETS)
     outlier_percent: float = Field(
@@ -166,12 +172,19 @@ class AttentionSinkParameters(FigureParameters):
     num_seeds: NumSeeds = 6
     seed: Seed = Field(default=0, description="First seed of weights and data.")
 
+    @property
+    def massive_values(self) -> list[float | None]:
+        """Values of the first token: the chosen one, none, and others."""
+        others = [value for value in self.other_massive_values if value != self.massive_value]
+        return [self.massive_value, None, *others]
+
     def points(self) -> list[AttentionLayerSpectrum]:
-        """Return one spectrum for each bias and seed, with a massive first token and without."""
-        fields = self.model_dump(exclude={"sink_biases", "outlier_percent", "num_seeds", "seed", "massive_value"})
+        """Return one spectrum for each bias and seed, with each value of the first token."""
+        own = {"sink_biases", "outlier_percent", "num_seeds", "seed", "massive_value", "other_massive_values"}
+        fields = self.model_dump(exclude=own)
         return [
             AttentionLayerSpectrum(**fields, massive_value=value, sink_bias=bias, seed=self.seed + index)
-            for value in (self.massive_value, None)
+            for value in self.massive_values
             for index in range(self.num_seeds)
             for bias in self.sink_biases
         ]
@@ -202,7 +215,12 @@ FIGURES = (
         title="Attention sinks with embedding dimension 10",
         source="Cracking the Hessian, figure 9 and appendix D.1.1",
         parameters=AttentionSinkParameters,
-        quick={"embedding_dim": 5, "key_dim": 30, "sink_biases": [0.0, 2.0, 4.0, 6.0, 10.0]},
+        quick={
+            "embedding_dim": 5,
+            "key_dim": 30,
+            "sink_biases": [0.0, 2.0, 4.0, 6.0, 10.0],
+            "other_massive_values": [10.0],
+        },
         points=_points,
         position=9,
     ),

@@ -1,12 +1,13 @@
 """Figures 4, 14 to 22 and 26 of Cracking the Hessian: what sharpness and trace correlate with over many networks."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.lists import ascending, distinct
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit
 
 Activation = Literal["linear", "relu"]
@@ -14,57 +15,72 @@ Parametrization = Literal["standard", "mup", "ntk"]
 SharedData = Literal["all", "teacher", "none"]
 Reduction = Literal["half-sum", "mean"]
 MupRates = Literal["fan-in", "spectral"]
-OpenChoice = Literal["shared_data", "reduction", "mup_rates", "teacher_scale"]
+OpenChoice = Literal["shared_data", "reduction", "mup_rates", "teacher_scale", "patience", "large_mup_dim"]
 
 Dim = Annotated[int, Field(ge=1, le=200)]
 Depth = Annotated[int, Field(ge=2, le=8)]
+Parametrizations = Annotated[list[Parametrization], AfterValidator(distinct)]
 
 OTHER_TEACHER_SCALE = 3.0
-"""Factor on the scale of the teacher where that is varied."""
+"""Factor by which the scale of the teacher is larger where it is varied."""
+
+_PARAMETRIZATIONS = (
+    "Initial weights, scales and learning rates of the layers: PyTorch's default (`standard`), the maximal update "
+    "parametrization (`mup`) or the neural tangent parametrization (`ntk`). Each has two panels."
+)
+
+_VARIED = (
+    "Parameters that the source leaves open. For each of them, the points are also computed with another value, and "
+    "the verdicts are given for both."
+)
 
 
 class Training(RequestMessage):
-    """How the networks are trained, with the data that they are trained on."""
+    """Data of the networks, and how they are trained."""
 
-    num_samples: int = Field(default=1024, ge=8, le=20_000, description="Number of samples of a data set.")
-    batch_size: int = Field(default=128, ge=1, le=20_000, description="Number of samples of a step.")
+    num_samples: int = Field(default=1024, ge=8, le=20_000, description="Number of samples in a data set.")
+    batch_size: int = Field(default=128, ge=1, le=20_000, description="Number of samples in a training step.")
     patience: int = Field(
         default=10,
         ge=0,
         le=1000,
-        description="Number of epochs without improvement after which the learning rate is cut to a tenth.",
+        description="Number of epochs without improvement that a plateau has; after one more, the learning rate is cut "
+        "to a tenth.",
     )
     threshold: float = Field(
-        default=1e-4, ge=0, lt=1, description="Relative decrease of an epoch's loss that counts as an improvement."
+        default=1e-4,
+        ge=0,
+        lt=1,
+        description="Decrease of the loss, relative to the lowest one, that counts as an improvement.",
     )
     min_learning_rate: float = Field(
-        default=1e-5, gt=0, le=1, description="Smallest base learning rate; training ends at a plateau there."
+        default=1e-5, gt=0, le=1, description="Smallest base learning rate; training ends at the first plateau with it."
     )
     max_epochs: int = Field(
-        default=2000, ge=1, le=100_000, description="Number of passes over the data after which training ends anyway."
+        default=2000, ge=1, le=100_000, description="Largest number of epochs; training ends there without a plateau."
     )
     noise: float = Field(default=0.1, ge=0, le=10, description="Standard deviation of the noise of the targets.")
     teacher_scale: float = Field(
         default=1.0,
         gt=0,
         le=100,
-        description="Scale of the teacher: the entries of its matrix have the standard deviation "
+        description="Scale of the teacher. The entries of its matrix are normal with standard deviation "
         "teacher_scale / sqrt(D).",
     )
     shared_data: SharedData = Field(
         default="all",
-        description="What the networks of a point have in common: the samples (`all`), the teacher that drew them "
-        "(`teacher`), or neither (`none`).",
+        description="What the networks of a point share: one data set (`all`), one teacher with a data set for each "
+        "network (`teacher`), or nothing (`none`).",
     )
     reduction: Reduction = Field(
         default="half-sum",
-        description="Loss of a sample in training: half the sum of the squared errors, or their mean, whose gradient "
-        "is 2/D times as long.",
+        description="Loss of a sample in training: half the sum of the squared errors over the outputs, or their mean, "
+        "which has 2/D times the gradient.",
     )
     mup_rates: MupRates = Field(
         default="fan-in",
-        description="Learning rates of the maximal update parametrization, in units of the base rate: 1 / fan_in as "
-        "printed, or fan_out / fan_in.",
+        description="Learning rate of a layer in the maximal update parametrization: the base rate divided by fan_in, "
+        "as printed, or multiplied by fan_out / fan_in (`spectral`).",
     )
 
 
@@ -72,15 +88,15 @@ class TrainedNetworks(Measurement):
     """Sharpness, trace and norms of the weights of many networks, at initialization and after training."""
 
     kind: Literal["trained-networks"] = "trained-networks"
-    activation: Activation = Field(description="Activation function after every hidden layer.")
-    parametrization: Parametrization = Field(description="Initialization, scales and learning rates of the layers.")
+    activation: Activation = Field(description="Activation function of the hidden layers.")
+    parametrization: Parametrization = Field(description="Initial weights, scales and learning rates of the layers.")
     depth: Depth = Field(description="Number B of weight matrices.")
-    width: int = Field(ge=1, le=1000, description="Width of every hidden layer.")
+    width: int = Field(ge=1, le=1000, description="Width of the hidden layers.")
     dim: Dim = Field(description="Number D of inputs, and of outputs.")
-    learning_rate: float = Field(gt=0, le=100, description="First base learning rate.")
-    num_networks: int = Field(ge=3, le=10_000, description="Number of networks at a point.")
+    learning_rate: float = Field(gt=0, le=100, description="Base learning rate at the start of training.")
+    num_networks: int = Field(ge=3, le=10_000, description="Number of networks.")
     training: Training = Field(description="Data and training of the networks.")
-    seed: Seed = Field(description="Seed of weights, data and the order of samples.")
+    seed: Seed = Field(description="Seed of the weights, the data and the order of samples.")
 
     @property
     def num_parameters(self) -> int:
@@ -143,27 +159,20 @@ _NUM_PRODUCTS = 60
 class CorrelationParameters(Training, FigureParameters):
     """Parameters that all figures of correlations have, those of data and training among them."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["standard", "mup", "ntk"],
         min_length=1,
         max_length=3,
-        description="Initialization, scales and learning rates of the layers: two panels each.",
+        description=_PARAMETRIZATIONS,
     )
     width: int = Field(default=100, ge=2, le=400, description="Width of the hidden layers.")
     num_networks: int = Field(default=200, ge=5, le=10_000, description="Number of networks at each point.")
-    varied: list[OpenChoice] = Field(
+    varied: Annotated[list[OpenChoice], AfterValidator(distinct)] = Field(
         default=["shared_data"],
-        max_length=4,
-        description="Choices that the source leaves open under which the points are computed again: whether networks "
-        "share their data, the reduction of the loss, the learning rates of the maximal update parametrization, and "
-        "the scale of the teacher.",
+        max_length=6,
+        description=_VARIED,
     )
-    seed: Seed = Field(default=0, description="Seed of weights, data and the order of samples.")
-
-    @property
-    def training(self) -> Training:
-        """Data and training under the chosen options."""
-        return Training(**{name: getattr(self, name) for name in Training.model_fields})
+    seed: Seed = Field(default=0, description="Seed of the weights, the data and the order of samples.")
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
@@ -175,103 +184,135 @@ class CorrelationParameters(Training, FigureParameters):
 class TwoLayerParameters(CorrelationParameters):
     """Parameters of the figures of two-layer networks."""
 
-    dims: list[Dim] = Field(
+    dims: Annotated[list[Dim], AfterValidator(ascending)] = Field(
         default=[1, 2, 5, 10, 20, 30, 50, 75, 100],
         min_length=1,
         max_length=40,
-        description="Numbers D of inputs, and of outputs.",
+        description="Numbers D of inputs, and of outputs, ascending.",
     )
-    learning_rate: float = Field(default=0.01, gt=0, le=10, description="First base learning rate.")
+    learning_rate: float = Field(default=0.01, gt=0, le=10, description="Base learning rate at the start of training.")
+    varied: Annotated[list[OpenChoice], AfterValidator(distinct)] = Field(
+        default=["shared_data", "large_mup_dim"], max_length=6, description=_VARIED
+    )
     large_mup_learning_rate: float = Field(
         default=1.0,
         gt=0,
         le=10,
-        description="First base learning rate of the maximal update parametrization with many inputs and outputs.",
+        description="Base learning rate at the start of training in the maximal update parametrization, from "
+        "`large_mup_dim` on.",
     )
     large_mup_dim: int = Field(
-        default=30, ge=1, le=1000, description="Smallest D that counts as many; the source does not say."
+        default=30,
+        ge=1,
+        le=1000,
+        description="Smallest D with `large_mup_learning_rate`; the source does not say which.",
     )
+
+    @property
+    def dims_with_small_mup_rate(self) -> list[int]:
+        """Numbers D with the smaller learning rate of the maximal update parametrization, ascending."""
+        return [dim for dim in self.dims if dim < self.large_mup_dim]
 
 
 class _SpAndMup(TwoLayerParameters):
     """Parameters of figure 4."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["standard", "mup"],
         min_length=1,
         max_length=3,
-        description="Initialization, scales and learning rates of the layers: two panels each.",
+        description=_PARAMETRIZATIONS,
     )
 
 
 class _Ntp(TwoLayerParameters):
     """Parameters of figure 14."""
 
-    parametrizations: list[Parametrization] = Field(
+    parametrizations: Parametrizations = Field(
         default=["ntk"],
         min_length=1,
         max_length=3,
-        description="Initialization, scales and learning rates of the layers: two panels each.",
+        description=_PARAMETRIZATIONS,
     )
 
 
 class DeepParameters(CorrelationParameters):
     """Parameters of the figures of deeper networks."""
 
-    depths: list[Depth] = Field(
-        default=[2, 3, 4, 5, 6], min_length=1, max_length=7, description="Numbers B of weight matrices."
+    depths: Annotated[list[Depth], AfterValidator(ascending)] = Field(
+        default=[2, 3, 4, 5, 6], min_length=1, max_length=7, description="Numbers B of weight matrices, ascending."
     )
-    learning_rate: float = Field(default=0.01, gt=0, le=10, description="First base learning rate.")
+    learning_rate: float = Field(default=0.01, gt=0, le=10, description="Base learning rate at the start of training.")
     deep_learning_rate: float = Field(
         default=0.001,
         gt=0,
         le=10,
-        description="First base learning rate for D = 1 and more than two layers, in the standard and the maximal "
-        "update parametrization.",
+        description="Base learning rate at the start of training for D = 1 and more than two layers, in the standard "
+        "and the maximal update parametrization.",
     )
 
 
-def trainings(parameters: CorrelationParameters, parametrization: Parametrization) -> dict[str, Training]:
-    """Return how networks are trained under the chosen options and under each varied one.
+@dataclass(frozen=True)
+class FigurePoint:
+    """The networks of a point of a figure.
+
+    Attributes:
+        option: What differs from the chosen options; empty for nothing.
+        networks: The networks.
+    """
+
+    option: str
+    networks: TrainedNetworks
+
+
+def measurements(points: Sequence[FigurePoint]) -> list[TrainedNetworks]:
+    """Return the networks of points, each once, in the order in which they appear first."""
+    return list(dict.fromkeys(point.networks for point in points))
+
+
+def options(parameters: CorrelationParameters, parametrization: Parametrization) -> dict[str, dict[str, Any]]:
+    """Return what differs from the chosen options under each varied one.
 
     Args:
         parameters: Parameters of the figure.
-        parametrization: That of the networks, whose learning rates are varied for `mup` only.
+        parametrization: That of the networks; choices about `mup` are varied for that one only.
 
     Returns:
-        The training by what differs from the chosen options; the first name is empty.
+        The fields that differ, by a description; the first is empty, and stands for the chosen options.
     """
-    chosen = parameters.training
-    others: dict[OpenChoice, Any] = {
-        "shared_data": "none" if chosen.shared_data == "all" else "all",
-        "reduction": "mean" if chosen.reduction == "half-sum" else "half-sum",
-        "mup_rates": "spectral" if chosen.mup_rates == "fan-in" else "fan-in",
-        "teacher_scale": chosen.teacher_scale * OTHER_TEACHER_SCALE,
+    others: dict[str, Any] = {
+        "shared_data": "none" if parameters.shared_data == "all" else "all",
+        "reduction": "mean" if parameters.reduction == "half-sum" else "half-sum",
+        "teacher_scale": parameters.teacher_scale * OTHER_TEACHER_SCALE,
+        "patience": parameters.patience // 2 if parameters.patience else 1,
     }
-    varied = [choice for choice in others if choice in parameters.varied]
-    if parametrization != "mup":
-        varied = [choice for choice in varied if choice != "mup_rates"]
-    return {"": chosen} | {f"{c} = {others[c]}": chosen.model_copy(update={c: others[c]}) for c in varied}
+    if parametrization == "mup":
+        others["mup_rates"] = "spectral" if parameters.mup_rates == "fan-in" else "fan-in"
+        if isinstance(parameters, TwoLayerParameters) and (smaller := parameters.dims_with_small_mup_rate):
+            others["large_mup_dim"] = smaller[-1]
+    varied = [choice for choice in parameters.varied if choice in others]
+    return {"": {}} | {f"{choice} = {others[choice]}": {choice: others[choice]} for choice in varied}
 
 
-def two_layer_measurements(parameters: TwoLayerParameters, *, activation: Activation) -> list[TrainedNetworks]:
-    """Return the measurements of a figure: by parametrization, option and D, in this order."""
+def two_layer_points(parameters: TwoLayerParameters, *, activation: Activation) -> list[FigurePoint]:
+    """Return the points of a figure: by parametrization, option and D, in this order."""
     return [
-        _networks(parameters, activation, parametrization, 2, dim, rate, training)
+        FigurePoint(option, _networks(parameters, activation, parametrization, 2, dim, rate, changes))
         for parametrization in parameters.parametrizations
-        for training in trainings(parameters, parametrization).values()
+        for option, changes in options(parameters, parametrization).items()
         for dim in parameters.dims
-        for is_large in [parametrization == "mup" and dim >= parameters.large_mup_dim]
+        for is_large in [parametrization == "mup" and dim >= changes.get("large_mup_dim", parameters.large_mup_dim)]
         for rate in [parameters.large_mup_learning_rate if is_large else parameters.learning_rate]
     ]
 
 
-def deep_measurements(parameters: DeepParameters, *, activation: Activation, dim: int) -> list[TrainedNetworks]:
-    """Return the measurements of a figure: by parametrization, option and depth, in this order."""
+def deep_points(parameters: DeepParameters, *, activation: Activation, dims: Sequence[int]) -> list[FigurePoint]:
+    """Return the points of a figure: by parametrization, option, D and depth, in this order."""
     return [
-        _networks(parameters, activation, parametrization, depth, dim, rate, training)
+        FigurePoint(option, _networks(parameters, activation, parametrization, depth, dim, rate, changes))
         for parametrization in parameters.parametrizations
-        for training in trainings(parameters, parametrization).values()
+        for option, changes in options(parameters, parametrization).items()
+        for dim in dims
         for depth in parameters.depths
         for is_deep in [dim == 1 and depth > 2 and parametrization != "ntk"]
         for rate in [parameters.deep_learning_rate if is_deep else parameters.learning_rate]
@@ -285,8 +326,9 @@ def _networks(
     depth: int,
     dim: int,
     learning_rate: float,
-    training: Training,
+    changes: Mapping[str, Any],
 ) -> TrainedNetworks:
+    training = {name: changes.get(name, getattr(parameters, name)) for name in Training.model_fields}
     return TrainedNetworks(
         activation=activation,
         parametrization=parametrization,
@@ -295,7 +337,7 @@ def _networks(
         dim=dim,
         learning_rate=learning_rate,
         num_networks=parameters.num_networks,
-        training=training,
+        training=Training(**training),
         seed=parameters.seed,
     )
 
@@ -321,7 +363,7 @@ def _two_layer_figure(
     activation: Activation = "linear",
     parameters: type[TwoLayerParameters] = TwoLayerParameters,
     sections: str = "D.1.3 and D.3.3",
-    varied: Sequence[OpenChoice] = ("shared_data",),
+    varied: Sequence[OpenChoice] = ("shared_data", "patience", "large_mup_dim"),
 ) -> Figure:
     return Figure(
         f"cracking-{number}",
@@ -329,19 +371,19 @@ def _two_layer_figure(
         _SOURCE.format(f"figure {number}", sections),
         parameters,
         quick=_QUICK_TWO | {"varied": list(varied)} | ({"dims": [1, 3, 16]} if activation == "relu" else {}),
-        points=partial(two_layer_measurements, activation=activation),
+        points=lambda chosen: measurements(two_layer_points(chosen, activation=activation)),
         position=number,
     )
 
 
-def _deep_figure(number: int, title: str, activation: Activation, dim: int) -> Figure:
+def _deep_figure(number: int, title: str, activation: Activation, *dims: int) -> Figure:
     return Figure(
         f"cracking-{number}",
         title,
         _SOURCE.format(f"figure {number}", "D.1.4 and D.3.4"),
         DeepParameters,
-        quick=_QUICK_DEEP | ({"depths": [2, 4]} if activation == "relu" else {}),
-        points=partial(deep_measurements, activation=activation, dim=dim),
+        quick=_QUICK_DEEP | ({"depths": [2, 4]} if activation == "relu" else {"varied": ["shared_data", "patience"]}),
+        points=lambda chosen: measurements(deep_points(chosen, activation=activation, dims=dims)),
         position=number,
     )
 
@@ -351,18 +393,23 @@ FIGURES = (
         4,
         "Sharpness and norms of weights, SP and muP",
         parameters=_SpAndMup,
-        varied=("shared_data", "reduction", "mup_rates", "teacher_scale"),
+        varied=("shared_data", "reduction", "mup_rates", "teacher_scale", "patience", "large_mup_dim"),
     ),
     _two_layer_figure(
         14,
         "Sharpness and norms of weights, NTP",
         parameters=_Ntp,
-        varied=("shared_data", "reduction", "teacher_scale"),
+        varied=("shared_data", "reduction", "teacher_scale", "patience"),
     ),
     _two_layer_figure(15, "Sharpness and alignment of weights"),
-    _two_layer_figure(16, "Sharpness and norms of weights of ReLU networks", activation="relu"),
+    _two_layer_figure(
+        16,
+        "Sharpness and norms of weights of ReLU networks",
+        activation="relu",
+        varied=("shared_data", "large_mup_dim"),
+    ),
     _deep_figure(17, "Sharpness and products of weights, D = 1", "linear", 1),
-    _deep_figure(18, "Sharpness and products of weights, D = 10", "linear", 10),
+    _deep_figure(18, "Sharpness and products of weights, D = 10", "linear", 10, 1),
     _deep_figure(19, "Sharpness and single weights, D = 1", "linear", 1),
     _deep_figure(20, "Sharpness and single weights, D = 10", "linear", 10),
     _deep_figure(21, "Sharpness and products of weights of ReLU networks, D = 1", "relu", 1),

@@ -3,11 +3,12 @@
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointName, with_checkpoint
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.lists import distinct
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest, MeasuringInterval, Pretraining
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit
 from hessian_spectrum.api_schemas.methods import LanczosMethod
@@ -121,7 +122,9 @@ class PretrainingParameters(FigureParameters):
         max_length=16,
         description="Intervals between measured steps.",
     )
-    seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1, max_length=10, description="Seeds of the runs.")
+    seeds: Annotated[list[Seed], AfterValidator(distinct)] = Field(
+        default=[0, 1, 2], min_length=1, max_length=10, description="Seeds of the runs."
+    )
     tolerance: float = Field(default=1e-4, gt=0, lt=1, description="Relative tolerance of the eigenvalues.")
 
     @model_validator(mode="after")
@@ -198,7 +201,7 @@ class SinkParameters(FigureParameters):
     data: TokenSource = Field(
         default=TextData.model_validate(_source(8, 1024)), description="Tokens to measure, and to train on."
     )
-    mean_scores: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+    mean_scores: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], AfterValidator(distinct)] = Field(
         default=[0.5, 0.65, 0.81],
         min_length=1,
         max_length=16,

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
+from hessian_spectrum.api_schemas.figures.lists import ascending, distinct
 from hessian_spectrum.api_schemas.message import Seed, misfit
 
 MAX_DENSE = 1024
@@ -19,6 +20,11 @@ Teacher = Literal["none", "linear"]
 Width = Annotated[int, Field(ge=2, le=400)]
 InputDim = Annotated[int, Field(ge=1, le=400)]
 ControlFactor = Annotated[float, Field(gt=0.05, lt=2)]
+Widths = Annotated[list[Width], AfterValidator(ascending)]
+ControlFactors = Annotated[list[ControlFactor], AfterValidator(distinct)]
+
+PRINTED_SAMPLES = {10: 102}
+"""Number of samples that appendix D.1.2 prints, by width, where it is probably a misprint of width + 2."""
 
 SETTINGS: tuple[tuple[Initialization, DataSet], ...] = (
     ("orthonormal", "decorrelated"),
@@ -95,17 +101,17 @@ class EigenvaluePairs(Measurement):
 class PairParameters(FigureParameters):
     """Parameters of the figures of paired eigenvalues."""
 
-    widths: list[Width] = Field(
+    widths: Widths = Field(
         default=[10, 150],
         min_length=1,
         max_length=4,
-        description="Widths of the hidden layers; one set of panels each.",
+        description="Widths of the hidden layers, ascending; one set of panels each.",
     )
-    input_dims: list[InputDim] = Field(
+    input_dims: Annotated[list[InputDim], AfterValidator(ascending)] = Field(
         default=[*range(1, 11), 20, 40, 60, 80, 100, 125, 150],
         min_length=1,
         max_length=60,
-        description="Numbers D of entries of each input; at each width, those that do not exceed it.",
+        description="Numbers D of entries of each input, ascending; at each width, those that do not exceed it.",
     )
     num_networks: int = Field(default=100, ge=3, le=10_000, description="Number of networks at each point.")
     extra_samples: int = Field(
@@ -118,7 +124,7 @@ class PairParameters(FigureParameters):
     shares_data: bool = Field(
         default=False, description="Whether the networks of a point have the same data, or each has its own."
     )
-    control_factors: list[ControlFactor] = Field(
+    control_factors: ControlFactors = Field(
         default=[0.8, 0.9, 1.1, 1.2],
         min_length=1,
         max_length=20,
@@ -138,13 +144,13 @@ class PairParameters(FigureParameters):
 
     def dims(self, width: int) -> list[int]:
         """Return the numbers of inputs at a width, ascending."""
-        return sorted({dim for dim in self.input_dims if dim <= width})
+        return [dim for dim in self.input_dims if dim <= width]
 
 
 class DenseWidths(PairParameters):
     """Parameters of figure 13, whose Hessians are dense matrices of all parameters."""
 
-    widths: list[Width] = Field(
+    widths: Widths = Field(
         default=[10],
         min_length=1,
         max_length=4,
@@ -166,9 +172,10 @@ class Variation(FigureParameters):
 
     teacher: Teacher = Field(description="Targets before they are standardised.")
     shares_data: bool = Field(description="Whether the networks of a point have the same data.")
+    num_samples: int = Field(description="Number of samples of each network.")
 
 
-def variations(parameters: PairParameters, activation: Activation, data: DataSet) -> list[Variation]:
+def variations(parameters: PairParameters, activation: Activation, data: DataSet, width: int) -> list[Variation]:
     """Return the choices under which the points of a panel are computed, the chosen one first.
 
     Args:
@@ -176,16 +183,21 @@ def variations(parameters: PairParameters, activation: Activation, data: DataSet
         activation: Activation function of the networks.
         data: Data of the panel. Nothing of the teacher is left in decorrelated data, and the spectra of linear networks
             on them do not depend on the samples, so that these choices are not varied there.
+        width: Width of the networks, with which the number of samples is varied where another one is printed.
 
     Returns:
         One choice or more.
     """
-    chosen = Variation(teacher=parameters.teacher, shares_data=parameters.shares_data)
+    num_samples = width + parameters.extra_samples
+    chosen = Variation(teacher=parameters.teacher, shares_data=parameters.shares_data, num_samples=num_samples)
     if not parameters.varies:
         return [chosen]
     others = []
     if (activation, data) != ("linear", "decorrelated"):
         others.append(chosen.model_copy(update={"shares_data": not chosen.shares_data}))
+        printed = PRINTED_SAMPLES.get(width, num_samples)
+        if printed != num_samples:
+            others.append(chosen.model_copy(update={"num_samples": printed}))
     if data == "standardised":
         teacher: Teacher = "linear" if chosen.teacher == "none" else "none"
         others.append(chosen.model_copy(update={"teacher": teacher}))
@@ -206,7 +218,7 @@ def pair_measurements(
             num_layers=num_layers,
             width=width,
             input_dim=dim,
-            num_samples=width + parameters.extra_samples,
+            num_samples=variation.num_samples,
             initialization=initialization,
             data=data,
             teacher=variation.teacher,
@@ -217,7 +229,7 @@ def pair_measurements(
         )
         for width in parameters.widths
         for initialization, data in settings
-        for variation in variations(parameters, activation, data)
+        for variation in variations(parameters, activation, data, width)
         for dim in parameters.dims(width)
     ]
 
@@ -225,8 +237,11 @@ def pair_measurements(
 class _ThreeParameters(PairParameters):
     """Parameters of figure 3."""
 
-    widths: list[Width] = Field(
-        default=[150], min_length=1, max_length=4, description="Widths of the hidden layer; panels a and b for each."
+    widths: Widths = Field(
+        default=[150],
+        min_length=1,
+        max_length=4,
+        description="Widths of the hidden layer, ascending; panels a and b for each.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.figures.scalar_networks import ascending
+from hessian_spectrum.api_schemas.figures.lists import ascending
 from hessian_spectrum.api_schemas.message import Seed
 
 Ratio = Annotated[float, Field(ge=0.01, le=10)]

@@ -63,7 +63,12 @@ class Verdict(Message):
     value: float | None = Field(description="The value found; null if it does not exist.")
     lower: float | None = Field(description="Lower end of its 95 % interval; null if there is none.")
     upper: float | None = Field(description="Upper end of its 95 % interval; null if there is none.")
-    threshold: float | None = Field(description="The value that decides; null if none does.")
+    threshold: float | None = Field(
+        description="The value that decides, the smaller one if there are two; null if none does."
+    )
+    threshold_upper: float | None = Field(
+        default=None, description="The larger value if the claim holds between two; null if one value decides."
+    )
     note: str | None = Field(default=None, description="What a reader must know beside it; null for nothing.")
     variants: list[Variant] = Field(
         default=[], description="The same claim under other choices or seeds, where it depends on them."

@@ -1,13 +1,13 @@
 """Figures 1 and 7 of Cracking the Hessian and the Poster's bulk: spectra of two-layer networks of one variable."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
-from hessian_spectrum.api_schemas.message import Seed, misfit
+from hessian_spectrum.api_schemas.figures.lists import ascending
+from hessian_spectrum.api_schemas.message import Seed
 
 Initialization = Literal["uniform", "normal", "unit"]
 INITIALIZATION = (
@@ -23,24 +23,6 @@ MAX_DENSE_NUMBERS = 50_000_000
 def has_dense_check(width: int, num_samples: int) -> bool:
     """Return whether spectra of these networks are compared with dense automatic differentiation."""
     return 2 * width**2 * num_samples <= MAX_DENSE_NUMBERS
-
-
-def ascending(values: list[float]) -> list[float]:
-    """Return the values if each is larger than the one before.
-
-    Args:
-        values: Numbers of a request.
-
-    Returns:
-        The same list.
-
-    Raises:
-        ValidationError: If one is not.
-    """
-    for index, (before, value) in enumerate(pairwise(values)):
-        if value <= before:
-            raise misfit(index + 1, message=f"must be larger than {before:g}, the value before it")
-    return values
 
 
 Width = Annotated[int, Field(ge=2, le=10_000, description="Number m of hidden neurons.")]

@@ -100,8 +100,8 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
         ensemble: Networks and data.
         plan: How to train; its learning rate is that of no member.
         learning_rates: Rate of each member.
-        seeds: Generator of the order of samples of each member; members with equal seeds see the same order.
-        new_generator: Returns the generator of a seed.
+        seeds: Seed of the order of samples of each member; members with equal seeds see the same order.
+        generators: Generator of each different seed, in the order in which `seeds` has them first.
     """
 
     ensemble: Ensemble

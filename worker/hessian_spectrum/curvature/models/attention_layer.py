@@ -92,14 +92,18 @@ class AttentionLayer(Model):
             sequence_length=inputs.shape[1],
         )
 
-    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Return outputs (n, L, d_V) for sequences (n, L, d)."""
+    def attention(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the attention matrices A (n, L, L), rows for queries, of sequences (n, L, d)."""
         query, key = inputs @ parameters["W_Q"], inputs @ parameters["W_K"]
         scores = query @ key.transpose(-1, -2) / sqrt(self.key_dim)
         if self.sink_bias != 0:
             first = torch.arange(inputs.shape[1], device=scores.device) == 0
             scores = scores + first.to(scores.dtype) * self.sink_bias
-        return SCORE_ACTIVATIONS[self.activation](scores) @ (inputs @ parameters["W_V"])
+        return SCORE_ACTIVATIONS[self.activation](scores)
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return outputs (n, L, d_V) for sequences (n, L, d)."""
+        return self.attention(parameters, inputs) @ (inputs @ parameters["W_V"])
 
 
 MODELS = {"attention-layer": AttentionLayer}

@@ -1,35 +1,25 @@
 """Spectra of self-attention against the norms of its weights and the strength of an attention sink."""
 
-from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.special import softmax
 
-from hessian_spectrum.api_schemas.figures.attention_spectra import (
-    AttentionLayerSpectrum,
-    AttentionSinkParameters,
-    ScalarAttention,
-    ScalarAttentionParameters,
-)
-from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
+from hessian_spectrum.api_schemas.figures.attention_spectra import AttentionLayerSpectrum, ScalarAttention
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses import LOSS_CLASSES, EmpiricalRisk
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.worker.builders import generator_of
-from hessian_spectrum.worker.figures.claims import Range, curve, share, verdict
 from hessian_spectrum.worker.figures.closed_forms import number, statistic
-from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
+from hessian_spectrum.worker.figures.measurement import Context, Measured
 
 Array = NDArray[np.float64]
 
@@ -44,12 +34,31 @@ LEAST_MULTIPLICITY = 3
 
 
 class AttentionMoments(NamedTuple):
-    """Attention to the first token, and moments of the tokens under each row of the attention matrix, (batch, L)."""
+    """Attention to the first token (batch, L), and moments of the tokens under each row of the attention matrix."""
 
     first: Array
     mean: Array  # m1
     second: Array  # m2, central
     third: Array  # m3, central
+
+
+def moments_of(weights: Array, tokens: Array) -> AttentionMoments:
+    """Moments of each coordinate of tokens under the rows of attention matrices.
+
+    Args:
+        weights: Attention matrices of shape (batch, L, L).
+        tokens: Sequences of shape (batch, L, d).
+
+    Returns:
+        The moments, of shape (batch, L, d).
+
+    References:
+        Cracking the Hessian, definition B.1, where d = 1.
+    """
+    mean = weights @ tokens
+    centred = tokens[:, None] - mean[:, :, None]
+    second, third = (np.einsum("bij,bijd->bid", weights, centred**power) for power in (2, 3))
+    return AttentionMoments(weights[:, :, 0], mean, second, third)
 
 
 def attention_moments(x: Array, score: float, sink_bias: float = 0.0) -> AttentionMoments:
@@ -61,19 +70,13 @@ def attention_moments(x: Array, score: float, sink_bias: float = 0.0) -> Attenti
         sink_bias: Number added to the scores of the first key.
 
     Returns:
-        The moments.
-
-    References:
-        Cracking the Hessian, definition B.1.
+        The moments, of shape (batch, L).
     """
+    # in numpy, since torch would take most of the time of a run of gradient descent for these small arrays
     scores = x[:, :, None] * x[:, None, :] * score
     scores[:, :, 0] += sink_bias
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    mean = (weights * x[:, None, :]).sum(axis=-1)
-    centred = x[:, None, :] - mean[:, :, None]
-    second, third = ((weights * centred**power).sum(axis=-1) for power in (2, 3))
-    return AttentionMoments(weights[:, :, 0], mean, second, third)
+    first, *moments = moments_of(softmax(scores, axis=-1), x[:, :, None])
+    return AttentionMoments(first, *(moment[:, :, 0] for moment in moments))
 
 
 def printed_bounds(spectrum: Spectrum, *, norm_q: float, norm_k: float) -> tuple[float, float]:
@@ -120,7 +123,7 @@ def measure_scalar_attention(measurement: ScalarAttention, context: Context) -> 
         Arrays over the values: `outliers` (values, 3), descending; `bulk`, |gamma|; `condition`, NaN where it is not
         determined, and `condition_lower`, its bound of Remark 3.1; `lower` and `upper`, the bounds of eq. (121) on the
         largest outlier, and `printed_upper`, the upper one as printed; `first_attention`, the mean attention to the
-        first token; `mean_norm` and `second_norm`, of the moment vectors.
+        first token; `mean_norm`, `second_norm` and `third_norm`, of the moment vectors.
     """
     m, (x, y) = measurement, _scalar_data(measurement)
     generator = generator_of(m.seed, WEIGHTS)
@@ -149,10 +152,15 @@ def _attention_numbers(spectrum: Spectrum, moments: AttentionMoments, norm: floa
         "lower": number(spectrum, "lambda_max_lower"),
         "upper": spectrum.trace / 3 + number(spectrum, "xi"),
         "printed_upper": printed_bounds(spectrum, norm_q=norm, norm_k=norm)[1],
-        "first_attention": float(moments.first.mean()),
-        "mean_norm": float(np.linalg.norm(moments.mean)),
-        "second_norm": float(np.linalg.norm(moments.second)),
+        **_moment_numbers(moments),
     }
+
+
+def _moment_numbers(moments: AttentionMoments) -> dict[str, float]:
+    """Mean attention to the first token, and norms of the moments."""
+    named = {"mean_norm": moments.mean, "second_norm": moments.second, "third_norm": moments.third}
+    norms = {name: float(np.linalg.norm(moment)) for name, moment in named.items()}
+    return {"first_attention": float(moments.first.mean()), **norms}
 
 
 def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Context) -> Measured:
@@ -163,7 +171,8 @@ def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Contex
         context: Progress and checkpoints of the dense matrix.
 
     Returns:
-        The array `eigenvalues`, ascending. Values: `first_attention`, the mean attention to the first token.
+        The array `eigenvalues`, ascending. Values: `first_attention`, the mean attention to the first token, and
+        `mean_norm`, `second_norm` and `third_norm`, of the moments of all coordinates together.
     """
     m = measurement
     layer = AttentionLayer(
@@ -182,17 +191,8 @@ def measure_attention_layer(measurement: AttentionLayerSpectrum, context: Contex
     result = run(
         DenseEigensolver(), operator, generator=torch.Generator(), progress=context.progress, checkpointer=context.stage
     )
-    scores = x @ parameters["W_Q"] @ (x @ parameters["W_K"]).mT / sqrt(m.key_dim)
-    scores[:, :, 0] += m.sink_bias
-    attention = float(scores.softmax(dim=-1)[:, :, 0].mean())
-    return Measured({"first_attention": attention}, {"eigenvalues": result.eigenvalues})
-
-
-MEASUREMENTS = {ScalarAttention: measure_scalar_attention, AttentionLayerSpectrum: measure_attention_layer}
-
-
-NARROW = 3.0
-"""Norm of queries and keys up to which a variant of figure 2a goes."""
+    moments = moments_of(layer.attention(parameters, x).numpy(), x.numpy())
+    return Measured(_moment_numbers(moments), {"eigenvalues": result.eigenvalues})
 
 
 class Parts(NamedTuple):
@@ -224,347 +224,4 @@ def repeated_pairs(eigenvalues: Array) -> Parts:
     return Parts(eigenvalues[mask], eigenvalues[~mask])
 
 
-def _rank_correlation(x: Array, columns: Sequence[Array]) -> Estimate:
-    """Mean over seeds of Spearman's coefficient between what varies and a quantity; 1 where it only grows."""
-    found = [1.0 * spearmanr(x, column).statistic for column in columns]
-    return estimates.mean([value for value in found if np.isfinite(value)])
-
-
-def _last_over_first(columns: Sequence[Array]) -> Estimate:
-    """Median over seeds of the last value over the first one."""
-    return estimates.median_ratio([abs(c[-1]) for c in columns], [abs(c[0]) for c in columns])
-
-
-def _relative_change(columns: Sequence[Array]) -> Estimate:
-    """Median over seeds of (largest - smallest) / largest."""
-    return estimates.median([np.ptp(column) / column.max() for column in columns])
-
-
-def _largest(each: Measured) -> Array:
-    outliers: Array = each.arrays["outliers"][:, 0]
-    return outliers
-
-
-class _Series:
-    """The measurements of figure 2 by series."""
-
-    def __init__(self, parameters: ScalarAttentionParameters, measured: Sequence[Measured]) -> None:
-        count = parameters.num_seeds
-        names = [name for name, _ in parameters.series()]
-        self._of = {name: measured[i * count : (i + 1) * count] for i, name in enumerate(names)}
-
-    def __getitem__(self, name: str) -> Sequence[Measured]:
-        return self._of[name]
-
-    def columns(self, name: str, array: str) -> list[Array]:
-        """One array of each seed."""
-        if array == "largest":
-            return [_largest(each) for each in self._of[name]]
-        return [each.arrays[array] for each in self._of[name]]
-
-    def all_points(self, array: str) -> Array:
-        """One array of all series and seeds, joined."""
-        return np.concatenate([each.arrays[array] for of in self._of.values() for each in of])
-
-    @property
-    def largest(self) -> Array:
-        """The largest outliers of all series and seeds, joined."""
-        return np.concatenate([_largest(each) for of in self._of.values() for each in of])
-
-
-def _norm_verdicts(series: _Series, parameters: ScalarAttentionParameters) -> list[Verdict]:
-    norms = np.array(parameters.query_key_norms)
-    wide = np.array(parameters.wide_query_key_norms)
-    names = {"a aligned": "queries and keys of one direction", "a wide": f"norms up to {wide[-1]:g}"}
-    narrow = norms <= NARROW
-    narrow_bulk = {f"norms up to {NARROW:g}": _relative_change([each[narrow] for each in series.columns("a", "bulk")])}
-    narrow_bulk["change beside that of the largest outlier"] = estimates.median(
-        [np.ptp(b) / np.ptp(o) for b, o in zip(*(series.columns("a", of) for of in ("bulk", "largest")), strict=True)]
-    )
-    changes = narrow_bulk | {label: _relative_change(series.columns(name, "bulk")) for name, label in names.items()}
-    growth = {label: _last_over_first(series.columns(name, "largest")) for name, label in names.items()}
-    bound = {
-        label: _rank_correlation(x, series.columns(name, "condition_lower"))
-        for (name, label), x in zip(names.items(), (norms, wide), strict=True)
-    }
-    kappa = {
-        label: _rank_correlation(x, series.columns(name, "condition"))
-        for (name, label), x in zip(names.items(), (norms, wide), strict=True)
-    }
-    return [
-        verdict(
-            "The norms of the query and key weights do not affect the bulk eigenvalues (figure 2a).",
-            quantity=f"median change of the bulk between norms {norms[0]:g} and {norms[-1]:g}, over its largest value",
-            estimate=_relative_change(series.columns("a", "bulk")),
-            holds_for=Range(below=0.2),
-            variants=changes,
-            note="the bulk depends on the scores; they are near 0 while |w_Q| |w_K| is small beside d_K",
-        ),
-        verdict(
-            "The outliers, and so the largest eigenvalue, grow with the norms of query and key weights (figure 2a).",
-            quantity="median of the largest outlier at the largest norm over that at the smallest one",
-            estimate=_last_over_first(series.columns("a", "largest")),
-            holds_for=Range(above=1.0),
-            variants=growth,
-        ),
-        verdict(
-            "The lower bound of the condition number is monotonic in the magnitude of key and query weights.",
-            quantity="mean rank correlation of the bound of Remark 3.1 with the norm",
-            estimate=_rank_correlation(norms, series.columns("a", "condition_lower")),
-            holds_for=Range(above=0.95),
-            variants=bound,
-            note="zeta is not constant: where it falls or gamma grows with the score, the bound falls",
-        ),
-        verdict(
-            "The condition number grows with the magnitude of key and query weights.",
-            quantity="mean rank correlation of the condition number with the norm",
-            estimate=_rank_correlation(norms, series.columns("a", "condition")),
-            holds_for=Range(above=0.9),
-            variants=kappa,
-            note="the smallest magnitude is often that of a third outlier rather than the bulk, and passes through 0",
-        ),
-    ]
-
-
-def _bound_verdicts(series: _Series) -> list[Verdict]:
-    largest, rounding = series.largest, 1 + 1e-12
-    kappa, least = series.all_points("condition"), series.all_points("condition_lower")
-    known = np.isfinite(kappa) & np.isfinite(least)
-    upper, printed = series.all_points("upper"), series.all_points("printed_upper")
-    return [
-        verdict(
-            "The condition number is at least (2 T + 3 xi) / (6 |gamma|) (Remark 3.1).",
-            quantity="share of all spectra in which it is",
-            estimate=share(kappa[known] * rounding >= least[known]),
-            holds_for=Range(above=0.95),
-            note="xi with squared norms",
-        ),
-        verdict(
-            "The outliers are at most T/3 + xi (Theorem 3.5).",
-            quantity="share of all spectra in which the largest is",
-            estimate=share(largest <= upper * rounding),
-            holds_for=Range(above=0.95),
-            variants={"xi as printed, whose norms are not squared": share(largest <= printed * rounding)},
-            note="xi with squared norms; a bound that is not a real number counts as failing",
-        ),
-    ]
-
-
-def _value_verdict(series: _Series, of: str, name: str) -> Verdict:
-    return verdict(
-        f"The {name} depend on w_V (figure 2b).",
-        quantity="median of the change over the range of w_V, over the largest value",
-        estimate=_relative_change(series.columns("b", of)),
-        holds_for=Range(above=0.5),
-    )
-
-
-def _sink_verdicts(
-    biases: Array,
-    bulk: Mapping[str, Sequence[Array]],
-    largest: Mapping[str, Sequence[Array]],
-    *,
-    where: str,
-) -> list[Verdict]:
-    """The two claims on sinks; mappings hold the chosen data first, then the other choices."""
-    chosen, *others = bulk
-    return [
-        verdict(
-            f"The larger the attention sink, the smaller the bulk ({where}).",
-            quantity="mean rank correlation of the magnitude of the bulk with the bias",
-            estimate=_rank_correlation(biases, bulk[chosen]),
-            holds_for=Range(below=-0.9),
-            variants={name: _rank_correlation(biases, bulk[name]) for name in others},
-            note="-1 where the bulk falls at every step; a massive token at first adds to the spread of the tokens",
-        ),
-        verdict(
-            f"The bulk shrinks towards zero as attention concentrates on one token ({where}).",
-            quantity="median of the bulk at the largest bias over its largest value",
-            estimate=estimates.median([column[-1] / column.max() for column in bulk[chosen]]),
-            holds_for=Range(below=0.5),
-            variants={name: estimates.median([column[-1] / column.max() for column in bulk[name]]) for name in others},
-        ),
-        verdict(
-            f"The larger the attention sink, the larger the outlier eigenvalues ({where}).",
-            quantity="mean rank correlation of the largest eigenvalue with the bias",
-            estimate=_rank_correlation(biases, largest[chosen]),
-            holds_for=Range(above=0.9),
-            variants={name: _rank_correlation(biases, largest[name]) for name in others},
-            note="1 where it grows at every step",
-        ),
-    ]
-
-
-def _figure_2_panels(series: _Series, parameters: ScalarAttentionParameters) -> list[Panel]:
-    axes = [
-        ("a", "norms of queries and keys", parameters.query_key_norms),
-        ("b", "value weight", parameters.value_norms),
-        ("c", "bias of the first token", parameters.sink_biases),
-    ]
-    panels = []
-    for name, label, x in axes:
-        arrays = series[name][0].arrays
-        outliers = arrays["outliers"]
-        curves = [curve(f"outlier {i + 1}", x, outliers[:, i]) for i in range(3)]
-        curves += [curve("bulk", x, arrays["bulk"], group=3), curve("", x, -arrays["bulk"], group=3)]
-        panels.append(Panel(title=f"({name})", x_label=label, y_label="eigenvalue", y_scale="symlog", curves=curves))
-    kappa = [series.columns("a", of)[0] for of in ("condition", "condition_lower")]
-    curves = [
-        curve("condition number", parameters.query_key_norms, kappa[0]),
-        curve("lower bound", parameters.query_key_norms, kappa[1]),
-    ]
-    label = "norms of queries and keys"
-    return [*panels, Panel(title="Remark 3.1", x_label=label, y_label="condition number", y_scale="log", curves=curves)]
-
-
-def _figure_2_rows(series: _Series, parameters: ScalarAttentionParameters) -> list[dict[str, Cell]]:
-    rows: list[dict[str, Cell]] = []
-    for name, fields in parameters.series():
-        for index, each in enumerate(series[name]):
-            for i, value in enumerate(fields["values"]):
-                numbers = {key: column[i] for key, column in each.arrays.items() if column.ndim == 1}
-                numbers |= {f"outlier_{k + 1}": each.arrays["outliers"][i, k] for k in range(3)}
-                found = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
-                rows.append({"series": name, "seed": parameters.seed + index, "value": value, **found})
-    return rows
-
-
-def figure_2(parameters: ScalarAttentionParameters, measured: Sequence[Measured]) -> FigureContent:
-    """Make panels a to c of figure 2: spectra of self-attention on scalars.
-
-    Args:
-        parameters: Parameters of the figure.
-        measured: Measurements by series and seed.
-
-    Returns:
-        The content.
-    """
-    series = _Series(parameters, measured)
-    other = "reversed sequences" if parameters.targets == "normal" else "normal numbers"
-    names = {"c": "chosen", "c ordinary": "no massive token", "c targets": f"targets: {other}"}
-    sink = _sink_verdicts(
-        np.array(parameters.sink_biases),
-        {label: series.columns(name, "bulk") for name, label in names.items()},
-        {label: series.columns(name, "largest") for name, label in names.items()},
-        where="figure 2c",
-    )
-    verdicts = [
-        *_norm_verdicts(series, parameters),
-        *_bound_verdicts(series),
-        _value_verdict(series, "bulk", "bulk eigenvalues"),
-        _value_verdict(series, "largest", "outliers"),
-        *sink,
-    ]
-    choices = [
-        Choice(
-            name="query_key_norms, value_norms, sink_biases",
-            value="up to "
-            f"{parameters.query_key_norms[-1]:g}, {parameters.value_norms[-1]:g}, {parameters.sink_biases[-1]:g}",
-            reason="The ranges are not printed, and decide whether scores leave the neighbourhood of 0. Other ranges, "
-            "and equal directions of queries and keys, are variants.",
-        ),
-        Choice(name="targets", value=parameters.targets, reason="Not stated; the other choice is a variant."),
-        Choice(
-            name="massive_value",
-            value=f"{parameters.massive_value:g}, in panel c alone",
-            reason="The text assumes a massive first token and does not print its value; an ordinary one is a variant.",
-        ),
-    ]
-    panels = _figure_2_panels(series, parameters)
-    return FigureContent(_figure_2_rows(series, parameters), panels, verdicts, choices)
-
-
-def _layer_numbers(each: Measured, percent: float) -> dict[str, float]:
-    """Bulk and outliers of a layer: the largest repeated magnitude, their mean, and the largest other eigenvalues."""
-    values = each.arrays["eigenvalues"]
-    bulk, others = repeated_pairs(values)
-    count = min(len(others), max(1, int(percent / 100 * len(values))))
-    outliers = others[-count:]
-    return {
-        "bulk_largest": float(np.abs(bulk).max(initial=0.0)),
-        "bulk_mean": float(np.abs(bulk).mean()) if len(bulk) else 0.0,
-        "num_bulk": len(bulk),
-        "num_outliers": count,
-        "outlier_largest": float(outliers[-1]),
-        "outlier_mean": float(outliers.mean()),
-        "first_attention": float(each.values["first_attention"]),
-    }
-
-
-def figure_9(parameters: AttentionSinkParameters, measured: Sequence[Measured]) -> FigureContent:
-    """Make figure 9: bulk and outliers of a self-attention layer on vectors against the attention sink.
-
-    Args:
-        parameters: Parameters of the figure.
-        measured: Spectra with a massive first token and without, by seed and bias.
-
-    Returns:
-        The content.
-    """
-    biases, percent = np.array(parameters.sink_biases), parameters.outlier_percent
-    half, count = len(measured) // 2, len(biases)
-    numbers = [_layer_numbers(each, percent) for each in measured]
-    rows: list[dict[str, Cell]] = [
-        {"first_token": token, "seed": parameters.seed + i // count, "bias": float(biases[i % count]), **row}
-        for token, part in (("massive", numbers[:half]), ("ordinary", numbers[half:]))
-        for i, row in enumerate(part)
-    ]
-
-    def columns(name: str) -> dict[str, list[Array]]:
-        parts = {"chosen": numbers[:half], "no massive token": numbers[half:]}
-        return {
-            label: [np.array([row[name] for row in part[k : k + count]]) for k in range(0, half, count)]
-            for label, part in parts.items()
-        }
-
-    verdicts = _sink_verdicts(biases, columns("bulk_mean"), columns("outlier_largest"), where="figure 9")
-    expected = 2 * parameters.embedding_dim * max(0, parameters.key_dim - 2 * parameters.embedding_dim + 1)
-    verdicts.append(
-        verdict(
-            "The bulk consists of repeated eigenvalues.",
-            quantity="share of spectra with 2 d eigenvalues that are each repeated d_K - 2 d + 1 times",
-            estimate=share([row["num_bulk"] >= expected for row in numbers]),
-            holds_for=Range(above=0.8),
-            note="from the dense spectrum; the number follows as for two-layer linear networks, as W_Q W_K^T is one",
-        )
-    )
-    choices = [
-        Choice(name="sink_biases", value=f"up to {biases[-1]:g}", reason="The range is not printed."),
-        Choice(
-            name="massive_value",
-            value=f"{parameters.massive_value:g} in every coordinate",
-            reason="Not printed; an ordinary first token is a variant.",
-        ),
-        Choice(name="initial_std", value=f"{parameters.initial_std:g}", reason="Not printed."),
-        Choice(name="targets", value=parameters.targets, reason="Not printed."),
-        Choice(
-            name="outlier_percent",
-            value=f"the largest {percent:g} % by value among eigenvalues that do not repeat",
-            reason="By magnitude, repeated eigenvalues of the bulk would be among them.",
-        ),
-    ]
-    return FigureContent(rows, [_layer_panel(parameters, measured[:count], biases)], verdicts, choices)
-
-
-def _layer_panel(parameters: AttentionSinkParameters, measured: Sequence[Measured], biases: Array) -> Panel:
-    outliers, bulk = [], []
-    for bias, each in zip(biases, measured, strict=True):
-        values = each.arrays["eigenvalues"]
-        repeated, others = repeated_pairs(values)
-        count = max(1, int(parameters.outlier_percent / 100 * len(values)))
-        outliers += [(bias, value) for value in others[-count:]]
-        bulk += [(bias, value) for value in np.unique(repeated.round(12))]
-    columns = [np.array(pairs).reshape(-1, 2).T for pairs in (outliers, bulk)]
-    return Panel(
-        title=f"Embedding dimension {parameters.embedding_dim}",
-        x_label="bias of the first token",
-        y_label="eigenvalue",
-        y_scale="symlog",
-        curves=[
-            curve("outliers", *columns[0], style="markers"),
-            curve("bulk", *columns[1], style="markers"),
-        ],
-    )
-
-
-FIGURE_CONTENTS = {"cracking-2": figure_2, "cracking-9": figure_9}
+MEASUREMENTS = {ScalarAttention: measure_scalar_attention, AttentionLayerSpectrum: measure_attention_layer}

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hessian_spectrum.api_schemas.figures.results import Curve, Variant, Verdict
-from hessian_spectrum.statistics.estimates import Estimate, proportion, unknown
+from hessian_spectrum.statistics.estimates import (
+    Estimate,
+    Which,
+    extreme,
+    joint_confidence,
+    median,
+    proportion,
+    unknown,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,10 @@ class Range:
         return True if is_inside else None
 
     @property
-    def threshold(self) -> float | None:
-        """The end that decides, if there is one alone."""
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """The end that decides and None; or both ends."""
         ends = [end for end in (self.above, self.below) if end is not None]
-        return ends[0] if len(ends) == 1 else None
+        return (ends[0] if ends else None), (ends[1] if len(ends) > 1 else None)
 
 
 def verdict(
@@ -60,12 +68,14 @@ def verdict(
     Returns:
         The verdict, undecided where the interval contains an end of the range.
     """
+    threshold, upper = holds_for.thresholds
     return Verdict(
         claim=claim,
         holds=holds_for.contains(estimate),
         quantity=quantity,
         **_numbers(estimate),
-        threshold=holds_for.threshold,
+        threshold=threshold,
+        threshold_upper=upper,
         note="; ".join(filter(None, (note, estimate.why))) or None,
         variants=[
             Variant(choice=choice, holds=holds_for.contains(other), **_numbers(other))
@@ -84,7 +94,13 @@ def exact(value: float) -> Estimate:
 def share(holds: ArrayLike) -> Estimate:
     """Share of independent cases in which something holds, with Wilson's interval."""
     cases = np.asarray(holds, dtype=bool)
-    return proportion(int(cases.sum()), cases.size) if cases.size else unknown("there are no cases")
+    return proportion(int(cases.sum()), cases.size)
+
+
+def extreme_median(samples: Sequence[ArrayLike], *, which: Which) -> Estimate:
+    """Return the smallest or largest median of independent samples, from intervals that hold jointly."""
+    confidence = joint_confidence(len(samples))
+    return extreme([median(sample, confidence=confidence) for sample in samples], which=which)
 
 
 def curve(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Curve:

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.figures.correlations import (
     CorrelationParameters,
+    FigurePoint,
     Parametrization,
     TrainedNetworks,
-    trainings,
+    measurements,
 )
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Curve, Panel, Verdict
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate
+from hessian_spectrum.statistics.estimates import CONFIDENCE, FEWEST, Estimate, Which, joint_confidence
 from hessian_spectrum.worker.figures.claims import Range, interval_curve, verdict
 from hessian_spectrum.worker.figures.measurement import Measured
 
@@ -45,7 +46,7 @@ class Point:
     measurement: TrainedNetworks
     measured: Measured
     target: Target
-    known: dict[tuple[str, ...], Estimate] = field(default_factory=dict)
+    known: dict[tuple[str | float, ...], Estimate] = field(default_factory=dict)
 
     @property
     def has_converged(self) -> Array:
@@ -53,34 +54,49 @@ class Point:
         return np.asarray(self.measured.arrays["diverged"] == 0)
 
     def numbers(self, stage: Stage, name: str) -> Array:
-        """Return numbers of the networks that did not diverge."""
+        """Return numbers of all networks at initialization, and after training of those that did not diverge."""
         values = np.asarray(self.measured.arrays[f"{stage}_{name}"], dtype=np.float64)
-        return np.asarray(values[self.has_converged])
+        return values if stage == "initial" else np.asarray(values[self.has_converged])
 
     def sample(self, stage: Stage, quantity: str) -> Array:
         """Return what is correlated: squared norms, or absolute alignments."""
         values = self.numbers(stage, quantity)
         return values if quantity.endswith("alignment") else np.asarray(values**2)
 
-    def correlation(self, stage: Stage, quantity: str) -> Estimate:
+    def correlation(self, stage: Stage, quantity: str, *, confidence: float = CONFIDENCE) -> Estimate:
         """Return the Pearson coefficient of the target with a quantity."""
-        key = (stage, quantity)
+        key = (stage, quantity, confidence)
         if key not in self.known:
             samples = self.sample(stage, quantity), self.numbers(stage, self.target)
-            self.known[key] = _of_enough(samples, lambda: estimates.pearson(*samples))
+            self.known[key] = self._of_enough(stage, lambda: estimates.pearson(*samples, confidence=confidence))
         return self.known[key]
+
+    def extreme(
+        self, stage: Stage, quantities: Sequence[str], *, which: Which, confidence: float = CONFIDENCE
+    ) -> Estimate:
+        """Return the smallest or largest coefficient of several quantities with the target."""
+        samples, common = [self.sample(stage, each) for each in quantities], self.numbers(stage, self.target)
+        return self._of_enough(
+            stage, lambda: estimates.extreme_pearson(samples, common, which=which, confidence=confidence)
+        )
 
     def difference(self, stage: Stage, first: str, second: str) -> Estimate:
         """Return r(first) - r(second), the coefficients with the target."""
         samples = (self.sample(stage, first), self.sample(stage, second), self.numbers(stage, self.target))
-        return _of_enough(samples, lambda: estimates.pearson_difference(*samples))
+        return self._of_enough(stage, lambda: estimates.pearson_difference(*samples))
 
-    def change(self, quantity: str) -> Estimate:
-        """Return r after training less r at initialization."""
-        before, after = (
-            (self.sample(stage, quantity), self.numbers(stage, self.target)) for stage in ("initial", "trained")
-        )
-        return _of_enough((*before, *after), lambda: estimates.pearson_change(before, after))
+    def change(self, *quantities: str) -> Estimate:
+        """Return the largest r of the quantities after training, less the largest at initialization.
+
+        Args:
+            *quantities: What is correlated with the target, in the networks that did not diverge.
+        """
+        kept, initial = self.has_converged, self.numbers("initial", self.target)
+        before = [(self.sample("initial", each)[kept], initial[kept]) for each in quantities]
+        after = [(self.sample("trained", each), self.numbers("trained", self.target)) for each in quantities]
+        if len(quantities) == 1:
+            return self._of_enough("trained", lambda: estimates.pearson_change(before[0], after[0]))
+        return self._of_enough("trained", lambda: estimates.largest_pearson_change(before, after))
 
     def value(self, stage: Stage, quantity: str) -> float:
         """Return the coefficient without interval, -1 where there is none."""
@@ -89,20 +105,17 @@ class Point:
             return -1.0
         return float(np.corrcoef(first, second)[0, 1])
 
-    def best(self, stage: Stage, quantities: Iterable[str]) -> str:
-        """Return the quantity that correlates most with the target."""
-        return max(quantities, key=lambda quantity: self.value(stage, quantity))
-
     def lead(self, stage: Stage, first: Sequence[str], others: Sequence[str]) -> Estimate:
         """Return the coefficient of the best of the first quantities, less that of the best of the others."""
         leading = [self.sample(stage, quantity) for quantity in first]
         following = [self.sample(stage, quantity) for quantity in others]
         common = self.numbers(stage, self.target)
-        return _of_enough([common], lambda: estimates.pearson_lead(leading, following, common))
+        return self._of_enough(stage, lambda: estimates.pearson_lead(leading, following, common))
 
-
-def _of_enough(samples: Sequence[Array], estimate: Callable[[], Estimate]) -> Estimate:
-    return estimate() if len(samples[0]) >= 3 else estimates.unknown("nearly all networks diverged")
+    def _of_enough(self, stage: Stage, estimate: Callable[[], Estimate]) -> Estimate:
+        if stage == "trained" and self.has_converged.sum() < FEWEST:
+            return estimates.unknown("nearly all networks diverged")
+        return estimate()
 
 
 @dataclass(frozen=True)
@@ -157,19 +170,25 @@ class Group:
         )
 
 
-def groups(
-    parameters: CorrelationParameters,
-    measurements: Sequence[TrainedNetworks],
-    measured: Sequence[Measured],
-    target: Target = "sharpness",
-) -> list[Group]:
-    """Sort the measurements of a figure by parametrization and option, in their order."""
+def groups(points: Sequence[FigurePoint], measured: Sequence[Measured], target: Target = "sharpness") -> list[Group]:
+    """Sort the points of a figure by parametrization and option, in their order.
+
+    Args:
+        points: Points of the figure.
+        measured: The numbers of their networks, each once.
+        target: What is correlated with the norms.
+
+    Returns:
+        A group for each parametrization.
+    """
+    known = {
+        message: Point(message, numbers, target)
+        for message, numbers in zip(measurements(points), measured, strict=True)
+    }
     found: dict[Parametrization, dict[str, list[Point]]] = {}
-    for message, numbers in zip(measurements, measured, strict=True):
-        options = trainings(parameters, message.parametrization)
-        option = next(name for name, training in options.items() if training == message.training)
-        by_option = found.setdefault(message.parametrization, {})
-        by_option.setdefault(option, []).append(Point(message, numbers, target))
+    for point in points:
+        by_option = found.setdefault(point.networks.parametrization, {})
+        by_option.setdefault(point.option, []).append(known[point.networks])
     return [
         Group(name, options[""], {option: points for option, points in options.items() if option})
         for name, options in found.items()
@@ -179,6 +198,16 @@ def groups(
 def mean_over(points: Iterable[Point], of: Callable[[Point], Estimate]) -> Estimate:
     """Return the mean of a number over points, which are independent of each other."""
     return estimates.mean_of_independent([of(point) for point in points])
+
+
+def extreme_over(
+    points: Sequence[Point], stage: Stage, quantities: Callable[[Point], Sequence[str]], *, which: Which
+) -> Estimate:
+    """Return the smallest or largest coefficient over points and quantities, from intervals that hold jointly."""
+    cases = [(point, name) for point in points for name in quantities(point)]
+    confidence = joint_confidence(len(cases))
+    found = [point.correlation(stage, name, confidence=confidence) for point, name in cases]
+    return estimates.extreme(found, which=which)
 
 
 def panels_of(
@@ -229,7 +258,7 @@ def _row(point: Point, option: str, stage: Stage, quantity: str) -> dict[str, Ce
         "correlation": value,
         "lower": None if known is None else known.lower,
         "upper": None if known is None else known.upper,
-        "num_networks": int(point.has_converged.sum()),
+        "num_networks": len(point.numbers(stage, "loss")),
         "num_diverged": int((~point.has_converged).sum()),
         "median_epochs": float(np.median(point.measured.arrays["num_steps"])) / steps_per_epoch,
         "share_plateaued": float(np.mean(point.measured.arrays["has_plateaued"])),
@@ -244,30 +273,29 @@ def _median(values: Array) -> float | None:
 
 def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[Choice]:
     """Return what the source leaves open, and how it is chosen."""
-    training = parameters.training
     points = [point for group in found for point in group.points]
     unfinished = sum(float(1 - np.mean(point.measured.arrays["has_plateaued"])) for point in points) / len(points)
     own = [
         Choice(
             name="shared_data",
-            value=training.shared_data,
+            value=parameters.shared_data,
             reason="the source samples `a random dataset` and does not say whether each of the networks has its own",
         ),
         Choice(
             name="teacher_scale",
-            value=str(training.teacher_scale),
+            value=str(parameters.teacher_scale),
             reason="the scale of the teacher is not printed; 1 makes targets of order one",
         ),
         Choice(
             name="reduction",
-            value=training.reduction,
+            value=parameters.reduction,
             reason="the loss of the formulas is half the sum of squared errors; PyTorch's mean over outputs has steps "
             "that are 2/D times as long",
         ),
         Choice(
             name="patience",
-            value=f"{training.patience} epochs, relative improvement {training.threshold}, at most "
-            f"{training.max_epochs} epochs in all; {unfinished:.0%} of the networks did not reach the last plateau",
+            value=f"{parameters.patience} epochs, relative improvement {parameters.threshold}, at most "
+            f"{parameters.max_epochs} epochs in all; {unfinished:.0%} of the networks did not reach the last plateau",
             reason="`until the loss stops improving` is not made precise; PyTorch's plateau rule has these defaults",
         ),
     ]
@@ -275,7 +303,7 @@ def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[C
         own.append(
             Choice(
                 name="mup_rates",
-                value=training.mup_rates,
+                value=parameters.mup_rates,
                 reason="learning rates are printed as of order 1 / fan_in. The printed variance fan_out / fan_in is "
                 "the square of the wanted spectral norm: entries have the variance min(1, fan_out / fan_in) / fan_in",
             )

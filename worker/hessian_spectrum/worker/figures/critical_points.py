@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.dynamics.critical_points import CriticalPointSea
 from hessian_spectrum.curvature.dynamics.single_hidden_layer import random_networks
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import CONFIDENCE, Estimate, unknown
+from hessian_spectrum.statistics.estimates import CONFIDENCE, Estimate, joint_confidence, unknown
 from hessian_spectrum.theory.random_matrix.hessian import empirical_critical_energies
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.figures.claims import Range, curve, share, verdict
@@ -203,23 +203,28 @@ class _Landscape:
         for each in self.minimized[activation]:
             kept = each.arrays["gradient_norm"] <= 1e-6 if converged else slice(None)
             energy = each.arrays["energy"][kept]
-            found.append(estimates.mean(energy) if len(energy) >= 3 else unknown("fewer than 3 minimizers converged"))
+            found.append(estimates.mean(energy))
         return found
 
 
-def _deviation(found: Sequence[Estimate], law: Array) -> Estimate:
-    """Mean absolute deviation of energies from a law over the ratios, with the ends of the intervals for bounds."""
-    rows = [
-        (abs(each.value - expected), each.lower - expected, each.upper - expected)
-        for each, expected in zip(found, law, strict=True)
-        if each.value is not None and each.lower is not None and each.upper is not None
-    ]
-    if not rows:
-        return unknown("no ratio has an energy with an interval")
-    values, low, high = np.array(rows).T
+def deviation(found: Sequence[Estimate], law: Array) -> Estimate:
+    """Mean absolute deviation of energies from a law over the ratios, with the ends of the intervals for bounds.
+
+    Args:
+        found: Energies at the ratios.
+        law: Energies by the law, of shape (number of ratios,).
+
+    Returns:
+        The deviation; no value if the energy at a ratio is not known.
+    """
+    missing = [each for each in found if None in (each.value, each.lower, each.upper)]
+    if missing:
+        return unknown(f"the energy at {len(missing)} of {len(found)} ratios is not known: {missing[0].why}")
+    values, lower, upper = np.array([(each.value, each.lower, each.upper) for each in found], dtype=np.float64).T
+    low, high = lower - law, upper - law
     nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
     farthest = np.maximum(np.abs(low), np.abs(high))
-    return Estimate(float(values.mean()), float(nearest.mean()), float(farthest.mean()))
+    return Estimate(float(np.abs(values - law).mean()), float(nearest.mean()), float(farthest.mean()))
 
 
 def _laws(ratios: Array) -> dict[str, Array]:
@@ -233,8 +238,11 @@ def _laws(ratios: Array) -> dict[str, Array]:
 
 
 def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
-    correlations = {
-        name: [estimates.pearson(each.energy, each.index) for each in of if len(each.energy) >= 3]
+    confidence = joint_confidence(len(landscape.strict))
+    smallest = {
+        name: estimates.extreme(
+            [estimates.pearson(each.energy, each.index, confidence=confidence) for each in of], which="smallest"
+        )
         for name, of in (("strict", landscape.strict), ("loose", landscape.loose))
     }
     loose = f"gradients up to {landscape.parameters.loose_tolerance:g}"
@@ -242,11 +250,9 @@ def _index_verdicts(landscape: _Landscape) -> list[Verdict]:
         verdict(
             "Critical points of larger energy have a larger index.",
             quantity="smallest Pearson correlation of index and energy over the ratios",
-            estimate=estimates.extreme(correlations["strict"], which="smallest")
-            if correlations["strict"]
-            else unknown("no critical points"),
+            estimate=smallest["strict"],
             holds_for=Range(above=0.5),
-            variants={loose: estimates.extreme(correlations["loose"], which="smallest")},
+            variants={loose: smallest["loose"]},
         )
     ]
     minimal = landscape.energies("tanh")
@@ -279,17 +285,17 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
         verdict(
             "The energy of minimizers of tanh networks is well fitted by (1 - phi)^2 / 2.",
             quantity="mean absolute deviation of the mean energy of minimizers, over the ratios",
-            estimate=_deviation(tanh, laws["tanh"]),
+            estimate=deviation(tanh, laws["tanh"]),
             holds_for=Range(below=0.03),
             variants={
-                "minimizers with a vanishing gradient alone": _deviation(
+                "minimizers with a vanishing gradient alone": deviation(
                     landscape.energies("tanh", converged=True), laws["tanh"]
                 ),
-                "critical energy of the fit in panel a": _deviation(fits, laws["tanh"]),
-                f"critical energy, gradients up to {landscape.parameters.loose_tolerance:g}": _deviation(
+                "critical energy of the fit in panel a": deviation(fits, laws["tanh"]),
+                f"critical energy, gradients up to {landscape.parameters.loose_tolerance:g}": deviation(
                     loose, laws["tanh"]
                 ),
-                "control: the law of linear networks": _deviation(tanh, laws["linear"]),
+                "control: the law of linear networks": deviation(tanh, laws["linear"]),
             },
             note="bounds are means of the nearest and farthest ends of the intervals at each ratio; many tanh networks "
             "approach their infimum with growing weights, and have no minimizer",
@@ -297,9 +303,9 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
         verdict(
             "The energy of minimizers of linear networks obeys (1 - phi / 2) / 2.",
             quantity="mean absolute deviation of the mean energy of minimizers, over the ratios",
-            estimate=_deviation(linear, laws["linear"]),
+            estimate=deviation(linear, laws["linear"]),
             holds_for=Range(below=0.03),
-            variants={"(1 - phi) / 2, as printed": _deviation(linear, laws["linear as printed"])},
+            variants={"(1 - phi) / 2, as printed": deviation(linear, laws["linear as printed"])},
             note="least squares: n of m degrees of freedom are fitted at each output, and phi = 2 n / m",
         ),
         verdict(
@@ -307,7 +313,7 @@ def _minimizer_verdicts(landscape: _Landscape) -> list[Verdict]:
             quantity="smallest difference between mean energies of linear and tanh networks over the ratios",
             estimate=estimates.extreme(
                 [
-                    estimates.mean(a.arrays["energy"] - b.arrays["energy"])
+                    estimates.mean(a.arrays["energy"] - b.arrays["energy"], confidence=joint_confidence(len(tanh)))
                     for a, b in zip(landscape.minimized["linear"], landscape.minimized["tanh"], strict=True)
                 ],
                 which="smallest",
@@ -326,7 +332,7 @@ def _quality_verdicts(landscape: _Landscape) -> list[Verdict]:
     indices = np.concatenate(
         [e.arrays["index"][e.arrays["gradient_norm"] <= 1e-6] for e in landscape.minimized["tanh"]]
     )
-    worst = float(norms.max()) if len(norms) else None
+    kept = f"the largest norm of those kept is {norms.max():.1e}" if len(norms) else "none is kept"
     return [
         verdict(
             "Searches that minimise the norm of the gradient end at critical points.",
@@ -335,8 +341,7 @@ def _quality_verdicts(landscape: _Landscape) -> list[Verdict]:
                 np.concatenate([np.arange(each.num_searches) < len(each.energy) for each in landscape.strict])
             ),
             holds_for=Range(above=0.5),
-            note="the others slow down near points where H g = 0 and g is not 0, and are left out; the largest norm of "
-            f"those kept is {worst}",
+            note=f"the others slow down near points where H g = 0 and g is not 0, and are left out; {kept}",
         ),
         verdict(
             "Minimizers have no negative eigenvalues.",

@@ -6,12 +6,10 @@ from functools import partial
 from hessian_spectrum.api_schemas.figures.correlations import (
     Activation,
     DeepParameters,
-    TrainedNetworks,
-    deep_measurements,
+    deep_points,
 )
 from hessian_spectrum.api_schemas.figures.results import Choice, Curve, Verdict
-from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate
+from hessian_spectrum.statistics.estimates import Estimate, difference_of_independent
 from hessian_spectrum.worker.figures.claims import Range
 from hessian_spectrum.worker.figures.correlations import (
     STAGES,
@@ -21,6 +19,7 @@ from hessian_spectrum.worker.figures.correlations import (
     Stage,
     choices,
     correlation_curve,
+    extreme_over,
     groups,
     mean_over,
     panels_of,
@@ -56,9 +55,7 @@ def _is_strong(group: Group, stage: Stage) -> Verdict:
     return group.decide(
         "The squared norm of the product of all matrices but the last correlates well with sharpness at every depth, "
         f"{STAGES[stage]}",
-        lambda points: estimates.extreme(
-            [point.correlation(stage, _without_last(point)) for point in points], which="smallest"
-        ),
+        lambda points: extreme_over(points, stage, lambda point: [_without_last(point)], which="smallest"),
         quantity="smallest r over depths",
         holds_for=Range(above=STRONG),
     )
@@ -86,6 +83,37 @@ def _is_stronger_at_the_end(group: Group) -> Verdict:
 def _product_verdicts(group: Group) -> list[Verdict]:
     strongest = [_is_strongest(group, stage) for stage in STAGES]
     return [*(_is_strong(group, stage) for stage in STAGES), *strongest, _is_stronger_at_the_end(group)]
+
+
+def _dimension_verdicts(group: Group, dim: int, low: int) -> list[Verdict]:
+    """Return the verdicts that compare few inputs and outputs with more of them, from the points of both."""
+
+    def mean_at(size: int, stage: Stage, points: Sequence[Point]) -> Estimate:
+        chosen = [point for point in points if point.measurement.dim == size]
+        return mean_over(chosen, lambda point: point.correlation(stage, _without_last(point)))
+
+    def decrease(stage: Stage, points: Sequence[Point]) -> Estimate:
+        return difference_of_independent(mean_at(low, stage, points), mean_at(dim, stage, points))
+
+    verdicts = [
+        group.decide(
+            "The product of all matrices but the last correlates with sharpness especially in low-dimensional "
+            f"settings, {when}",
+            partial(decrease, stage),
+            quantity=f"mean over depths of r of this product at D = {low}, less that at D = {dim}",
+            holds_for=Range(above=0.0),
+        )
+        for stage, when in STAGES.items()
+    ]
+    if group.parametrization == "mup":
+        persists = group.decide(
+            "The correlation with the product of all matrices but the last partially persists for larger D",
+            partial(mean_at, dim, "trained"),
+            quantity=f"mean over depths of r of this product at D = {dim} after training",
+            holds_for=Range(above=0.0),
+        )
+        verdicts.append(persists)
+    return verdicts
 
 
 def _single_verdicts(group: Group) -> list[Verdict]:
@@ -136,16 +164,30 @@ def _curves(names_of: Callable[[Point], Sequence[str]], group: Group, stage: Sta
     ]
 
 
+def _at(group: Group, dim: int) -> Group:
+    """Return the group with the points of one size D alone."""
+
+    def kept(points: Sequence[Point]) -> list[Point]:
+        return [point for point in points if point.measurement.dim == dim]
+
+    others = {option: kept(points) for option, points in group.others.items()}
+    return Group(group.parametrization, kept(group.points), others)
+
+
 def _content(
     parameters: DeepParameters,
-    measurements: Sequence[TrainedNetworks],
     measured: Sequence[Measured],
     *,
+    dim: int,
     names_of: Callable[[Point], Sequence[str]],
     verdicts_of: Callable[[Group], list[Verdict]],
     x_label: str,
+    activation: Activation = "linear",
+    compared_dim: int | None = None,
 ) -> FigureContent:
-    found = groups(parameters, measurements, measured)
+    dims = [dim] if compared_dim is None else [dim, compared_dim]
+    everything = groups(deep_points(parameters, activation=activation, dims=dims), measured)
+    found = [_at(group, dim) for group in everything]
     panels = [
         panel
         for group in found
@@ -157,50 +199,29 @@ def _content(
         )
     ]
     stated = choices(parameters, found)
-    if measurements[0].dim == 1:
+    if 1 in dims:
         value = f"{parameters.deep_learning_rate} for more than two layers in SP and muP"
         reason = "the source has another rate for `deeper networks` and D = 1 without saying from which depth on"
         stated.append(Choice(name="deep_learning_rate", value=value, reason=reason))
     verdicts = [verdict for group in found for verdict in verdicts_of(group)]
-    return FigureContent(rows(found, names_of), panels, verdicts, stated)
+    if compared_dim is not None:
+        verdicts += [each for group in everything for each in _dimension_verdicts(group, dim, compared_dim)]
+    return FigureContent(rows(everything, names_of), panels, verdicts, stated)
 
 
-def _products_content(
-    parameters: DeepParameters, measured: Sequence[Measured], *, dim: int, activation: Activation = "linear"
-) -> FigureContent:
-    return _content(
-        parameters,
-        deep_measurements(parameters, activation=activation, dim=dim),
-        measured,
-        names_of=_products,
-        verdicts_of=_product_verdicts,
-        x_label="matrix b that the product leaves out",
-    )
-
-
-def _single_content(parameters: DeepParameters, measured: Sequence[Measured], *, dim: int) -> FigureContent:
-    measurements = deep_measurements(parameters, activation="linear", dim=dim)
-    return _content(
-        parameters, measurements, measured, names_of=_single, verdicts_of=_single_verdicts, x_label="matrix b"
-    )
-
-
-def _frobenius_content(parameters: DeepParameters, measured: Sequence[Measured]) -> FigureContent:
-    return _content(
-        parameters,
-        deep_measurements(parameters, activation="relu", dim=1),
-        measured,
-        names_of=partial(_single, norm="frobenius"),
-        verdicts_of=_frobenius_verdicts,
-        x_label="matrix b",
-    )
-
+_products_content = partial(
+    _content, names_of=_products, verdicts_of=_product_verdicts, x_label="matrix b that the product leaves out"
+)
+_single_content = partial(_content, names_of=_single, verdicts_of=_single_verdicts, x_label="matrix b")
+_frobenius_content = partial(
+    _content, names_of=partial(_single, norm="frobenius"), verdicts_of=_frobenius_verdicts, x_label="matrix b"
+)
 
 FIGURE_CONTENTS = {
     "cracking-17": partial(_products_content, dim=1),
-    "cracking-18": partial(_products_content, dim=10),
+    "cracking-18": partial(_products_content, dim=10, compared_dim=1),
     "cracking-19": partial(_single_content, dim=1),
     "cracking-20": partial(_single_content, dim=10),
     "cracking-21": partial(_products_content, dim=1, activation="relu"),
-    "cracking-22": _frobenius_content,
+    "cracking-22": partial(_frobenius_content, dim=1, activation="relu"),
 }

@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.figures.gpt import (
     SinkMeasurement,
     SinkParameters,
 )
-from hessian_spectrum.api_schemas.figures.results import AxisScale, Choice, Curve, Panel, Variant, Verdict
+from hessian_spectrum.api_schemas.figures.results import AxisScale, Choice, Curve, Panel, Verdict
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
     ComparisonPoint,
     ComparisonRun,
@@ -23,18 +23,27 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 )
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
+from hessian_spectrum.api_schemas.spectrum_results import RitzValue
 from hessian_spectrum.serialization.tables import comparison_rows
-from hessian_spectrum.statistics.estimates import Estimate, mean, unknown
+from hessian_spectrum.statistics import estimates
+from hessian_spectrum.statistics.estimates import Estimate, unknown
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.figures.claims import Range, exact, verdict
 from hessian_spectrum.worker.figures.measurement import Context, FigureContent, Measured
 
 ALMOST_ALL = 0.9
 """Share from which we call a part "almost all"."""
 
 NEAR_ZERO = 0.01
-"""Distance from 0, relative to the largest eigenvalue, within which we count an eigenvalue as close to zero."""
+"""Distance from 0, relative to the largest eigenvalue without a sink, within which we count one as close to zero."""
+
+NUM_OUTLIERS = 5
+"""Number of the largest eigenvalues that we count as outliers."""
+
+CONVERGED = 1e-3
+"""Error of an outlier, relative to it, up to which we use it."""
 
 DENSITY_RANGE = 1e-8
 """Smallest density that is drawn, relative to the largest one."""
@@ -138,68 +147,69 @@ def _smaller_without_attention(
     across: _Across, models: Sequence[ModelComparison], parameters: PretrainingParameters
 ) -> Verdict:
     """Check that at almost all values of a quantity the error is smaller without attention, and say so of each seed."""
-    curves = [across.curve(model) for model in models]
-    share = None if None in curves else _share_below(*[curve for curve in curves if curve is not None])
-    shares = [_share_of_seed(across, models, index) for index in range(len(parameters.seeds))]
-    known = [each for each in shares if each is not None]
-    interval = mean(known) if len(known) > 2 else unknown("an interval needs three seeds")
-    return Verdict(
-        claim=f"For almost every fixed value of the {across.name}, the relative error of the model without attention "
-        "is smaller than that of the model with attention.",
-        quantity=f"share of values of the {across.name} at which the mean error is smaller without attention; the "
-        "interval is that of the mean share of single seeds",
-        holds=None if share is None else share >= ALMOST_ALL,
-        value=share,
-        lower=interval.lower,
-        upper=interval.upper,
-        threshold=ALMOST_ALL,
-        note="The two models meet only where their curves overlap; the source excepts the initialisation.",
-        variants=[
-            Variant(
-                choice=f"seed {seed} alone",
-                holds=None if value is None else value >= ALMOST_ALL,
-                value=value,
-                lower=None,
-                upper=None,
-            )
-            for seed, value in zip(parameters.seeds, shares, strict=True)
-        ],
+    seeds, trained = parameters.seeds, [_trained(model) for model in models]
+    shares = [_share_of_seed(across, trained, index) for index in range(len(seeds))]
+    curves = [curve for each in trained if (curve := across.curve(each)) is not None]
+    of_means = _share_below(*curves) if len(curves) == len(models) else np.nan
+    variants = {
+        "initialization included": _over_seeds([_share_of_seed(across, models, i) for i in range(len(seeds))]),
+        "errors averaged over the seeds first": Estimate(of_means if np.isfinite(of_means) else None, None, None),
+        **{f"seed {seed} alone": exact(value) for seed, value in zip(seeds, shares, strict=True)},
+    }
+    return verdict(
+        f"For almost every fixed value of the {across.name}, except at the initialization, the relative error of the "
+        "model without attention is smaller than that of the model with attention.",
+        quantity=f"share of values of the {across.name} at which the error is smaller without attention, mean over "
+        "seeds",
+        estimate=_over_seeds(shares),
+        holds_for=Range(above=ALMOST_ALL),
+        note="over the values that both models have after the first step",
+        variants=variants,
     )
 
 
-def _share_below(first: MeanCurve, second: MeanCurve) -> float | None:
-    """Return the share of the common range in which the second curve lies below the first."""
+def _over_seeds(values: Sequence[float]) -> Estimate:
+    """Return the mean over seeds; without an interval for fewer seeds than it takes."""
+    found = estimates.mean(values)
+    if found.value is None and len(values) and np.isfinite(values).all():
+        return Estimate(float(np.mean(values)), None, None, found.why)
+    return found
+
+
+def _trained(model: ModelComparison) -> ModelComparison:
+    """Return the runs without the initialization."""
+    runs = [run.model_copy(update={"points": [point for point in run.points if point.step > 0]}) for run in model.runs]
+    return model_comparison(model.label, model.num_parameters, runs, with_curves=True)
+
+
+def _share_below(first: MeanCurve, second: MeanCurve) -> float:
+    """Return the share of the common range in which the second curve lies below the first; NaN if there is none."""
     low, high = max(first.grid[0], second.grid[0]), min(first.grid[-1], second.grid[-1])
     if not low < high:
-        return None
+        return np.nan
     grid = np.linspace(low, high, 201)
     upper, lower = (np.interp(grid, curve.grid, curve.mean) for curve in (first, second))
     return float(np.mean(lower < upper))
 
 
-def _share_of_seed(across: _Across, models: Sequence[ModelComparison], index: int) -> float | None:
+def _share_of_seed(across: _Across, models: Sequence[ModelComparison], index: int) -> float:
     single = [model_comparison("", 1, [model.runs[index]], with_curves=True) for model in models]
     curves = [curve for each in single if (curve := across.curve(each)) is not None]
-    return _share_below(*curves) if len(curves) == len(models) else None
+    return _share_below(*curves) if len(curves) == len(models) else np.nan
 
 
 def _decreases(models: Sequence[ModelComparison]) -> Verdict:
     """Check that the error falls during training, as the residual does, without attention."""
-    model = models[1]
     ratios = []
-    for run in model.runs:
+    for run in models[1].runs:
         errors = [point.relative_error for point in run.points if point.relative_error is not None]
-        if len(errors) > 1 and errors[0].value > 0:
-            ratios.append(errors[-1].value / errors[0].value)
-    estimate = mean(ratios) if len(ratios) > 2 else Estimate(ratios[0] if ratios else None, None, None)
-    return Verdict(
-        claim="The residual drives the difference between Hessian and Gauss-Newton matrix to zero during training.",
+        has_ratio = len(errors) > 1 and errors[0].value > 0
+        ratios.append(errors[-1].value / errors[0].value if has_ratio else np.nan)
+    return verdict(
+        "The residual drives the difference between Hessian and Gauss-Newton matrix to zero during training.",
         quantity="error at the last step divided by that at the first, without attention, mean over seeds",
-        holds=estimate.is_below(1.0),
-        value=estimate.value,
-        lower=estimate.lower,
-        upper=estimate.upper,
-        threshold=1.0,
+        estimate=_over_seeds(ratios),
+        holds_for=Range(below=1.0),
     )
 
 
@@ -261,7 +271,7 @@ def _sink_content(parameters: SinkParameters, measured: Sequence[Measured]) -> F
             reason="The source goes from 0.32 to 0.81 in one step; a model has its own score without a sink.",
         ),
     ]
-    return FigureContent(rows, panels, [_stretches(spectra, scores), _keeps_zeros(spectra)], choices)
+    return FigureContent(rows, panels, sink_verdicts([spectra[index] for index in np.argsort(scores)]), choices)
 
 
 def _sink_row(score: float, spectrum: LanczosResult) -> dict[str, Any]:
@@ -271,52 +281,122 @@ def _sink_row(score: float, spectrum: LanczosResult) -> dict[str, Any]:
     return row
 
 
-def _stretches(spectra: Sequence[LanczosResult], scores: Sequence[float]) -> Verdict:
-    """Check that the largest eigenvalue grows from each sink to the next larger one."""
-    ordered = [spectra[index].largest for index in np.argsort(scores)]
-    first, last = ordered[0], ordered[-1]
-    known = None not in (first.lower, first.upper, last.lower, last.upper) and (first.lower or 0) > 0
-    ends = [last.lower / first.upper, last.upper / first.lower] if known else [None, None]
-    steps = [
-        None if before.upper is None or after.lower is None else after.lower > before.upper
-        for before, after in pairwise(ordered)
-    ]
-    return Verdict(
-        claim="The more prominent the attention sinks, the larger the outliers in the spectrum.",
-        quantity="largest eigenvalue with the largest sink, divided by that without a sink",
-        holds=None if None in steps else all(steps),
-        value=last.value / first.value if first.value else None,
-        lower=ends[0],
-        upper=ends[1],
-        threshold=1.0,
-        note="It holds if the largest eigenvalue grows from each sink to the next: "
-        + ", ".join(f"{each.value:.4g}" for each in ordered),
+def outliers(spectrum: LanczosResult) -> list[Estimate]:
+    """Return the largest eigenvalues, in descending order, from the Ritz values that all probes have found.
+
+    Some eigenvalue differs from a Ritz value by no more than its residual and the error of products.
+
+    Args:
+        spectrum: A density with its quadratures.
+
+    Returns:
+        `NUM_OUTLIERS` eigenvalues. Those are unknown that have not converged, or on which the probes do not agree.
+    """
+    error = spectrum.largest.residual
+    found: list[Estimate] = []
+    for index in range(1, NUM_OUTLIERS + 1):
+        ends = [
+            (rule.nodes[-index], abs(rule.residuals[-index]) + error)
+            for rule in spectrum.quadrature
+            if rule.residuals is not None and len(rule.nodes) >= index
+        ]
+        lower, upper = max((v - e for v, e in ends), default=0.0), min((v + e for v, e in ends), default=0.0)
+        value = ends[0][0] if ends else 0.0
+        is_known = len(ends) == len(spectrum.quadrature) and lower <= upper <= lower + CONVERGED * abs(value)
+        known = Estimate(min(max(value, lower), upper), lower, upper)
+        found.append(known if is_known else unknown(f"the eigenvalue of rank {index} has not converged"))
+    return found
+
+
+def _sum(numbers: Sequence[Estimate]) -> Estimate:
+    """Return the sum of numbers with the sums of their ends."""
+    if reasons := [each.why for each in numbers if each.value is None]:
+        return unknown(reasons[0] or "one of the numbers is unknown")
+    ends = zip(*((each.value, each.lower, each.upper) for each in numbers), strict=True)
+    return Estimate(*(None if None in column else sum(column) for column in ends))
+
+
+def _ratio(after: Estimate, before: Estimate) -> Estimate:
+    """Return the quotient of two numbers, with an interval if the second one is positive."""
+    if after.value is None or not before.value:
+        return unknown(after.why or before.why or "a number is unknown")
+    value = after.value / before.value
+    ends = [end for end in (after.lower, after.upper) if end is not None]
+    divisors = [end for end in (before.lower, before.upper) if end is not None and end > 0]
+    if len(ends) < 2 or len(divisors) < 2:
+        return Estimate(value, None, None, "an end of an interval is unknown, or not positive")
+    quotients = [end / divisor for end in ends for divisor in divisors]
+    return Estimate(value, min(quotients), max(quotients))
+
+
+def _grows(claim: str, name: str, numbers: Sequence[Estimate]) -> Verdict:
+    """Check that a number grows from each sink to the next larger one; numbers are in the order of the sinks."""
+    steps = [_ratio(after, before) for before, after in pairwise(numbers)]
+    return verdict(
+        claim,
+        quantity=f"smallest ratio of {name} with a sink to that with the next smaller sink",
+        estimate=estimates.extreme(steps, which="smallest"),
+        holds_for=Range(above=1.0),
+        note=f"from the smallest to the largest sink, {name} is "
+        + ", ".join("unknown" if each.value is None else f"{each.value:.4g}" for each in numbers),
+        variants={"the largest sink alone": _ratio(numbers[-1], numbers[0])} if len(numbers) > 2 else None,
     )
+
+
+def _stretches(spectra: Sequence[LanczosResult]) -> list[Verdict]:
+    """Check that outliers and width of the spectrum grow with the sink; spectra are in the order of the sinks."""
+    claim = "The more prominent the attention sinks, the larger the outliers in the spectrum"
+    largest, smallest = ([_bounded(getattr(each, end)) for each in spectra] for end in ("largest", "smallest"))
+    others = [_sum(outliers(each)[1:]) for each in spectra]
+    widths = [_sum([high, _negative(low)]) for high, low in zip(largest, smallest, strict=True)]
+    return [
+        _grows(f"{claim}: the largest eigenvalue.", "the largest eigenvalue", largest),
+        _grows(
+            f"{claim}: those after the largest.", f"the sum of the eigenvalues of ranks 2 to {NUM_OUTLIERS}", others
+        ),
+        _grows(
+            "Larger attention sinks stretch the spectrum.",
+            "the distance between the smallest and the largest eigenvalue",
+            widths,
+        ),
+    ]
+
+
+def _bounded(number: RitzValue) -> Estimate:
+    return Estimate(number.value, number.lower, number.upper)
+
+
+def _negative(number: Estimate) -> Estimate:
+    value, lower, upper = (None if end is None else -end for end in (number.value, number.upper, number.lower))
+    return Estimate(value, lower, upper, number.why)
+
+
+def sink_verdicts(spectra: Sequence[LanczosResult]) -> list[Verdict]:
+    """Return the verdicts on spectra in the order of the sinks, that without a sink first."""
+    return [*_stretches(spectra), _keeps_zeros(spectra)]
 
 
 def _keeps_zeros(spectra: Sequence[LanczosResult]) -> Verdict:
     """Check that most eigenvalues stay close to zero with every sink."""
-    shares = [_share_near_zero(each) for each in spectra]
-    value, lower, upper = min(shares)
-    return Verdict(
-        claim="Attention sinks preserve many eigenvalues close to zero.",
-        quantity=f"smallest share of eigenvalues within {NEAR_ZERO:.0%} of the largest one, over all sinks",
-        holds=True if lower > 0.5 else False if upper < 0.5 else None,
-        value=value,
-        lower=lower,
-        upper=upper,
-        threshold=0.5,
+    limit = NEAR_ZERO * abs(spectra[0].largest.value)
+    return verdict(
+        "Attention sinks preserve many eigenvalues close to zero.",
+        quantity=f"smallest share, over all sinks, of eigenvalues of at most {NEAR_ZERO:.0%} of the largest eigenvalue "
+        "without a sink",
+        estimate=estimates.extreme([share_near_zero(each, limit) for each in spectra], which="smallest"),
+        holds_for=Range(above=0.5),
+        note="the interval of each sink has 95 %",
     )
 
 
-def _share_near_zero(spectrum: LanczosResult) -> tuple[float, float, float]:
-    """Return the share of eigenvalues near 0 with the ends of its interval, from the cumulative curve and its band."""
-    curve, limit = spectrum.cumulative, NEAR_ZERO * abs(spectrum.largest.value)
+def share_near_zero(spectrum: LanczosResult, limit: float) -> Estimate:
+    """Return the share of eigenvalues within a distance of 0, from the cumulative curve and its band."""
+    curve = spectrum.cumulative
     value, lower, upper = (
         [float(np.interp(end, curve.grid, values)) for end in (-limit, limit)]
         for values in (curve.values, curve.band.lower, curve.band.upper)
     )
-    return value[1] - value[0], max(0.0, lower[1] - upper[0]), min(1.0, upper[1] - lower[0])
+    return Estimate(value[1] - value[0], max(0.0, lower[1] - upper[0]), min(1.0, upper[1] - lower[0]))
 
 
 MEASUREMENTS = {PretrainingMeasurement: _measure_pretraining, SinkMeasurement: _measure_sinks}

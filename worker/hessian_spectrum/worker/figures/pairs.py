@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.api_schemas.figures.pairs import EigenvaluePairs
+from hessian_spectrum.api_schemas.figures.pairs import Activation, EigenvaluePairs
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian_dataset
 from hessian_spectrum.curvature.ensembles.pairs import closest_pairs, distinct_eigenvalues
@@ -27,6 +27,8 @@ from hessian_spectrum.worker.figures.measurement import Context, Measured
 
 WEIGHTS, DATA = 1, 2
 """Purposes of the random numbers of a network."""
+
+_ACTIVATIONS = get_args(Activation)
 
 NOISE = {"none": 1.0, "linear": 0.1}
 """Standard deviation of the noise of targets, by teacher, before they are standardised."""
@@ -101,9 +103,15 @@ class _Networks(Iteration[None, PairRows, list[dict[str, float | list[float]]]])
         return data_set(self._measurement, 0)
 
 
+def _generator(measurement: EigenvaluePairs, purpose: int, index: int) -> torch.Generator:
+    """Make a generator for a network; those of other shapes have other numbers, so that points are independent."""
+    kinds = _ACTIVATIONS.index(measurement.activation), measurement.num_layers
+    return generator_of(measurement.seed, purpose, index, *kinds, measurement.width, measurement.input_dim)
+
+
 def initial_weights(measurement: EigenvaluePairs, index: int) -> Weights:
     """Draw the weights of a network: PyTorch's default, the first matrix with orthonormal columns where requested."""
-    generator = generator_of(measurement.seed, WEIGHTS, index)
+    generator = _generator(measurement, WEIGHTS, index)
     model = _model(measurement)
     parameters = model.initial_parameters(generator, torch.float64, torch.device("cpu"))
     weights = list(parameters.values())
@@ -121,7 +129,7 @@ def data_set(measurement: EigenvaluePairs, index: int) -> Dataset:
         teacher=measurement.teacher,
         noise=NOISE[measurement.teacher],
         transform=measurement.data,
-        generator=generator_of(measurement.seed, DATA, index),
+        generator=_generator(measurement, DATA, index),
     )
 
 

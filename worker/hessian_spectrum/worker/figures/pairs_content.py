@@ -20,8 +20,8 @@ from hessian_spectrum.api_schemas.figures.pairs import (
 )
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate
-from hessian_spectrum.worker.figures.claims import Range, curve, verdict
+from hessian_spectrum.statistics.estimates import Estimate, Which
+from hessian_spectrum.worker.figures.claims import Range, curve, extreme_median, share, verdict
 from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
 from hessian_spectrum.worker.figures.pairs import gap_resolution
 
@@ -148,21 +148,26 @@ def _option(parameters: PairParameters, message: EigenvaluePairs) -> str:
     """Return what differs from the chosen options; empty for nothing."""
     if message.shares_data != parameters.shares_data:
         return "one data set for all networks" if message.shares_data else "other data for each network"
+    if message.num_samples != message.width + parameters.extra_samples:
+        return f"{message.num_samples} samples, as printed"
     if message.teacher != parameters.teacher:
         return f"targets of the teacher {message.teacher!r}"
     return ""
 
 
-def _extreme_median(name: str, which: str, points: Sequence[Point]) -> Estimate:
-    medians = [estimates.median(getattr(point, name)) for point in points]
-    return estimates.extreme(medians, which=which)  # type: ignore[arg-type]
+def _extreme_median(name: str, which: Which, points: Sequence[Point]) -> Estimate:
+    return extreme_median([getattr(point, name) for point in points], which=which)
 
 
-def _share(name: str, points: Sequence[Point]) -> Estimate:
-    cases = np.concatenate([getattr(point, name) for point in points]) if points else np.zeros(0)
-    if cases.size < 3:
+def _share_predicted(points: Sequence[Point]) -> Estimate:
+    return share(np.concatenate([point.is_predicted for point in points]))
+
+
+def _beaten_controls(points: Sequence[Point]) -> Estimate:
+    """Return the mean, over networks of all points, of the share of wrong targets that are matched less closely."""
+    if not points:
         return estimates.unknown("no number of inputs exceeds 1")
-    return estimates.mean(cases)
+    return estimates.mean(np.concatenate([point.beaten_controls for point in points]))
 
 
 def _decided(
@@ -186,6 +191,8 @@ def _decided(
         variants={**variants, **(further or {})},
     )
 
+
+_COPIES = "copies of the best sum count as second best"
 
 _FLOOR = "a gap that float64 cannot tell from 0 counts as 64 epsilons of the largest eigenvalue"
 
@@ -211,13 +218,13 @@ def _exact_verdicts(setting: Setting) -> list[Verdict]:
             separation,
             Range(above=ORDERS_OF_MAGNITUDE),
             note=_FLOOR,
-            further={"copies of the best sum count as second best": with_copies(setting.points)},
+            further={_COPIES: with_copies(setting.points)},
         ),
         _decided(
             setting,
             "There is one pair of outliers with this sum, which the theory names.",
             "share of networks whose best pair is the predicted one",
-            partial(_share, "is_predicted"),
+            _share_predicted,
             Range(above=MAJORITY),
         ),
         _control(setting),
@@ -229,7 +236,7 @@ def _control(setting: Setting, *, least_dim: int = 1) -> Verdict:
         setting,
         "The pair is evidence for the fraction tr / D: other multiples of it are matched less closely.",
         "share of wrong targets for which the best pair is farther away",
-        partial(_share, "beaten_controls"),
+        _beaten_controls,
         Range(above=MAJORITY),
         least_dim=least_dim,
         note="control: the same search for wrong targets; a spectrum without such a pair gives about 1/2"
@@ -255,6 +262,7 @@ def _other_verdicts(setting: Setting, *, is_proved_for_one: bool, says_not_clear
         _control(setting, least_dim=least),
     ]
     if says_not_clear:
+        with_copies = partial(_extreme_median, "separation_with_copies", "largest")
         unclear = _decided(
             setting,
             "There is no clear best pair: the second best is also close to the best.",
@@ -262,6 +270,7 @@ def _other_verdicts(setting: Setting, *, is_proved_for_one: bool, says_not_clear
             partial(_extreme_median, "separation", "largest"),
             Range(below=CLEAR_BEST),
             least_dim=least,
+            further={_COPIES: with_copies([point for point in setting.points if point.dim >= least])},
         )
         verdicts.insert(1, unclear)
     return verdicts
@@ -326,7 +335,7 @@ def _choices(parameters: PairParameters, *, is_dense: bool) -> list[Choice]:
             name="extra_samples",
             value=f"width + {parameters.extra_samples} samples",
             reason="appendix D.1.2 prints 102 samples for width 10 and 152 for width 150, of which the first is "
-            "probably a misprint of 12",
+            "probably a misprint of 12; points of width 10 are also computed with 102",
         ),
         Choice(
             name="teacher",

@@ -1,12 +1,13 @@
 """Many networks of one shape, trained together, with sharpness, trace and norms of their weights at both ends."""
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.api_schemas.figures.correlations import TrainedNetworks
+from hessian_spectrum.api_schemas.figures.correlations import Activation, Parametrization, TrainedNetworks
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.ensembles.eigenvalues import top_eigenvalues, traces
@@ -29,6 +30,8 @@ from hessian_spectrum.worker.figures.measurement import Context, Measured
 
 WEIGHTS, DATA, TEACHER, ORDER, START = 1, 2, 3, 4, 5
 """Purposes of the random numbers of a network."""
+
+_ACTIVATIONS, _PARAMETRIZATIONS = get_args(Activation), get_args(Parametrization)
 
 DTYPE = torch.float32
 
@@ -82,6 +85,23 @@ def model_of(measurement: TrainedNetworks) -> Mlp:
     return Mlp(widths, measurement.activation, False, parametrization=name)
 
 
+def point_generator(measurement: TrainedNetworks, purpose: int, index: int) -> torch.Generator:
+    """Make a generator for a network.
+
+    Args:
+        measurement: The networks. Those of other shapes and parametrizations have other numbers, so that points of a
+            figure are independent; under another choice of training, the same networks have the same numbers.
+        purpose: What the numbers are for.
+        index: Index of the network, or 0 for what all of them share.
+
+    Returns:
+        The generator in its first state.
+    """
+    kinds = _ACTIVATIONS.index(measurement.activation), _PARAMETRIZATIONS.index(measurement.parametrization)
+    shape = measurement.depth, measurement.width, measurement.dim
+    return generator_of(measurement.seed, purpose, index, *kinds, *shape)
+
+
 def initial_ensemble(measurement: TrainedNetworks) -> tuple[Ensemble, Parameters]:
     """Draw data and weights, each network's from generators of its own.
 
@@ -98,7 +118,7 @@ def initial_ensemble(measurement: TrainedNetworks) -> tuple[Ensemble, Parameters
         data = [data_set(measurement, index) for index in indices]
     device = torch.device("cpu")
     weights = [
-        model.initial_parameters(generator_of(measurement.seed, WEIGHTS, index), DTYPE, device) for index in indices
+        model.initial_parameters(point_generator(measurement, WEIGHTS, index), DTYPE, device) for index in indices
     ]
     return Ensemble.of(model, Mse(), data), stacked(weights)
 
@@ -114,8 +134,8 @@ def data_set(measurement: TrainedNetworks, index: int) -> Dataset:
         teacher=measurement.activation,
         noise=training.noise,
         teacher_scale=training.teacher_scale,
-        generator=generator_of(measurement.seed, DATA, index),
-        teacher_generator=generator_of(measurement.seed, TEACHER, own_teacher),
+        generator=point_generator(measurement, DATA, index),
+        teacher_generator=point_generator(measurement, TEACHER, own_teacher),
     )
     return data.to(DTYPE, torch.device("cpu"))
 
@@ -145,7 +165,7 @@ def training_of(measurement: TrainedNetworks, ensemble: Ensemble) -> EnsembleTra
         plan,
         learning_rates=[plan.learning_rate] * ensemble.size,
         seeds=seeds,
-        generators=[generator_of(measurement.seed, ORDER, seed) for seed in dict.fromkeys(seeds)],
+        generators=[point_generator(measurement, ORDER, seed) for seed in dict.fromkeys(seeds)],
     )
 
 
@@ -182,7 +202,7 @@ def _statistics(
         matrices["ggn"] = "ggn"
     for name, matrix in matrices.items():
         context.progress("largest eigenvalues", 0, 1)
-        generators = [generator_of(measurement.seed, START, index) for index in range(ensemble.size)]
+        generators = [point_generator(measurement, START, index) for index in range(ensemble.size)]
         operator = EnsembleOperator(small, parameters, matrix=matrix)
         found[name] = top_eigenvalues(operator, generators=generators, tolerance=TOLERANCE).values.numpy()
     return found

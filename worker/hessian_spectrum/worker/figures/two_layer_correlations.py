@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from hessian_spectrum.api_schemas.figures.correlations import (
     Activation,
     TwoLayerParameters,
-    two_layer_measurements,
+    two_layer_points,
 )
 from hessian_spectrum.api_schemas.figures.results import Choice, Curve, Verdict
 from hessian_spectrum.curvature.ensembles.matrix_norms import NORMS
 from hessian_spectrum.statistics import estimates
-from hessian_spectrum.statistics.estimates import Estimate
-from hessian_spectrum.worker.figures.claims import Range
+from hessian_spectrum.statistics.estimates import Estimate, Which, joint_confidence
+from hessian_spectrum.worker.figures.claims import Range, extreme_median, share
 from hessian_spectrum.worker.figures.correlations import (
     STAGES,
     STRONG,
@@ -25,6 +24,7 @@ from hessian_spectrum.worker.figures.correlations import (
     Target,
     choices,
     correlation_curve,
+    extreme_over,
     groups,
     mean_over,
     panels_of,
@@ -107,9 +107,7 @@ def _layer_leads(
 def _first_is_strong(group: Group) -> Verdict:
     return group.decide(
         "At initialization and for small D, the norm of the first matrix correlates significantly",
-        lambda points: estimates.extreme(
-            [point.correlation("initial", "spectral_1") for point in _small(points)], which="smallest"
-        ),
+        lambda points: extreme_over(_small(points), "initial", lambda _: ["spectral_1"], which="smallest"),
         quantity="smallest r of the spectral norm of W1 over D <= width / 10",
         holds_for=Range(above=STRONG),
     )
@@ -117,8 +115,7 @@ def _first_is_strong(group: Group) -> Verdict:
 
 def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
     def largest(points: Sequence[Point]) -> Estimate:
-        chosen = [point.correlation("initial", name) for point in select(points) for name in _of("spectral")]
-        return estimates.extreme(chosen, which="largest")
+        return extreme_over(select(points), "initial", lambda _: _of("spectral"), which="largest")
 
     return group.decide(
         "At initialization, where both matrices have entries of similar size, no norm correlates strongly",
@@ -144,15 +141,10 @@ def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
 
 def _grows(group: Group) -> Verdict:
     """Return the verdict that the correlation is most prominent in trained networks."""
-
-    def gain(point: Point) -> Estimate:
-        return point.change(point.best("trained", _of("spectral")))
-
     return group.decide(
         "The correlation with the spectral norm is most prominent in trained networks",
-        lambda points: mean_over(points, gain),
-        quantity="r after training, less r at initialization, of the matrix that correlates most after training; mean "
-        "over D",
+        lambda points: mean_over(points, lambda point: point.change(*_of("spectral"))),
+        quantity="larger r of the two matrices after training, less the larger one at initialization; mean over D",
         holds_for=Range(above=0.0),
     )
 
@@ -162,7 +154,7 @@ def _ggn_is_close(group: Group) -> Verdict:
         errors = [
             np.abs(1 - point.numbers("trained", "ggn") / point.numbers("trained", "sharpness")) for point in points
         ]
-        return estimates.extreme([estimates.median(each) for each in errors if len(each) >= 3], which="largest")
+        return extreme_median(errors, which="largest")
 
     return group.decide(
         "In trained networks the Hessian is well approximated by the Gauss-Newton matrix",
@@ -175,19 +167,18 @@ def _ggn_is_close(group: Group) -> Verdict:
 def _is_bounded(group: Group) -> Verdict:
     """Return the verdict on the lower bound by the squared spectral norms, which needs inputs with covariance I."""
 
-    def share(points: Sequence[Point]) -> Estimate:
+    def share_above(points: Sequence[Point]) -> Estimate:
         above = [
             point.numbers(stage, "sharpness") >= point.sample(stage, name) * (1 - 1e-3)
             for point in points
             for stage in STAGES
             for name in _of("spectral")
         ]
-        both = np.concatenate(above)
-        return estimates.proportion(int(both.sum()), both.size)
+        return share(np.concatenate(above))
 
     return group.decide(
         "The largest eigenvalue is at least the squared spectral norm of each matrix",
-        share,
+        share_above,
         quantity="share of networks, matrices and ends of training, up to 0.1 %",
         holds_for=Range(above=0.99),
         note="appendix D.3.3; this needs the second moment of the inputs to be the identity, which that of a sample "
@@ -200,7 +191,7 @@ def _drives_trained(group: Group) -> list[Verdict]:
     if group.parametrization == "ntk":
         verdict = group.decide(
             "After training, the spectral norms of both matrices correlate well with the largest eigenvalue",
-            lambda points: mean_over(points, lambda point: point.correlation("trained", _weaker(point))),
+            lambda points: mean_over(points, lambda point: point.extreme("trained", _of("spectral"), which="smallest")),
             quantity="smaller of the two r; mean over D",
             holds_for=Range(above=STRONG),
         )
@@ -213,10 +204,6 @@ def _drives_trained(group: Group) -> list[Verdict]:
         claim = "After training, it is the second matrix that drives the correlation, as printed"
         verdicts.append(_layer_leads(group, "trained", 2, _everywhere, claim))
     return verdicts
-
-
-def _weaker(point: Point) -> str:
-    return min(_of("spectral"), key=lambda name: point.value("trained", name))
 
 
 def _sharpness_verdicts(group: Group) -> list[Verdict]:
@@ -249,8 +236,8 @@ def _relu_verdicts(group: Group) -> list[Verdict]:
 def _relu_verdicts_at(group: Group, stage: Stage) -> list[Verdict]:
     """Return the verdicts on figure 16 at one end of training."""
 
-    def first(which: Literal["smallest", "largest"], points: Sequence[Point]) -> Estimate:
-        return estimates.extreme([point.correlation(stage, "spectral_1") for point in points], which=which)
+    def first(which: Which, points: Sequence[Point]) -> Estimate:
+        return extreme_over(points, stage, lambda _: ["spectral_1"], which=which)
 
     return [
         group.decide(
@@ -277,9 +264,10 @@ def _trace_verdicts(group: Group) -> list[Verdict]:
 
 def _trace_verdicts_at(group: Group, stage: Stage) -> list[Verdict]:
     """Return the verdicts on figure 26 at one end of training."""
+    confidence = joint_confidence(len(NORMS))
 
     def strongest(norm: str, point: Point) -> Estimate:
-        return point.correlation(stage, point.best(stage, _of(norm)))
+        return point.extreme(stage, _of(norm), which="largest", confidence=confidence)
 
     def weakest(points: Sequence[Point]) -> Estimate:
         means = [mean_over(points, partial(strongest, norm)) for norm in NORMS]
@@ -302,7 +290,7 @@ def _trace_formula(group: Group) -> Verdict:
         for point in points:
             squares = sum(point.sample("trained", name) for name in _of("frobenius"))
             errors.append(np.abs(point.measurement.dim * squares / point.numbers("trained", "trace") - 1))
-        return estimates.extreme([estimates.median(each) for each in errors if len(each) >= 3], which="largest")
+        return extreme_median(errors, which="largest")
 
     return group.decide(
         "The trace is approximately D (|W1|_F^2 + |W2|_F^2)",
@@ -349,8 +337,7 @@ def _content(
     activation: Activation = "linear",
     target: Target = "sharpness",
 ) -> FigureContent:
-    measurements = two_layer_measurements(parameters, activation=activation)
-    found = groups(parameters, measurements, measured, target)
+    found = groups(two_layer_points(parameters, activation=activation), measured, target)
     is_aligned = verdicts_of is _alignment_verdicts
     curves, quantities = (_alignment_curves, ALIGNMENTS) if is_aligned else (_norm_curves, ALL_NORMS)
     panels = [
