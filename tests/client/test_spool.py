@@ -1,13 +1,15 @@
 """The directory of a tracked run: whatever is killed or lost, each point reaches the server once, in order."""
 
 import json
+import operator
 import os
 import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from hessian_spectrum.client import SpectrumClient
 from hessian_spectrum.client.arrays import NamedArray, UnfitArrayError
 from hessian_spectrum.client.errors import ProblemResponseError, ServerUnreachableError
+from hessian_spectrum.client.tracking.points import Point
 from hessian_spectrum.client.tracking.sender import Sender
 from hessian_spectrum.client.tracking.spool import LARGEST_BATCH, Run, Spool, SpoolError
 from tests.client import killed_run
@@ -172,6 +175,62 @@ def test_points_cover_the_run_evenly_within_the_limit(tmp_path: Path) -> None:
     gaps = Counter(np.diff(found))
     assert max(gaps) <= 3 * 1000 / 10
     spool.abandon()
+
+
+def counted(operation: Callable[[int, int], int]) -> Callable[[int, int], Any]:
+    def apply(number: int, other: int) -> int:
+        Counted.num_operations += 1
+        result = operation(int(number), int(other))
+        return result if isinstance(result, bool) else Counted(result)
+
+    return apply
+
+
+class Counted(int):
+    """A number that counts the operations on numbers of this kind."""
+
+    num_operations = 0
+
+    __add__ = __radd__ = counted(operator.add)
+    __sub__ = counted(operator.sub)
+    __rsub__ = counted(lambda number, other: other - number)
+    __lt__, __le__, __gt__, __ge__ = map(counted, (operator.lt, operator.le, operator.gt, operator.ge))
+    __eq__ = counted(operator.eq)
+    __hash__ = int.__hash__
+
+
+class CountedArray(NamedArray):
+    @property
+    def num_bytes(self) -> int:
+        return Counted(super().num_bytes)
+
+
+@pytest.mark.parametrize("situation", ["room", "no room", "repeated step"])
+def test_adding_a_point_takes_hardly_more_operations_where_many_wait(
+    situation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 100 times as many, additions and comparisons of steps, sizes and points are at most 5 times as many."""
+    compare = Point.__eq__
+
+    def counted_compare(point: Point, other: object) -> bool:
+        Counted.num_operations += 1
+        return compare(point, other)
+
+    monkeypatch.setattr(Point, "__eq__", counted_compare)
+    found = {}
+    for num_points in (10, 1000):
+        spool = opened(tmp_path / f"run-{num_points}", disk_bytes=(num_points + (situation != "no room") * 5) * 8)
+        for step in range(num_points):
+            spool.add(Counted(step), None, {"w": CountedArray("F64", np.full(1, float(step)))})
+        spool.make_batch(spool.first_points()[:5])
+        step = Counted(num_points - 2 if situation == "repeated step" else num_points)
+        Counted.num_operations = 0
+        num_dropped = spool.add(step, None, {"w": CountedArray("F64", np.full(1, -1.0))})
+        found[num_points] = Counted.num_operations
+        assert num_dropped == (situation == "no room")
+        assert spool.num_points == num_points + (situation == "room")
+        spool.abandon()
+    assert 0 < found[1000] <= 5 * found[10], found
 
 
 def test_points_that_are_being_sent_stay(series: SeriesServer, client: SpectrumClient, tmp_path: Path) -> None:

@@ -93,6 +93,24 @@ def test_bad_overrides_are_named(changes: dict[str, Any], place: list[str], mess
     assert message in error["msg"]
 
 
+@pytest.mark.parametrize("overrides", [{}, {"num_seeds": 7}])
+def test_a_figure_that_takes_longer_than_its_limit_is_refused_at_once(overrides: dict[str, Any], server: Any) -> None:
+    request = {"kind": "figure", "figure": "cracking-8", "overrides": overrides}
+    seconds = httpx.post(f"{server.url}/v1/estimates", json=request).json()["seconds"]
+    answer = httpx.post(f"{server.url}/v1/jobs", json=request | {"time_limit_seconds": seconds / 5})
+    assert answer.status_code == 422, answer.text
+    [error] = answer.json()["errors"]
+    assert error["loc"] == ["body", "overrides" if overrides else "scale"]
+    assert f"takes about {seconds:.3g} s on two cores; jobs may run for {seconds / 5:.3g} s" in error["msg"]
+
+
+def test_a_figure_that_a_gpu_may_compute_within_its_limit_is_accepted(server: Any, client: SpectrumClient) -> None:
+    request = {"kind": "figure", "figure": "cracking-6", "overrides": {"seed": 71}}
+    seconds = httpx.post(f"{server.url}/v1/estimates", json=request).json()["seconds"]
+    job = client.submit(request | {"time_limit_seconds": seconds / 5})
+    client.cancel(job.id)
+
+
 def test_the_estimate_says_how_long_a_figure_takes(server: Any) -> None:
     request = {"kind": "figure", "figure": "cracking-4", "scale": "paper"}
     estimate = httpx.post(f"{server.url}/v1/estimates", json=request).json()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.routing import iter_route_contexts
 
@@ -213,6 +214,22 @@ def test_lists_hold_ones_own_jobs_and_an_admins_all(guarded: Guarded, people: di
         assert people["bob"].delete(f"/v1/jobs/{job_id}").status_code == 404
         assert people["admin"].delete(f"/v1/jobs/{job_id}").status_code == 204
     assert listed("anna") == set()
+
+
+def test_a_series_is_of_one_person(guarded: Guarded, tmp_path: Path) -> None:
+    model = {"kind": "mlp", "widths": [1, 2, 1]}
+    np.savez(tmp_path / "w.npz", **{"layers.0.weight": [[1.0], [2.0]], "layers.1.weight": [[1.0, -1.0]]})
+    ids = {}
+    for step, name in enumerate(("anna", "bob")):
+        with SpectrumClient(guarded.server.url, api_key=guarded.texts[name]) as client:
+            parameters = {"kind": "artifact", "id": client.upload_arrays(tmp_path / "w.npz").id}
+            points = [{"step": step, "parameters": parameters}]
+            request = JOB | {"kind": "series", "name": "of-both", "points": points, "model": model | {"bias": False}}
+            ids[name] = client.wait(client.submit(request).id).id
+    for reader, owner in (("anna", "anna"), ("bob", "bob"), ("admin", "bob")):
+        with guarded.http(reader) as http:
+            found = http.get("/v1/series/of-both").raise_for_status().json()
+        assert [point["job"] for point in found["points"]] == [ids[owner]], reader
 
 
 def test_two_people_may_use_the_same_idempotency_key(people: dict[str, httpx.Client]) -> None:

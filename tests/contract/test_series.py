@@ -98,6 +98,39 @@ def test_a_series_grows_from_job_to_job(client: SpectrumClient, server: Any, upl
     assert client.series("growing").points[0].step == 0
 
 
+def test_jobs_that_ask_for_something_else_are_left_out(
+    client: SpectrumClient, server: Any, uploads: dict[int, str]
+) -> None:
+    first = client.wait(client.submit(series("changing", uploads, 0, 10)).id)
+    request = series("changing", uploads, 10, 20, method={"kind": "trace", "num_probes": 2})
+    second = client.wait(client.submit(request).id)
+    found = httpx.get(f"{server.url}/v1/series/changing").json()
+    assert [(point["step"], point["job"]) for point in found["points"]] == [(10, second.id), (20, second.id)]
+    assert found["other_jobs"] == [first.id]
+    again = client.wait(client.submit(series("changing", uploads, 20)).id)
+    found = httpx.get(f"{server.url}/v1/series/changing").json()
+    assert [(point["step"], point["job"]) for point in found["points"]] == [
+        (0, first.id),
+        (10, first.id),
+        (20, again.id),
+    ]
+    assert found["other_jobs"] == [second.id]
+
+
+def test_overlaps_are_of_the_parameters_that_a_step_has(
+    client: SpectrumClient, server: Any, uploads: dict[int, str]
+) -> None:
+    computed(client, series("replaced", uploads, 0, 10, 20))
+    computed(client, series("replaced", uploads, 10))  # the same parameters
+    found = httpx.get(f"{server.url}/v1/series/replaced").json()
+    assert [point["overlaps"] is None for point in found["points"]] == [True, False, False]
+    points = [{"step": 10, "parameters": named(uploads[15])}]
+    computed(client, series("replaced", uploads, points=points))
+    found = httpx.get(f"{server.url}/v1/series/replaced").json()
+    assert [point["parameters_sha256"] for point in found["points"]] == [uploads[step] for step in (0, 15, 20)]
+    assert [point["overlaps"] is None for point in found["points"]] == [True, True, True]
+
+
 def test_overlaps_are_those_of_the_exact_eigenvectors(client: SpectrumClient, uploads: dict[int, str]) -> None:
     result = computed(client, series("overlaps", uploads, 0, 10))
     vectors = []

@@ -85,6 +85,14 @@ def test_one_value_may_go_to_several_fields(client: SpectrumClient) -> None:
     assert own == pytest.approx(client.result(single.id).model_dump()["largest"]["value"], rel=1e-10)
 
 
+def test_a_number_with_the_name_of_a_varied_field_keeps_a_column(client: SpectrumClient) -> None:
+    losses = ["mse", {"kind": "huber", "delta": 0.1}]
+    job = client.wait(client.submit({"kind": "sweep", "base": BASE, "over": {"loss": losses}}).id)
+    columns = client.result(job.id).columns
+    assert columns["loss"] == ["mse", str(losses[1])]
+    assert columns["loss_value"][0] > columns["loss_value"][1] > 0
+
+
 def test_the_estimate_is_that_of_all_points(server: Any) -> None:
     request = {"kind": "sweep", "base": BASE, "over": OVER}
     whole = httpx.post(f"{server.url}/v1/estimates", json=request).json()
@@ -100,11 +108,19 @@ def test_the_estimate_is_that_of_all_points(server: Any) -> None:
         ({"train.learning_rate": [0.1, "high"]}, ["over", "train.learning_rate", 1]),
         ({"method.num_steps": [1]}, ["over", "method.num_steps", 0]),
         ({"model.widths": [[3, 4, 2], [5, 4, 2]]}, ["over", "model.widths", 1]),
+        ({"seed.x": [1]}, ["over", "seed.x", 0]),
+        ({"loss.x": [1]}, ["over", "loss.x", 0]),
+        ({"model.widths.x": [1]}, ["over", "model.widths.x", 0]),
+        ({"train": [5], "train.learning_rate": [0.1]}, ["over", "train.learning_rate"]),
+        ({"train.learning_rate": [0.1], "train": [None]}, ["over", "train"]),
+        ({"model.seed, data.seed": [1], "model.seed": [2]}, ["over", "model.seed"]),
+        ({"weight_decay": [1, True]}, ["over", "weight_decay", 1]),
         ({"kind": ["spectrum"]}, ["over", "kind"]),
         ({"model.__class__": [1]}, ["over", "model.__class__", 0]),
         ({"seed": []}, ["over", "seed"]),
         ({}, ["over"]),
         ({"seed": list(range(200)), "model.seed": list(range(200))}, ["over"]),
+        ({name: list(range(1000)) for name in ("seed", "model.seed", "data.seed", "weight_decay")}, ["over"]),
     ],
 )
 def test_a_bad_grid_names_the_value(over: dict[str, Any], place: list[Any], server: Any) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hessian_spectrum.api_schemas.experiments.figure import FigureResult
 from hessian_spectrum.api_schemas.figures.results import Verdict
-from hessian_spectrum.launcher.gallery import thresholds
+from hessian_spectrum.launcher.gallery import figure_page, thresholds
 from hessian_spectrum.launcher.main import app
 
 SERVER = Path(sys.executable).with_name("spectrum-server")
@@ -41,6 +42,17 @@ def test_thresholds_of_a_verdict_are_shown(ends: tuple[float | None, float | Non
     numbers = dict.fromkeys(("value", "lower", "upper", "holds"))
     made = Verdict(claim="a", quantity="b", threshold=ends[0], threshold_upper=ends[1], **numbers)
     assert thresholds(made) == shown
+
+
+def test_worker_time_of_kept_measurements_is_not_called_a_part_of_the_time_of_this_job() -> None:
+    result = FigureResult.model_construct(
+        figure="cracking-16", title="Title", source="Source", scale="paper", parameters={}, points=[], panels=[],
+        verdicts=[], choices=[], wall_time_seconds=80.0,
+    )  # fmt: skip
+    page = figure_page(result, 7.0)
+    assert "Computed in 7 s." in page
+    assert "kept from earlier jobs, took 80 s of worker time." in page
+    assert "of which workers" not in page
 
 
 @pytest.mark.parametrize("overrides", ["[1]", "{", "3"])

@@ -41,6 +41,12 @@ JOB: dict[str, Any] = {
     "loss": "mse",
     "method": {"kind": "exact"},
 }
+GRID: dict[str, Any] = {
+    "kind": "sweep",
+    "base": JOB,
+    "over": {name: list(range(1, 17)) for name in ("seed", "model.seed", "weight_decay")},
+}
+"""A small body with 4,096 points."""
 
 
 class Shared:
@@ -158,6 +164,12 @@ def test_a_large_body_is_the_same_question(shared: Shared, http: httpx.Client) -
     assert http.post("/v1/closed-form", **padded(closed)).json() == http.post("/v1/closed-form", json=closed).json()
 
 
+def test_what_is_wrong_with_a_large_grid_is_named(http: httpx.Client) -> None:
+    refused = http.post("/v1/jobs", json=GRID | {"over": GRID["over"] | {"loss": ["bad"]}})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["body", "over", "loss", 0]
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/estimates"])
 def test_what_is_wrong_with_a_large_body_is_named(http: httpx.Client, path: str) -> None:
     wrong = large(20_000, loss="cross-entropy", seed=-1)
@@ -227,9 +239,10 @@ def test_records_have_a_quota_and_deleting_makes_room(http: httpx.Client) -> Non
     assert http.post("/v1/jobs", json=JOB | {"tags": tags}).status_code == 202
 
 
-def test_heavy_work_counts_for_more_in_the_rate(shared: Shared) -> None:
+@pytest.mark.parametrize(("path", "message"), [("/v1/random-matrix", LONG_SAMPLE), ("/v1/estimates", GRID)])
+def test_heavy_work_counts_for_more_in_the_rate(path: str, message: Any, shared: Shared) -> None:
     with shared.http(requests_per_minute=60) as http:
-        http.post("/v1/random-matrix", json=LONG_SAMPLE).raise_for_status()
+        http.post(path, json=message).raise_for_status()
         left = int(http.get("/v1/jobs").headers["ratelimit"].split(";r=")[1].split(";")[0])
         assert left < 58 - 1
 

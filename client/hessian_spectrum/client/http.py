@@ -42,10 +42,12 @@ from hessian_spectrum.client.requests import (
 )
 from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
 from hessian_spectrum.client.tracking.spool import DISK_BYTES
-from hessian_spectrum.client.tracking.start import SentRun, send_spooled, start_tracking
+from hessian_spectrum.client.tracking.start import SentRun, new_run, send_spooled, start_tracking
 from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
 
 T = TypeVar("T")
+
+_LARGEST_EIGENVALUE = {"kind": "top-k", "k": 1}
 
 
 class SpectrumClient(ClientBase[httpx.Client]):
@@ -304,24 +306,12 @@ class SpectrumClient(ClientBase[httpx.Client]):
             OSError: If the folder cannot be written.
             ValueError: If an argument is wrong.
         """
-        return start_tracking(
-            self,
-            self._another,
-            module,
-            loss=loss,
-            data=data,
-            every=every,
-            name=name,
-            method=method,
-            matrix=matrix,
-            trainable=trainable,
-            learning_rate=learning_rate,
-            example_inputs=example_inputs,
-            directory=directory,
-            disk_bytes=disk_bytes,
-            memory_bytes=memory_bytes,
-            fields=fields,
-        )
+        if every < 1:
+            raise ValueError("every must be at least 1")
+        request = {"loss": loss, "matrix": matrix, "method": dict(method or _LARGEST_EIGENVALUE), **fields}
+        new = new_run(module, request, data=data, name=name, trainable=trainable, example_inputs=example_inputs)
+        limits = {"disk_bytes": disk_bytes, "memory_bytes": memory_bytes}
+        return start_tracking(new, self, self._another, directory, every=every, learning_rate=learning_rate, **limits)
 
     def send_tracked(self, directory: Path) -> list[SentRun]:
         """Send the points that tracked runs have left on disk, also after their processes were killed.

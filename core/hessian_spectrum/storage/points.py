@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from hessian_spectrum.storage.blob_store import DIGEST, BlobNotFoundError, BlobS
 
 _DOCUMENT = "__document__"
 
-_WRITERS = 8
-"""Number of points that are written at once, as each is a request to an object store."""
+_REQUESTS = 8
+"""Number of points that are read or written at once, as each is a request to an object store."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,14 +47,23 @@ class PointStore:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    def holds(self, key: str) -> bool:
-        """Return whether there is a point of this key, and remember that somebody needs it."""
+    def held(self, keys: Sequence[str]) -> set[str]:
+        """Return the keys of which there is a point, and remember that somebody needs it."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return {key for key, is_held in zip(keys, pool.map(self._holds, keys), strict=True) if is_held}
+
+    def _holds(self, key: str) -> bool:
         try:
             self._blobs.stat(_name(key))
             self._blobs.mark_used(_name(key))
         except OSError:
             return False
         return True
+
+    def read_all(self, keys: Sequence[str]) -> list[StoredPoint | None]:
+        """Return the points of keys, in order, as `read` does."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(self.read, keys))
 
     def read(self, key: str) -> StoredPoint | None:
         """Return the point of a key; None if there is none, or if its file is damaged."""
@@ -63,25 +72,25 @@ class PointStore:
         except BlobNotFoundError:
             return None
         digest, _, sealed = content.partition(b"\n")
-        if hashlib.sha256(sealed).hexdigest().encode() != digest:
-            _logger.warning("the stored point %s is damaged: it is computed again", key)
-            self._blobs.delete(_name(key))
-            return None
         try:
+            if hashlib.sha256(sealed).hexdigest().encode() != digest:
+                raise ValueError("its digest differs")
             arrays = load(sealed)
-        except SafetensorError:
+            return StoredPoint(arrays.pop(_DOCUMENT).tobytes().decode(), arrays)
+        except (SafetensorError, ValueError, KeyError) as error:
+            _logger.warning("the stored point %s is damaged and will be computed again: %s", key, error)
+            self._blobs.delete(_name(key))  # `put` writes nothing where a file is
             return None
-        return StoredPoint(arrays.pop(_DOCUMENT).tobytes().decode(), arrays)
 
     def write_all(self, points: Mapping[str, StoredPoint]) -> None:
         """Store points by their keys, several at once; those that cannot be written are not reused."""
-        with ThreadPoolExecutor(_WRITERS) as pool:
+        with ThreadPoolExecutor(_REQUESTS) as pool:
             list(pool.map(self.write, points.keys(), points.values()))
 
     def write(self, key: str, point: StoredPoint) -> bool:
         """Store a point; False if it cannot be written, as on a full disk, which costs only its reuse."""
         document = np.frombuffer(point.document.encode(), np.uint8)
-        arrays = {name: np.ascontiguousarray(array) for name, array in point.arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in point.arrays.items()}
         sealed = save({_DOCUMENT: document, **arrays})
         try:
             self._blobs.put(_name(key), hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed, durable=False)

@@ -114,16 +114,26 @@ def _write_figure(client: SpectrumClient, name: str, options: GalleryOptions, co
         (options.output / f"{name}.{suffix}").write_bytes(client.result_file(job.id, suffix))
     verdicts = result.model_dump_json(include={"figure", "scale", "parameters", "verdicts", "choices"}, indent=1)
     (options.output / f"{name}.json").write_text(verdicts + "\n")
-    return _page(result, time.monotonic() - started)
+    return figure_page(result, time.monotonic() - started)
 
 
-def _page(result: FigureResult, seconds: float) -> str:
+def figure_page(result: FigureResult, seconds: float) -> str:
+    """Return the part of a gallery that shows a figure, as Markdown.
+
+    Args:
+        result: The figure.
+        seconds: Time in seconds until its job was over.
+
+    Returns:
+        The text.
+    """
     lines = [
         f"## {result.figure}: {result.title}",
         "",
         f"{result.source}. {len(result.points):,} rows of numbers: [{result.figure}.csv]({result.figure}.csv). "
         f"Verdicts and parameters: [{result.figure}.json]({result.figure}.json). "
-        f"{seconds:,.0f} s, of which workers computed {result.wall_time_seconds:,.0f} s.",
+        f"Computed in {seconds:,.0f} s. The measurements, some of which may have been kept from earlier jobs, took "
+        f"{result.wall_time_seconds:,.0f} s of worker time.",
         "",
         f"![{result.title}]({result.figure}.png)",
         "",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 import redis
@@ -15,6 +16,7 @@ from hessian_spectrum.api_schemas.artifacts import TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.data import TokenData
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
+from hessian_spectrum.api_schemas.experiments.kind import MAX_POINTS
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.problem import Problem
@@ -33,6 +35,13 @@ from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 _FASTEST = 100.0
 """Ratio of the speed of the fastest worker that we expect, a large GPU, to that of two cores."""
+
+_INACCURACY = 2.0
+"""Factor to which predicted times on two cores are good."""
+
+
+LARGE_GRID = 200
+"""Number of points of a sweep above which its request is parsed and planned by another process."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +138,15 @@ class Admission:
         return plan
 
     def _check_seconds(self, request: AnyJobRequest) -> None:
-        """Refuse an experiment that will take far longer than jobs may, even on faster hardware than two cores."""
-        seconds = request.seconds if isinstance(request, ExperimentRequest) else None
-        limit = min(self._job_seconds, request.time_limit_seconds or self._job_seconds)
-        if seconds is not None and seconds > _FASTEST * limit:
-            assert isinstance(request, ExperimentRequest)
-            message = (
-                f"takes about {seconds / 3600:,.3g} hours on two cores; "
-                f"jobs may run for {limit / 3600:,.3g} hours: choose smaller sizes"
-            )
-            raise invalid_field(request.place_of_sizes, message)
+        """Refuse an experiment that takes longer than jobs may, even on the fastest GPU if it can use one."""
+        if not isinstance(request, ExperimentRequest) or request.seconds is None:
+            return
+        on_gpu, own_limit = request.gpu_seconds, request.time_limit_seconds or self._job_seconds
+        limit = min(self._job_seconds, own_limit)
+        if (request.seconds - on_gpu) / _INACCURACY + on_gpu / _FASTEST > limit:
+            remedy = "choose smaller sizes" + (" or a longer time limit" if own_limit < self._job_seconds else "")
+            message = f"takes about {_duration(request.seconds)} on two cores; jobs may run for {_duration(limit)}"
+            raise invalid_field(request.place_of_sizes, f"{message}: {remedy}")
 
     def estimate(self, request: AnyJobRequest) -> CostEstimate:
         """Estimate the cost of a job on the present workers.
@@ -214,6 +222,10 @@ def available_bytes(client: redis.Redis) -> int | None:
     return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
+
+
 def _parameter_shapes(request: AnyJobRequest) -> dict[str, list[int]] | None:
     if not isinstance(request, SpectrumRequest):
         return None
@@ -271,7 +283,7 @@ async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:
 
 
 async def _is_expensive(request: Request, body: bytes) -> bool:
-    if len(body) > LARGE_BODY_BYTES:
+    if len(body) > LARGE_BODY_BYTES or LARGE_GRID < _num_grid_points(body) <= MAX_POINTS:
         return True
     names = _checkpoint_names(body)
     if not names:
@@ -280,20 +292,31 @@ async def _is_expensive(request: Request, body: bytes) -> bool:
     return await run_in_threadpool(lambda: max(map(models.num_header_bytes, names))) > LARGE_HEADER_BYTES
 
 
+def _num_grid_points(body: bytes) -> int:
+    """Return the number of points of the sweep that the body may ask for: its lists of values multiply."""
+    over = _fields(body, b"over").get("over")
+    return prod(len(each) for each in over.values() if isinstance(each, list)) if isinstance(over, dict) else 1
+
+
 def _checkpoint_names(body: bytes) -> set[str]:
-    """Return the names of checkpoints that the body may mean; errors are reported when it is parsed."""
-    if b"checkpoint" not in body and rb"\u" not in body:
-        return set()
-    check_json(body)
-    try:
-        document = from_json(body)
-    except ValueError:
-        return set()
-    fields = document if isinstance(document, dict) else {}
+    """Return the names of checkpoints that the body may mean."""
+    fields = _fields(body, b"checkpoint")
     several = fields.get("models")
     models = [fields.get("model"), *(several if isinstance(several, list) else ())]
     names = (model.get("checkpoint") for model in models if isinstance(model, dict))
     return {name for name in names if isinstance(name, str)}
+
+
+def _fields(body: bytes, name: bytes) -> dict[str, Any]:
+    """Return the fields of the body if a field of such a name may be in it; errors are reported when it is parsed."""
+    if name not in body and rb"\u" not in body:
+        return {}
+    check_json(body)
+    try:
+        document = from_json(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _planned(admission: Admission, message: AnyJobRequest) -> str | None:

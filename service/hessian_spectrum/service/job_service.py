@@ -226,7 +226,7 @@ class JobService:
 
         Args:
             name: Name of the series.
-            caller: The principal that reads it: of an admin, all jobs of this name; of others, their own.
+            caller: The principal that reads it. An admin reads the jobs of whoever has the newest one of this name.
 
         Returns:
             The id of each job, with the digest of its result.
@@ -235,15 +235,17 @@ class JobService:
             ProblemError: 404 if there is none.
         """
         owner = None if caller.is_admin else caller.owner
-        found: list[tuple[str, str]] = []
-        after: str | None = None
-        while page := self._store.page(state="succeeded", tag=(TAG, name), owner=owner, size=_PAGE_SIZE, after=after):
-            found += [(each.id, each.result_digest) for each in page if each.kind == "series" and each.result_digest]
-            after = page[-1].id
+        found: list[JobRecord] = []
+        while page := self._store.page(
+            state="succeeded", tag=(TAG, name), owner=owner, size=_PAGE_SIZE, after=found[-1].id if found else None
+        ):
+            found += page
+        found = [each for each in found if each.kind == "series" and each.result_digest]
         if not found:
             title, detail = "No such series", f"No job of a series {name} has a result."
             raise ProblemError(Problem(type="/problems/unknown-series", title=title, status=404, detail=detail))
-        return found[::-1]
+        newest = found[0]
+        return [(each.id, each.result_digest or "") for each in reversed(found) if each.owner == newest.owner]
 
     def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
         """Cancel a job.

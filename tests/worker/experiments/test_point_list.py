@@ -33,6 +33,10 @@ BASE: dict[str, Any] = {
 }
 
 
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
 def sweep(**over: list[Any]) -> SweepRequest:
     fields = {name.replace("__", "."): values for name, values in over.items()}
     return SweepRequest.model_validate({"kind": "sweep", "base": BASE, "over": fields})
@@ -47,7 +51,7 @@ def columns(output: JobOutput) -> dict[str, list[Any]]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints after every step, and small groups."""
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
-    monkeypatch.setattr(point_list, "MIN_MEMBERS", 2)
+    monkeypatch.setattr(point_list, "MIN_GROUP_SIZE", 2)
     monkeypatch.setattr(point_list, "GROUPS_OF_A_SHAPE", 2)
 
 
@@ -92,16 +96,50 @@ def test_a_damaged_point_is_computed_again(store: PointStore, tmp_path: Path) ->
     np.testing.assert_allclose(again["largest"], first["largest"], rtol=1e-12)
 
 
+WIDTHS = [[4, 5, 2], [4, 6, 2], [4, 7, 2], [4, 8, 2]]
+
+
+@pytest.mark.parametrize("num_known", [4, 2])
+def test_points_of_several_shapes_that_are_lost_are_computed_again(
+    num_known: int, store: PointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = sweep(model__widths=WIDTHS)
+    first = columns(run_experiment(request, HARDWARE, ignore_progress))
+    run_experiment(sweep(model__widths=WIDTHS[:num_known]), HARDWARE, ignore_progress, store=store)
+    monkeypatch.setattr(store, "read_all", lambda keys: [None] * len(keys))  # they are removed meanwhile
+    assert columns(run_experiment(request, HARDWARE, ignore_progress, store=store)) == first
+
+
+def test_a_list_with_lost_points_is_killed_anywhere(tmp_path: Path) -> None:
+    request = sweep(model__widths=WIDTHS)
+    first = columns(run_experiment(request, HARDWARE, ignore_progress))
+    for most in range(10, 60, 10):
+        store = PointStore(LocalDirectory(tmp_path, f"points-{most}"))
+        run_experiment(request, HARDWARE, ignore_progress, store=store)
+        for path in (tmp_path / f"points-{most}").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:-1])  # it is there until it is read
+        left = [most]
+
+        def report(phase: str, done: int, total: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+
+        directory = LocalDirectory(tmp_path, f"job-{most}")
+        job = JobCheckpointer(JobCheckpoints(directory, "job", 1), seconds=0)
+        with pytest.raises(Killed):
+            run_experiment(request, HARDWARE, report, job=job, store=store)
+        job = JobCheckpointer.restored(JobCheckpoints(directory, "job", 2), seconds=0)
+        assert columns(run_experiment(request, HARDWARE, ignore_progress, job=job, store=store)) == first
+
+
 def test_a_point_that_diverges_fails_alone() -> None:
     request = sweep(train__learning_rate=[0.1, 1e200, 0.2])
     found = columns(run_experiment(request, HARDWARE, ignore_progress))
     assert [value is None for value in found["largest"]] == [False, True, False]
     assert [value is None for value in found["problem"]] == [True, False, True]
     assert "try a smaller learning rate" in found["problem"][1]
-
-
-class Killed(BaseException):
-    """What no code of ours catches."""
 
 
 @pytest.mark.parametrize("widths", [[[4, 5, 2]], [[4, 5, 2], [4, 6, 2], [4, 7, 2]]])

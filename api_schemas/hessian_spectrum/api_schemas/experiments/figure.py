@@ -35,12 +35,23 @@ class FigureRequest(ExperimentRequest):
     @property
     def seconds(self) -> float:
         """Predicted time on two cores, in seconds, good to a factor of two."""
-        return sum(each.cost.seconds for each in self.computations if isinstance(each, Measurement))
+        return sum(each.cost.seconds for each in self._measurements)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """The part of the predicted time that a GPU may shorten."""
+        return sum(each.cost.seconds for each in self._measurements if each.can_use_gpu)
+
+    @property
+    def _measurements(self) -> list[Measurement]:
+        return [each for each in self.computations if isinstance(each, Measurement)]
 
     @property
     def place_of_sizes(self) -> tuple[str, ...]:
-        """The scale, or the overrides if there are any."""
-        return ("overrides",) if self.overrides else ("scale",)
+        """The scale, or the overrides if they change anything."""
+        figure = FIGURES[self.figure]
+        usual = figure.parameters.model_validate(figure.defaults(self.scale))
+        return ("scale",) if self.chosen == usual else ("overrides",)
 
     @property
     def chosen(self) -> FigureParameters:

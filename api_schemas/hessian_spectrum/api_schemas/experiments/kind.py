@@ -36,10 +36,14 @@ class ExperimentRequest(KindMessage):
     )
 
     @cached_property
+    def _points(self) -> Sequence[PointRequest]:
+        assert self.entry is not None
+        return self.entry.points(self)
+
+    @cached_property
     def computations(self) -> Sequence[PointRequest]:
         """What the experiment consists of, in canonical form: one computation for each point."""
-        assert self.entry is not None
-        return [each.canonical() for each in self.entry.points(self)]
+        return [each.canonical() for each in self._points]
 
     @property
     def place_of_sizes(self) -> tuple[str, ...]:
@@ -52,6 +56,11 @@ class ExperimentRequest(KindMessage):
         return None
 
     @property
+    def gpu_seconds(self) -> float:
+        """The part of the predicted time that a GPU may shorten."""
+        return 0.0
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The labels of the job: the caller's own, and those that the server adds."""
         return dict(self.tags)
@@ -59,7 +68,7 @@ class ExperimentRequest(KindMessage):
     @model_validator(mode="after")
     def _points_are_requests(self, info: ValidationInfo) -> Self:
         if self.entry is not None:
-            self.entry.points(self)
+            _ = self._points
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -73,7 +82,8 @@ class ExperimentRequest(KindMessage):
             The copy.
         """
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("computations", None)
+        for name in ("_points", "computations"):
+            copied.__dict__.pop(name, None)
         return copied
 
 

@@ -1,6 +1,9 @@
 """A series: one request at many parameters of one network, such as those of a training run."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, create_model, model_validator
@@ -119,6 +122,14 @@ class SeriesRequest(ExperimentRequest):
         return dict(self.tags) | {TAG: self.name}
 
     @property
+    def settings_sha256(self) -> str:
+        """SHA-256 of what all points share: the network without its parameters, data, loss, matrix and method."""
+        fields = self.model_dump(mode="json", include={"model", *_SPECTRUM_FIELDS})
+        replaced = {_SOURCES[type(self.model)], "checkpoint_sha256", "seed"}
+        fields["model"] = {name: value for name, value in fields["model"].items() if name not in replaced}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    @property
     def ordered_points(self) -> list[SeriesPoint]:
         """The points by ascending step."""
         return sorted(self.points, key=lambda point: point.step)
@@ -186,6 +197,10 @@ class SeriesEntry(Message):
         description="Two divided by the learning rate, above which gradient descent is unstable along the leading "
         "eigenvector of a quadratic loss; null if the learning rate is unknown.",
     )
+    parameters_sha256: str | None = Field(
+        default=None,
+        description="SHA-256 of the parameters at this step: the id of uploaded ones, or the checkpoint's.",
+    )
     problem: str | None = Field(default=None, description="Why there are no numbers at this step; null if there are.")
     overlaps: Overlaps | None = Field(
         default=None,
@@ -220,7 +235,15 @@ class SeriesResult(ExperimentResult):
     kind: Literal["series"] = "series"
     name: str = Field(description="Name of the series.")
     matrix: str = Field(description="Matrix of second derivatives, as in the request.")
+    settings_sha256: str | None = Field(
+        default=None, description="SHA-256 of what all points share: network, data, loss, matrix and method."
+    )
     points: list[SeriesEntry] = Field(description="The numbers at each step, by ascending step.")
+    other_jobs: list[str] = Field(
+        default=[],
+        description="Ids of jobs of the same name that differ from the newest one in network, data, loss, matrix or "
+        "method. Their points are left out.",
+    )
 
 
 def merged_series(parts: Sequence[tuple[str, SeriesResult]]) -> SeriesResult:
@@ -230,24 +253,37 @@ def merged_series(parts: Sequence[tuple[str, SeriesResult]]) -> SeriesResult:
         parts: Id and result of each job, oldest first.
 
     Returns:
-        All points by ascending step, each with the id of its job; of two with one step, the later one, with the
-        overlaps of the earlier one if it has none.
+        The points, by ascending step, of the jobs that have the settings of the last one, each with the id of its job.
+        Of two points with one step the later one counts, unless it failed where the earlier one did not. Overlaps are
+        those that one of the jobs computed for the parameters at both steps.
     """
+    last = parts[-1][1]
+    alike = [(job_id, part) for job_id, part in parts if part.settings_sha256 == last.settings_sha256]
     entries: dict[int, SeriesEntry] = {}
-    for job_id, part in parts:
+    known: dict[tuple[Any, ...], Overlaps] = {}
+    for job_id, part in alike:
+        own = {point.step: point for point in part.points}
         for point in part.points:
             earlier = entries.get(point.step)
-            kept = {} if earlier is None or point.overlaps is not None else {"overlaps": earlier.overlaps}
-            entries[point.step] = point.model_copy(update={"job": job_id, **kept})
+            if earlier is None or point.problem is None or earlier.problem is not None:
+                entries[point.step] = point.model_copy(update={"job": job_id})
+            if point.overlaps is not None:
+                known[_steps(own[point.overlaps.since_step], point)] = point.overlaps
     points = [entries[step] for step in sorted(entries)]
-    steps = dict(zip(sorted(entries)[1:], sorted(entries), strict=False))
-    for index, point in enumerate(points):
-        if point.overlaps is not None and point.overlaps.since_step != steps.get(point.step):
-            points[index] = point.model_copy(update={"overlaps": None})  # another step lies between them
-    last: SeriesResult = parts[-1][1]
-    provenance = [origin for _, part in parts for origin in part.provenance]
-    merged: SeriesResult = last.model_copy(update={"points": points, "provenance": provenance, "arrays": None})
+    followed = [None, *(known.get(_steps(before, point)) for before, point in pairwise(points))]
+    update = {
+        "points": [point.model_copy(update={"overlaps": each}) for point, each in zip(points, followed, strict=True)],
+        "provenance": [origin for _, part in alike for origin in part.provenance],
+        "other_jobs": [job_id for job_id, part in parts if part.settings_sha256 != last.settings_sha256],
+        "arrays": None,
+    }
+    merged: SeriesResult = last.model_copy(update=update)
     return merged
+
+
+def _steps(before: SeriesEntry, point: SeriesEntry) -> tuple[Any, ...]:
+    """Return two steps with the parameters at each."""
+    return before.step, before.parameters_sha256, point.step, point.parameters_sha256
 
 
 def _points(request: SeriesRequest) -> list[SpectrumRequest]:

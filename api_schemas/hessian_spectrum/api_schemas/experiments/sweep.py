@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from hessian_spectrum.api_schemas.experiments.kind import (
     MAX_POINTS,
@@ -45,15 +45,6 @@ class SweepRequest(ExperimentRequest):
         "first varies slowest. Several paths with commas between them take the same value.",
     )
 
-    @model_validator(mode="after")
-    def _grid_fits(self) -> Self:
-        if (num_points := prod(map(len, self.over.values()))) > MAX_POINTS:
-            raise misfit("over", message=f"a grid of {num_points:,} points; at most {MAX_POINTS:,}")
-        base = self.base
-        if base.blocks is not None or base.varies_sink:
-            raise misfit("base", message="a sweep has one spectrum at each point: give one block and one sink at most")
-        return self
-
     @property
     def place_of_sizes(self) -> tuple[str, ...]:
         """The job whose fields are varied."""
@@ -73,12 +64,18 @@ class SweepResult(ExperimentResult):
     columns: dict[str, list[Cell]] = Field(
         description="The columns by name: each varied field, `loss`, `num_parameters`, the numbers of the method with "
         "the ends of their 95 % intervals as `<name>_lower` and `<name>_upper`, and `problem`, which says why a point "
-        "has no numbers. Values in loss per squared parameter unless they are other things by their names."
+        "has no numbers. A number that has the name of a varied field is `<name>_value`. Values in "
+        "loss per squared parameter unless they are other things by their names."
     )
 
 
 def _points(request: SweepRequest) -> list[SpectrumRequest]:
+    if (num_points := prod(map(len, request.over.values()))) > MAX_POINTS:  # before a single one is made
+        raise misfit("over", message=f"a grid of {num_points:,} points; at most {MAX_POINTS:,}")
+    if request.base.blocks is not None or request.base.varies_sink:
+        raise misfit("base", message="a sweep has one spectrum at each point: give one block and one sink at most")
     paths = [_paths(name) for name in request.over]
+    _require_distinct(request, paths)
     points = []
     for row in request.rows:
         try:
@@ -97,6 +94,17 @@ def _paths(name: str) -> list[tuple[str, ...]]:
     return paths
 
 
+def _require_distinct(request: SweepRequest, paths: Sequence[list[tuple[str, ...]]]) -> None:
+    """Refuse a path that is given twice, or whose field lies within that of another, which would replace it."""
+    seen: list[tuple[str, ...]] = []
+    for name, places in zip(request.over, paths, strict=True):
+        for place in places:
+            for other in seen:
+                if all(one == two for one, two in zip(place, other, strict=False)):
+                    raise misfit("over", name, message=f"varies {max('.'.join(place), '.'.join(other), key=len)} twice")
+            seen.append(place)
+
+
 def _with_values(base: SpectrumRequest, paths: Sequence[list[tuple[str, ...]]], row: Sequence[Any]) -> SpectrumRequest:
     """Return the request of a point; messages that it shares with the base are not validated again."""
     fields: dict[str, Any] = _fields(base)
@@ -108,8 +116,10 @@ def _with_values(base: SpectrumRequest, paths: Sequence[list[tuple[str, ...]]], 
 
 def _set(fields: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
     *outer, last = place
-    for name in outer:
+    for depth, name in enumerate(outer, 1):
         inner = fields.get(name)
+        if not isinstance(inner, RequestMessage | dict | None):
+            raise misfit(*place, message=f"{'.'.join(place[:depth])} has no fields")
         fields[name] = _fields(inner) if isinstance(inner, RequestMessage) else dict(inner or {})
         fields = fields[name]
     fields[last] = value
@@ -127,7 +137,8 @@ def _at_axis(
     place = [part for part in fault["loc"] if isinstance(part, str)]
     for name, places, value in zip(request.over, paths, row, strict=True):
         if any(_meet(each, place) for each in places):
-            return misfit("over", name, request.over[name].index(value), message=fault["msg"])
+            index = next(index for index, each in enumerate(request.over[name]) if each is value)  # 1 equals true
+            return misfit("over", name, index, message=fault["msg"])
     where = ".".join(map(str, fault["loc"]))
     return misfit("over", message=f"{where}: {fault['msg']}")
 
@@ -144,7 +155,7 @@ def _result_fields(request: SweepRequest, outcomes: Sequence[Outcome]) -> dict[s
         columns[name] = [_cell(value) for value in values]
     numbers = [_numbers(outcome) for outcome in outcomes]
     for name in dict.fromkeys(name for row in numbers for name in row):
-        columns[name] = [row.get(name) for row in numbers]
+        columns[f"{name}_value" if name in request.over else name] = [row.get(name) for row in numbers]
     columns["problem"] = [_problem(outcome) for outcome in outcomes]
     return {"over": list(request.over), "columns": columns}
 

@@ -74,6 +74,8 @@ def _cost(model: Gpt2, num_tokens: int, *, num_products: int, num_passes: float)
 class PretrainingMeasurement(Measurement):
     """The largest eigenvalues of Hessian and Gauss-Newton matrix along one pretraining run."""
 
+    can_use_gpu = True
+
     kind: Literal["gpt-pretraining"]
     request: HessianVsGgnRequest = Field(description="A comparison of one model with one seed.")
 
@@ -159,6 +161,8 @@ def _runs(parameters: PretrainingParameters) -> list[PretrainingMeasurement]:
 
 class SinkMeasurement(Measurement):
     """The spectra of one GPT-2 with several attention sinks."""
+
+    can_use_gpu = True
 
     kind: Literal["gpt-sinks"]
     request: SpectrumRequest = Field(description="A job with one density for each sink.")

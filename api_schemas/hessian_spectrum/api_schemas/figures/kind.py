@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hessian_spectrum.api_schemas.message import RequestMessage
 from hessian_spectrum.api_schemas.models.kind import KindMessage
@@ -32,7 +32,13 @@ class MeasurementCost:
 
 
 class Measurement(KindMessage):
-    """What is computed at one point of a figure; equal measurements are computed once, whatever figures need them."""
+    """What is computed at one point of a figure; equal measurements are computed once, whatever figures need them.
+
+    Attributes:
+        can_use_gpu: Whether workers with a GPU compute it there, and may be far faster than predicted for two cores.
+    """
+
+    can_use_gpu: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -11,7 +11,8 @@ from hessian_spectrum.client.data_sets import parts_reference
 from hessian_spectrum.client.errors import ProblemResponseError, SpectrumClientError
 from hessian_spectrum.client.requests import chunks
 from hessian_spectrum.client.retries import is_passing
-from hessian_spectrum.client.tracking.spool import Batch, Point, Spool
+from hessian_spectrum.client.tracking.points import Point
+from hessian_spectrum.client.tracking.spool import Batch, Spool
 
 _OF_MISSING_FILES = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
@@ -54,7 +55,7 @@ class Sender:
         self._spool.acknowledge(batch)
         self._last = batch.points[-1]
         self.job_ids.append(job_id)
-        self._uploaded &= self._spool.digests()
+        self._uploaded = {each for each in self._uploaded if self._spool.holds(each)}
         return len(batch.points)
 
     def _prepare(self, points: list[Point]) -> None:
@@ -73,7 +74,7 @@ class Sender:
             try:
                 self._upload_once(point.parameters)
             except FileNotFoundError:
-                if point.parameters in self._spool.digests():
+                if self._spool.holds(point.parameters):
                     raise
             else:
                 uploaded.append(point)

@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from hessian_spectrum.client.arrays import NamedArray, file_pieces
 from hessian_spectrum.client.errors import SpectrumClientError
+from hessian_spectrum.client.tracking.points import Point, PointQueue
 
 DISK_BYTES = 10 * 2**30
 """Default limit on the size of the parameters that wait to be sent."""
@@ -65,23 +66,6 @@ class Run:
     request: dict[str, Any]
     program: str
     parts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Point:
-    """Parameters at one step.
-
-    Attributes:
-        sequence: Position among the points of the run.
-        step: Label of the point.
-        learning_rate: Learning rate at this step; None if unknown.
-        parameters: Digest of the file of the parameters, which is its id on the server.
-    """
-
-    sequence: int
-    step: int
-    learning_rate: float | None
-    parameters: str
 
 
 @dataclass(frozen=True)
@@ -127,10 +111,10 @@ class Spool:
             ) from None
         self._lock = threading.RLock()
         self._is_open = True
-        self._points: dict[int, Point] = {}
+        self._points = PointQueue()
         self._num_bytes: dict[str, int] = {}
+        self._total_bytes = 0
         self._num_uses: Counter[str] = Counter()
-        self._num_at_step: Counter[int] = Counter()
         self._next_sequence = 0
         self._batch: Batch | None = None
         try:
@@ -189,13 +173,13 @@ class Spool:
         with self._draft(file_pieces(arrays)) as (draft, digest), self._changing():
             if digest not in self._num_uses:
                 os.replace(draft, self.path(digest))
-                self._num_bytes[digest] = num_bytes
+                self._count_bytes(digest, num_bytes)
             point = Point(self._next_sequence, step, learning_rate, digest)
             self._write(_point_name(point.sequence), [_json(asdict(point))])
-            earlier = [each for each in self._waiting() if each.step == step] if self._num_at_step[step] else []
+            earlier = self._points.waiting_at(step)
             self._include(point)
             for each in earlier:  # a run that was resumed from a checkpoint repeats steps
-                self._discard(each.sequence)
+                self._discard(each)
         return num_dropped
 
     def path(self, digest: str) -> Path:
@@ -206,6 +190,11 @@ class Spool:
         """Return the digests of all files of arrays."""
         with self._lock:
             return {*self._num_uses, *(() if self.run is None else self.run.parts)}
+
+    def holds(self, digest: str) -> bool:
+        """Return whether there is a file of arrays with this digest."""
+        with self._lock:
+            return digest in self._num_uses or (self.run is not None and digest in self.run.parts)
 
     @property
     def program_path(self) -> Path:
@@ -242,7 +231,7 @@ class Spool:
     def first_points(self) -> list[Point]:
         """Return the points of which the next batch can be made, in order; the disk's limit may still drop them."""
         with self._lock:
-            return [self._points[each] for each in sorted(self._points)[:LARGEST_BATCH]]
+            return self._points.first(LARGEST_BATCH)
 
     def make_batch(self, points: Iterable[Point], before: Point | None = None) -> None:
         """Make a batch of the points that were not dropped meanwhile, if there are any.
@@ -268,8 +257,12 @@ class Spool:
         sequences = [each.sequence for each in batch.points]
         before = None if batch.before is None else asdict(batch.before)
         self._write(_BATCH, [_json({"key": batch.key, "sequences": sequences, "before": before})])
-        self._batch = batch
+        self._begin_batch(batch)
         return batch
+
+    def _begin_batch(self, batch: Batch) -> None:
+        self._batch = batch
+        self._points.hold(each.sequence for each in batch.points)
 
     def acknowledge(self, batch: Batch) -> None:
         """Remove the points of a batch that the server has."""
@@ -317,7 +310,7 @@ class Spool:
         for path in sorted(self.directory.glob("point-*.json")):
             point = None if (fields := _read(path)) is None else Point(**fields)
             if point is not None and _is_intact(self.path(point.parameters)):
-                self._num_bytes[point.parameters] = self.path(point.parameters).stat().st_size
+                self._count_bytes(point.parameters, self.path(point.parameters).stat().st_size)
                 self._include(point)
             else:  # not only the process but the machine stopped, before the file was on disk
                 path.unlink(missing_ok=True)
@@ -325,7 +318,7 @@ class Spool:
             points = [self._points[each] for each in batch["sequences"] if each in self._points]
             if len(points) == len(batch["sequences"]):
                 before = batch.get("before")
-                self._batch = Batch(batch["key"], tuple(points), None if before is None else Point(**before))
+                self._begin_batch(Batch(batch["key"], tuple(points), None if before is None else Point(**before)))
 
     def _read_run(self) -> Run | None:
         fields = _read(self.directory / _RUN)
@@ -349,39 +342,31 @@ class Spool:
             The number of points that were dropped; None if there is no room even so.
         """
         num_dropped = 0
-        while sum(self._num_bytes.values()) + num_bytes > self._disk_bytes:
-            points, waiting = [self._points[each] for each in sorted(self._points)], self._waiting()
-            steps = [*(each.step for each in points), step]
-            gaps = {
-                each.sequence: steps[index + 1] - steps[index - 1]
-                for index, each in enumerate(points)
-                if index and each in waiting
-            }
-            if not gaps:
+        while self._total_bytes + num_bytes > self._disk_bytes:
+            sequence = self._points.to_spare(step)
+            if sequence is None:
                 return None
-            self._discard(min(gaps, key=lambda each: (gaps[each], each)))
+            self._discard(sequence)
             num_dropped += 1
         return num_dropped
 
-    def _waiting(self) -> list[Point]:
-        """Return the points that are not being sent, in order."""
-        being_sent = () if self._batch is None else self._batch.points
-        return [self._points[each] for each in sorted(self._points) if self._points[each] not in being_sent]
+    def _count_bytes(self, digest: str, num_bytes: int) -> None:
+        self._total_bytes += num_bytes - self._num_bytes.get(digest, 0)
+        self._num_bytes[digest] = num_bytes
 
     def _include(self, point: Point) -> None:
-        self._points[point.sequence] = point
-        self._num_at_step[point.step] += 1
+        self._points.append(point)
         self._next_sequence = point.sequence + 1
         self._num_uses[point.parameters] += 1
 
     def _discard(self, sequence: int) -> None:
         """Remove a point, and its parameters unless another point has the same."""
-        point = self._points.pop(sequence)
-        self._num_at_step[point.step] -= 1
+        point = self._points.remove(sequence)
         (self.directory / _point_name(sequence)).unlink(missing_ok=True)
         self._num_uses[point.parameters] -= 1
         if self._num_uses[point.parameters] == 0:
-            del self._num_uses[point.parameters], self._num_bytes[point.parameters]
+            del self._num_uses[point.parameters]
+            self._total_bytes -= self._num_bytes.pop(point.parameters)
             if self.run is None or point.parameters not in self.run.parts:
                 self.path(point.parameters).unlink(missing_ok=True)
 

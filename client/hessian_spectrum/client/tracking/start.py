@@ -18,8 +18,8 @@ from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.module_export import ModuleExportError
 from hessian_spectrum.client.retries import Backoff
 from hessian_spectrum.client.tracking.sender import Sender, may_pass
-from hessian_spectrum.client.tracking.spool import DISK_BYTES, Run, Spool, SpoolError
-from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
+from hessian_spectrum.client.tracking.spool import Run, Spool, SpoolError
+from hessian_spectrum.client.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from hessian_spectrum.client.http import SpectrumClient
@@ -42,67 +42,76 @@ class SentRun:
     job_ids: tuple[str, ...]
 
 
-def start_tracking(
-    client: "SpectrumClient",
-    connect: Callable[[], "SpectrumClient"],
-    module: Any,
-    *,
-    loss: Any,
-    data: Any,
-    every: int,
-    name: str | None = None,
-    method: Mapping[str, Any] | None = None,
-    matrix: Any = "hessian",
-    trainable: str | None = None,
-    learning_rate: float | None = None,
-    example_inputs: Any = None,
-    directory: Path | None = None,
-    disk_bytes: int = DISK_BYTES,
-    memory_bytes: int = MEMORY_BYTES,
-    fields: Mapping[str, Any],
-) -> Tracker:
-    """Export the module and start the threads; `SpectrumClient.track` has the documentation of the arguments."""
+@dataclass(frozen=True)
+class NewRun:
+    """A run before its start, with all files that its points need on the server.
+
+    Attributes:
+        module: The module, without what wraps it.
+        run: What all points have in common.
+        program: Content of the file of the program.
+        parts: Contents of the files of the data; empty if the request refers to uploaded data.
+    """
+
+    module: Any
+    run: Run
+    program: bytes
+    parts: tuple[bytes, ...]
+
+
+def new_run(
+    module: Any, request: Mapping[str, Any], *, data: Any, name: str | None, trainable: str | None, example_inputs: Any
+) -> NewRun:
+    """Export a module. `SpectrumClient.track` documents the arguments, of which `request` holds several."""
     if not hasattr(module, "named_parameters"):
         raise ModuleExportError(f"track takes a torch.nn.Module, not {type(module).__name__}")
     from hessian_spectrum.client.tracking.snapshots import (  # noqa: PLC0415 - loads torch
-        Snapshots,
         check_present,
         tracked_program,
         unwrapped,
     )
 
-    if every < 1:
-        raise ValueError("every must be at least 1")
     module = unwrapped(module)
     check_present(module)
     name = _new_name(module) if name is None else name
     if not re.fullmatch(SERIES_NAME, name):
         raise ValueError(f"the name {name!r} must have at most 100 letters, digits, dots, hyphens and underscores")
-    request = {"loss": loss, "matrix": matrix, "method": dict(method or {"kind": "top-k", "k": 1}), **fields}
     parts: list[bytes] = []
     if isinstance(data, Mapping):
         if example_inputs is None:
             raise ValueError("example_inputs is needed where data refers to uploaded files")
-        request["data"] = dict(data)
+        request = {**request, "data": dict(data)}
     else:
         x, y = data if isinstance(data, tuple) else (data, None)
         parts = [part.content for part in DataSet.of(x, y, PART_BYTES).parts()]
         example_inputs = _examples(x) if example_inputs is None else example_inputs
     program = tracked_program(module, example_inputs, trainable)
-    run = Run(
-        name,
-        json.loads(json.dumps(request)),
-        hashlib.sha256(program).hexdigest(),
-        tuple(hashlib.sha256(part).hexdigest() for part in parts),
-    )
+    digests = tuple(map(_digest, parts))
+    return NewRun(module, Run(name, json.loads(json.dumps(request)), _digest(program), digests), program, tuple(parts))
+
+
+def start_tracking(
+    new: NewRun,
+    client: "SpectrumClient",
+    connect: Callable[[], "SpectrumClient"],
+    directory: Path | None,
+    *,
+    every: int,
+    learning_rate: float | None,
+    disk_bytes: int,
+    memory_bytes: int,
+) -> Tracker:
+    """Write the files of a run, and start its threads; `SpectrumClient.track` documents the arguments."""
+    from hessian_spectrum.client.tracking.snapshots import Snapshots  # noqa: PLC0415 - loads torch
+
     parent = user_state_path("hessian-spectrum") / "tracked" if directory is None else Path(directory)
-    spool = Spool(parent / name, disk_bytes=disk_bytes)
+    spool = Spool(parent / new.run.name, disk_bytes=disk_bytes)
     try:
-        spool.begin(run, program, parts)
+        spool.begin(new.run, new.program, new.parts)
     except BaseException:
         spool.abandon()
         raise
-    snapshots = Snapshots(module, memory_bytes)
+    snapshots = Snapshots(new.module, memory_bytes)
     return Tracker(client, connect(), spool, snapshots, every=every, learning_rate=learning_rate)
 
 
@@ -145,6 +154,10 @@ def _send_batch(client: "SpectrumClient", sender: Sender) -> int:
 def _new_name(module: Any) -> str:
     kind = re.sub(r"[^a-z0-9]", "", type(module).__name__.lower())[:24] or "run"
     return f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _examples(x: Any) -> Any:

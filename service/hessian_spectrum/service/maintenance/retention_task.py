@@ -147,8 +147,7 @@ class RetentionTask:
         if most is None:
             return
         excess = sum(sizes.values()) - most
-        if (points_bytes := self._points.num_bytes()) > -excess:
-            removed = self._points.remove_oldest(points_bytes + excess)
+        if removed := self._points.remove_oldest(self._points.num_bytes() + excess):
             _logger.warning("%d kept points are removed to free disk space", removed)
         problem = _expired("It was removed to make room for newer ones.")
         last = None

@@ -57,6 +57,7 @@ def measure(
     hardware: Hardware,
     progress: Progress,
     *,
+    plan: ComputationPlan | None = None,
     inputs: Inputs = NO_INPUTS,
     job: JobCheckpointer | None = None,
     name: str = "ensemble",
@@ -67,6 +68,7 @@ def measure(
         requests: The requests.
         hardware: Device, threads and memory of the worker; the members that fit in it are computed together.
         progress: Called after every step; what it raises ends the computation.
+        plan: How one of the networks is computed within the worker's memory; None: it is made here.
         inputs: Uploaded files.
         job: Checkpoints; None: nothing is saved.
         name: Prefix of the names of the stages of `job`.
@@ -78,7 +80,7 @@ def measure(
         MemoryError: If the memory does not suffice for one network.
     """
     checkpointer = job or JobCheckpointer()
-    plan = estimate(requests[0], hardware.memory_bytes)
+    plan = plan or estimate(requests[0], hardware.memory_bytes)
     width = num_members(requests[0], plan, hardware.memory_bytes)
     outcomes: list[Outcome] = []
     starts = range(0, len(requests), width)

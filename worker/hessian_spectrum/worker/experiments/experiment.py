@@ -32,27 +32,29 @@ class _Run:
     store: PointStore | None
 
     @cached_property
+    def keys(self) -> list[str]:
+        """The key of each point in the store."""
+        return [point_key(each) for each in self.request.computations]
+
+    @cached_property
     def known(self) -> list[int]:
         """Indices of the points that were kept when the job began; what is computed together depends on them."""
         if "known" not in self.job.notes:
-            keys = map(point_key, self.request.computations)
-            found = [] if self.store is None else [index for index, key in enumerate(keys) if self.store.holds(key)]
-            self.job.notes["known"] = found
+            held = set() if self.store is None else self.store.held(self.keys)
+            self.job.notes["known"] = [index for index, key in enumerate(self.keys) if key in held]
             self.job.save()
         known: list[int] = self.job.notes["known"]
         return known
 
     def outcomes(self, sharding: Sharding) -> list[PointOutcome]:
         """Return all points in their order."""
-        computations = self.request.computations
-        known = set(self.known)
-        needed = [index for index in range(len(computations)) if index not in known]
-        found = {index: self._kept(index) for index in known}
-        lost = [index for index, outcome in found.items() if outcome is None]
-        done = {index: outcome for index, outcome in found.items() if outcome is not None}
-        for indices, shards in ((needed, sharding), (lost, LocalSharding(self.job))):
-            done |= self._computed(indices, shards, before=len(known)) if indices else {}
-        return [done[index] for index in range(len(computations))]
+        count, known = len(self.keys), set(self.known)
+        needed = [index for index in range(count) if index not in known]
+        done = self._computed(needed, sharding, before=len(known)) if needed else {}
+        for index, kept in zip(self.known, self._kept(), strict=True):
+            # One that is gone by now is a list of its own: names of stages must not depend on what else is gone.
+            done |= {index: kept} if kept else self._computed([index], LocalSharding(self.job), before=count - 1)
+        return [done[index] for index in range(count)]
 
     def _computed(self, indices: Sequence[int], sharding: Sharding, *, before: int) -> dict[int, PointOutcome]:
         task = PointList(
@@ -65,18 +67,17 @@ class _Run:
         )
 
         def report(phase: str, done: int, total: int) -> None:
-            self.progress(phase, before + done, len(self.request.computations))
+            self.progress(phase, before + done, len(self.keys))
 
         stage = self.job.stage(f"points from {indices[0]}")
         states = sharding.states(task, None, progress=report, stage=stage)
         order = [index for group in task.groups for index in group]
         return dict(zip(order, (PointOutcome(**saved) for state in states for saved in state), strict=True))
 
-    def _kept(self, index: int) -> PointOutcome | None:
-        """Return a point that was kept; None if it is gone by now."""
-        assert self.store is not None
-        point = self.store.read(point_key(self.request.computations[index]))
-        return None if point is None else PointOutcome(point.document, point.arrays)
+    def _kept(self) -> list[PointOutcome | None]:
+        """Return the points that were kept, in order; None for those that are gone by now."""
+        found = [] if self.store is None else self.store.read_all([self.keys[index] for index in self.known])
+        return [None if point is None else PointOutcome(point.document, point.arrays) for point in found]
 
 
 def run_experiment(

@@ -66,7 +66,11 @@ def _series_output(request: SeriesRequest, outcomes: Sequence[PointOutcome]) -> 
         if earlier is not None and pairs is not None and len(earlier.eigenvalues) == len(pairs.eigenvalues):
             entries[index] = entry.model_copy(update={"overlaps": _overlaps(before.step, earlier, pairs)})
     result = SeriesResult(
-        name=request.name, matrix=matrix_name(request.matrix), points=entries, **common_fields(results)
+        name=request.name,
+        matrix=matrix_name(request.matrix),
+        settings_sha256=request.settings_sha256,
+        points=entries,
+        **common_fields(results),
     )
     return JobOutput(result, _point_arrays(outcomes))
 
@@ -75,6 +79,7 @@ def _entry(point: SeriesPoint, result: MethodResult | Problem) -> SeriesEntry:
     rate = point.learning_rate
     fields: dict[str, Any] = {"step": point.step, "learning_rate": rate}
     fields["stability_threshold"] = None if rate is None else 2 / rate
+    fields["parameters_sha256"] = point.checkpoint_sha256 if point.parameters is None else point.parameters.id
     if isinstance(result, Problem):
         return SeriesEntry(**fields, problem=result.detail or result.title)
     own = {name: getattr(result, name) for name in type(result).model_fields if name in SeriesEntry.model_fields}

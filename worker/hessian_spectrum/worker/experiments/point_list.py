@@ -25,7 +25,7 @@ from hessian_spectrum.worker.ensembles import measure as measure_ensemble
 from hessian_spectrum.worker.ensembles import shape_key
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
-from hessian_spectrum.worker.failures import JobFailure, job_failure
+from hessian_spectrum.worker.failures import job_failure
 from hessian_spectrum.worker.figures.measurement import Context, Measured, measure
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
@@ -37,7 +37,7 @@ MAX_GROUPS = 256
 GROUPS_OF_A_SHAPE = 8
 """Number of groups into which networks of one shape are divided, so that several workers have something to do."""
 
-MIN_MEMBERS, MAX_MEMBERS = 16, 128
+MIN_GROUP_SIZE, MAX_GROUP_SIZE = 16, 128
 """Smallest and largest number of networks in such a group."""
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
@@ -139,7 +139,8 @@ class PointList(ShardedTask):
         """Compute spectra of networks of one shape, which are trained and measured as an ensemble."""
         requests = [each for index in group if isinstance(each := self.request.computations[index], SpectrumRequest)]
         job.notes[CALIBRATED] = True
-        found = measure_ensemble(requests, self.hardware, progress, inputs=self.inputs, job=job)
+        plan = self.plans[group[0]]
+        found = measure_ensemble(requests, self.hardware, progress, plan=plan, inputs=self.inputs, job=job)
         return self._stored(dict(zip(group, found, strict=True)))
 
     def _kept(self, index: int, progress: Progress, job: JobCheckpointer) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class PointList(ShardedTask):
             found: JobOutput | PointOutcome | Exception
             try:
                 found = self._computed(self.request.computations[index], self.plans[index], progress, job)
-            except (CurvatureError, JobFailure) as error:
+            except CurvatureError as error:
                 found = error
             stage.finish(self._stored({index: found})[0])
         outcome: dict[str, Any] = stage.value
@@ -219,7 +220,7 @@ def groups_of(computations: Sequence[PointRequest], needed: Sequence[int]) -> li
     others = shapes.pop(None, [])
     groups = []
     for indices in shapes.values():
-        groups += _divided(indices, min(MAX_MEMBERS, max(MIN_MEMBERS, -(-len(indices) // GROUPS_OF_A_SHAPE))))
+        groups += _divided(indices, min(MAX_GROUP_SIZE, max(MIN_GROUP_SIZE, -(-len(indices) // GROUPS_OF_A_SHAPE))))
     return groups + _divided(others, -(-len(others) // MAX_GROUPS) or 1)
 
 
