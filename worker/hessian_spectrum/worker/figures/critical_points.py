@@ -214,8 +214,8 @@ def _deviation(found: Sequence[Estimate], law: Array) -> Estimate:
         for each, expected in zip(found, law, strict=True)
         if each.value is not None and each.lower is not None and each.upper is not None
     ]
-    if len(rows) < len(found):
-        return unknown(f"{len(found) - len(rows)} of {len(found)} ratios have no energy with an interval")
+    if not rows:
+        return unknown("no ratio has an energy with an interval")
     values, low, high = np.array(rows).T
     nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
     farthest = np.maximum(np.abs(low), np.abs(high))
