@@ -152,7 +152,7 @@ def _row(verdict: Verdict) -> str:
     if verdict.lower is not None and verdict.upper is not None:
         found += f" [{_number(verdict.lower)}, {_number(verdict.upper)}]"
     notes = [verdict.quantity, *([verdict.note] if verdict.note else [])]
-    notes += [f"{each.choice}: {_WORDS[each.holds]} ({_number(each.value)})" for each in verdict.variants]
+    notes += [f"{each.choice}: {_WORDS[each.holds]} ({each.note or _number(each.value)})" for each in verdict.variants]
     cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, thresholds(verdict))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

@@ -23,6 +23,7 @@ from hessian_spectrum.api_schemas.figures.correlations import (
     two_layer_points,
 )
 from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.statistics.estimates import proportion
 from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
@@ -445,6 +446,20 @@ def test_a_claim_on_all_points_is_not_decided_without_one_of_them() -> None:
     assert "1 of 2 numbers are not determined" in close.note
     early = next(verdict for verdict in verdicts if "At initialization and for small D, the norm" in verdict.claim)
     assert early.holds
+
+
+def test_a_network_is_one_case_of_the_bound() -> None:
+    """The bound fails for both matrices of the first 15 networks at initialization, and holds otherwise."""
+
+    def networks(message: TrainedNetworks) -> Measured:
+        measured = made_up(message, {"spectral_1": 1.0, "spectral_2": 1.0})
+        sharpness = np.where(np.arange(60) < 15, 0.1, 1.0) * measured.arrays["initial_sharpness"]
+        return Measured({}, {**measured.arrays, "initial_sharpness": sharpness})
+
+    verdicts = content("cracking-4", networks, dims=[1, 2]).verdicts
+    bound = next(verdict for verdict in verdicts if "at least the squared spectral norm" in verdict.claim)
+    expected = proportion(90, 120)
+    assert (bound.value, bound.lower, bound.upper) == (expected.value, expected.lower, expected.upper)
 
 
 def test_the_best_matrix_is_chosen_anew_at_both_ends_of_training() -> None:

@@ -63,14 +63,14 @@ def test_a_claim_on_all_ratios_is_not_decided_without_one_of_them() -> None:
     parameters = entry.parameters.model_validate(entry.defaults("quick") | small)
     measured = [measure(point, CONTEXT) for point in entry.points(parameters)]
 
-    def larger_index(measured: list[Measured]) -> Verdict:
+    def decided(claim: str) -> Verdict:
         verdicts = content_of("lecture-6", parameters, measured).verdicts
-        return next(verdict for verdict in verdicts if "larger index" in verdict.claim)
+        return next(verdict for verdict in verdicts if claim in verdict.claim)
 
-    assert larger_index(measured).value is not None
+    assert decided("larger index").value is not None
     gradients = measured[0].arrays["gradient_norm"]
     measured[0] = Measured(measured[0].values, {**measured[0].arrays, "gradient_norm": np.ones_like(gradients)})
-    undecided = larger_index(measured)
+    undecided = decided("larger index")
     assert (undecided.holds, undecided.value) == (None, None)
     assert "1 of 2 numbers are not determined" in undecided.note
 

@@ -146,10 +146,11 @@ def test_a_verdict_tells_its_variants_and_why_a_number_is_missing() -> None:
         estimate=unknown("no data"),
         holds_for=Range(below=1.0),
         note="a note",
-        variants={"other": exact(2.0)},
+        variants={"other": exact(2.0), "none": unknown("all diverged")},
     )
     assert (made.holds, made.note, made.threshold) == (None, "a note; no data", 1.0)
-    assert [(each.choice, each.holds, each.value) for each in made.variants] == [("other", False, 2.0)]
+    variants = [(each.choice, each.holds, each.value, each.note) for each in made.variants]
+    assert variants == [("other", False, 2.0, None), ("none", None, None, "all diverged")]
     between = verdict("a claim", quantity="a number", estimate=exact(1.5), holds_for=Range(above=1.0, below=2.0))
     assert (between.holds, between.threshold, between.threshold_upper) == (True, 1.0, 2.0)
 

@@ -52,6 +52,7 @@ class Variant(Message):
     value: float | None = Field(description="The value found; null if it does not exist.")
     lower: float | None = Field(description="Lower end of its 95 % interval; null if there is none.")
     upper: float | None = Field(description="Upper end of its 95 % interval; null if there is none.")
+    note: str | None = Field(default=None, description="Why there is no value or no interval; null for nothing.")
 
 
 class Verdict(Message):

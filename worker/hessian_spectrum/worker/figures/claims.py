@@ -78,7 +78,7 @@ def verdict(
         threshold_upper=upper,
         note="; ".join(filter(None, (note, estimate.why))) or None,
         variants=[
-            Variant(choice=choice, holds=holds_for.contains(other), **_numbers(other))
+            Variant(choice=choice, holds=holds_for.contains(other), note=other.why, **_numbers(other))
             for choice, other in (variants or {}).items()
         ],
     )
