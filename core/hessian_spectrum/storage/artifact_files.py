@@ -17,6 +17,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType, StoredArray, WholeNumbers
+from hessian_spectrum.storage.npy_headers import read_npy_header
 
 DTYPES: dict[ArrayType, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -205,9 +206,8 @@ def npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Itera
 
 def num_tokens_of(file: BinaryIO) -> int:
     """Number of tokens in a file that was written here; the file is read from its beginning."""
-    npy_format.read_magic(file)
-    shape, _, _ = npy_format.read_array_header_1_0(file)
-    return int(shape[0])
+    shape, _, _ = read_npy_header(file)
+    return shape[0]
 
 
 def mapped(path: Path) -> Tokens:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, sha256_of
 from hessian_spectrum.storage.local_directory import Draft
+from hessian_spectrum.storage.npy_headers import read_npy_header
 
 _CHUNK_BYTES = 2**20
 _SECONDS_BETWEEN_FOLDERS = 0.002
@@ -265,9 +266,9 @@ def mapped_member(path: Path, name: str) -> NDArray[Any]:
         file.seek(member.header_offset)
         lengths = struct.unpack_from("<HH", file.read(_LOCAL_HEADER_BYTES), _LENGTHS_AT)
         file.seek(sum(lengths), 1)
-        if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+        if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} cannot be mapped")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, is_fortran, dtype = read_npy_header(file)
         if dtype.hasobject:
             raise ValueError(f"{name} holds objects")
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")

@@ -94,7 +94,7 @@ class TrainedNetworks(Measurement):
     width: int = Field(ge=1, le=1000, description="Width of the hidden layers.")
     dim: Dim = Field(description="Number D of inputs, and of outputs.")
     learning_rate: float = Field(gt=0, le=100, description="Base learning rate at the start of training.")
-    num_networks: int = Field(ge=3, le=10_000, description="Number of networks.")
+    num_networks: int = Field(ge=3, le=10_000, description="Number of networks at each point.")
     training: Training = Field(description="Data and training of the networks.")
     seed: Seed = Field(description="Seed of the weights, the data and the order of samples.")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.programs.program import ProgramError
 from hessian_spectrum.service.problems import invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.memory_budget import Reservation
+from hessian_spectrum.storage.npy_headers import read_npy_header
 
 MAX_HEADER_BYTES = 1024
 """Largest size in bytes of a header that is parsed; those of accepted arrays take 128."""
@@ -124,15 +125,9 @@ def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.
     """
     stream = io.BytesIO(content[:MAX_HEADER_BYTES])
     try:
-        version = npy_format.read_magic(stream)
-        if version == (1, 0):
-            header = npy_format.read_array_header_1_0(stream, MAX_HEADER_BYTES)
-        elif version == (2, 0):
-            header = npy_format.read_array_header_2_0(stream, MAX_HEADER_BYTES)
-        else:
-            raise UnreadableArrayError("has an unsupported version of the .npy format")
-    except UnreadableArrayError:
-        raise
+        header = read_npy_header(stream, max_bytes=MAX_HEADER_BYTES)
+    except NotImplementedError:
+        raise UnreadableArrayError("has an unsupported version of the .npy format") from None
     except (ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, tokenize.TokenError, RecursionError):
         raise UnreadableArrayError("is not an array in .npy format") from None
     return *header, stream.tell()
