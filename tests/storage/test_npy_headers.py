@@ -1,7 +1,10 @@
 """Headers of .npy files."""
 
+import gc
 import io
-import time
+import os
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,16 +20,27 @@ class Cycle:
         self.itself = self
 
     def __del__(self) -> None:
-        time.sleep(0)
+        os.close(os.open(os.devnull, os.O_RDONLY))
 
 
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(10)
+    sys.setswitchinterval(1e-6)
+    yield
+    gc.set_threshold(*threshold)
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("frequent_switches")
 def test_threads_may_read_headers_at_once() -> None:
     file = io.BytesIO()
     np.save(file, np.zeros((3, 4), np.uint16))
 
     def read(_: int) -> set[object]:
         found = set()
-        for _ in range(1500):
+        for _ in range(2000):
             Cycle()
             found.add(read_npy_header(io.BytesIO(file.getvalue())))
         return found
