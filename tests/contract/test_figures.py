@@ -10,10 +10,11 @@ import pytest
 
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.client.http import SpectrumClient
+from tests.fixtures.longer import long
 from hessian_spectrum.service.plots.panels import plot_panels
 from hessian_spectrum.worker.figures.measurement import figure_contents, measures
 
-IN_THE_SUITE = ("cracking-1", "cracking-3", "cracking-7", "poster-bulk")
+SHORT = ("cracking-1", long("cracking-3"), long("cracking-7"), "poster-bulk")
 """Figures that take seconds at the scale `quick`; tests/worker/figures has the others, at smaller sizes."""
 
 
@@ -37,7 +38,7 @@ def test_the_list_has_every_figure_with_both_costs(server: Any) -> None:
         assert quick["num_parameters"] <= paper["num_parameters"]
 
 
-@pytest.mark.parametrize("name", IN_THE_SUITE)
+@pytest.mark.parametrize("name", SHORT)
 def test_a_figure_has_numbers_a_picture_and_verdicts(name: str, server: Any, client: SpectrumClient) -> None:
     job = client.wait(client.submit({"kind": "figure", "figure": name}).id)
     assert job.state == "succeeded", job

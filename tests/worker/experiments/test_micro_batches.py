@@ -59,6 +59,7 @@ for limit in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
     request = SpectrumRequest.model_validate(REQUEST)
     whole, split = estimate(request, AMPLE), estimate(request, TIGHT)

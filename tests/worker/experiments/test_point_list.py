@@ -20,6 +20,7 @@ from hessian_spectrum.worker.experiments.point_list import groups_of
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
+from tests.fixtures.longer import long
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
 BASE: dict[str, Any] = {
@@ -142,7 +143,7 @@ def test_a_point_that_diverges_fails_alone() -> None:
     assert "try a smaller learning rate" in found["problem"][1]
 
 
-@pytest.mark.parametrize("widths", [[[4, 5, 2]], [[4, 5, 2], [4, 6, 2], [4, 7, 2]]])
+@pytest.mark.parametrize("widths", [long([[4, 5, 2]]), [[4, 5, 2], [4, 6, 2], [4, 7, 2]]])
 def test_a_list_that_is_killed_anywhere_has_the_undisturbed_numbers(widths: list[Any], tmp_path: Path) -> None:
     request = sweep(model__widths=widths, model__seed=[0, 1, 2])
     undisturbed = columns(run_experiment(request, HARDWARE, ignore_progress))
