@@ -10,9 +10,9 @@ import pytest
 
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.client.http import SpectrumClient
-from tests.fixtures.longer import long
 from hessian_spectrum.service.plots.panels import plot_panels
 from hessian_spectrum.worker.figures.measurement import figure_contents, measures
+from tests.fixtures.longer import long
 
 SHORT = ("cracking-1", long("cracking-3"), long("cracking-7"), "poster-bulk")
 """Figures that take seconds at the scale `quick`; tests/worker/figures has the others, at smaller sizes."""
