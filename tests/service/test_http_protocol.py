@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -135,3 +136,18 @@ def test_requests_one_after_another_are_answered_for_longer(port: int) -> None:
             while stream.readline() != b"\r\n":
                 pass
             assert stream.read(2) == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [(b"GET / FTP/0\r\n\r\n", 400), (HEAD + b"X-Long: " + 2**17 * b"a", 431)],
+    ids=["no HTTP", "long"],
+)
+def test_what_is_no_request_is_answered_with_a_problem(port: int, head: bytes, status: int) -> None:
+    answer, _ = answer_until_closed(port, head)
+    fields, _, body = answer.partition(b"\r\n\r\n")
+    assert fields.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/problem+json" in fields.lower()
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["detail"]

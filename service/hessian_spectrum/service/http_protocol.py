@@ -2,16 +2,25 @@
 
 import contextlib
 import socket
+import sys
 from asyncio import TimerHandle, Transport
+from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hessian_spectrum.api_schemas.problem import Problem
 
 HEAD_SECONDS = 30.0
 """Seconds within which the head of a request must arrive, or the rest of a body after an early response."""
 
 UNREAD_SECONDS = 60.0
 """Seconds within which the network must accept some of the buffered bytes, where the system supports this limit."""
+
+_DETAILS = {
+    HTTPStatus.BAD_REQUEST: "The bytes are no HTTP request.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "Address and header fields of a request may take at most 16 KiB.",
+}
 
 
 class HttpProtocol(H11Protocol):
@@ -45,9 +54,22 @@ class HttpProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP; during the response to an earlier request, only close the connection."""
+        """Answer bytes that are not HTTP, or a head that is too long, with a problem.
+
+        During the response to an earlier request, only the connection is closed.
+
+        Args:
+            msg: What uvicorn would answer; not used.
+        """
+        status = HTTPStatus(getattr(sys.exception(), "error_status_hint", HTTPStatus.BAD_REQUEST))  # of h11's error
+        body = Problem(title=status.phrase, status=status, detail=_DETAILS.get(status)).model_dump_json(
+            exclude_none=True
+        )
+        headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"}
+        response = h11.Response(status_code=status, headers=list(headers.items()), reason=status.phrase)
         with contextlib.suppress(h11.LocalProtocolError):
-            super().send_400_response(msg)
+            for event in (response, h11.Data(data=body.encode()), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _start_clock(self) -> None:
