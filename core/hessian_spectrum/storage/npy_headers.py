@@ -8,7 +8,7 @@ from numpy.lib import format as npy_format
 
 _READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
-_lock = threading.RLock()  # NumPy reads a header with `ast`, which fails in two threads at once before Python 3.13
+_lock = threading.RLock()  # NumPy reads a header with `ast`, which fails in two threads at once (Python 3.11.7)
 
 NpyHeader = tuple[tuple[int, ...], bool, np.dtype[Any]]
 """Shape, whether the order is Fortran's, and type of the numbers."""
