@@ -94,6 +94,7 @@ def expect_failure(client: SpectrumClient, job_id: str, kind: str) -> Job:
     return job
 
 
+@pytest.mark.slow
 def test_a_job_that_outgrows_its_memory_fails_alone(own_server: Any, own_client: SpectrumClient, faults: Path) -> None:
     beside, job = running(own_client), running(own_client)
     (faults / f"leak-{process_of(own_server, job.id)}").touch()
@@ -107,6 +108,7 @@ def test_a_job_that_outgrows_its_memory_fails_alone(own_server: Any, own_client:
     own_client.cancel(beside.id)
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_the_kernel_killed_takes_no_other_along(
     own_server: Any, own_client: SpectrumClient, faults: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_job_whose_process_the_kernel_killed_takes_no_other_along(
     own_client.cancel(beside.id)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_of_another_cause_is_missed_at_once(
     own_server: Any, own_client: SpectrumClient, faults: Path
 ) -> None:

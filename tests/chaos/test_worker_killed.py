@@ -258,6 +258,7 @@ def test_damaged_checkpoints_are_passed_over(
     assert "the job continues after" not in own_server.log.read_text().rpartition("checkpoint ignored")[2]
 
 
+@pytest.mark.slow
 def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumClient) -> None:
     redis = own_server.pids("redis")[0]
     os.kill(redis, signal.SIGSTOP)

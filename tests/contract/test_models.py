@@ -89,6 +89,7 @@ def test_a_job_begins_with_a_checkpoint(client: SpectrumClient, http: httpx.Clie
     assert client.run(JOB | {"model": drawn}).provenance.checkpoint is None
 
 
+@pytest.mark.slow
 def test_another_architecture_goes_by_transformers(
     client: SpectrumClient, models: Path, write_gpt2: Callable[..., Path]
 ) -> None:

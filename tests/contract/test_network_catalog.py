@@ -1,7 +1,7 @@
 """Every network of the catalog over HTTP: its eigenvalues are those of the original module's Hessian.
 
-Networks that take seconds are marked `slow`, those that take long and resemble others `long`; tests/curvature has
-both without a server.
+Networks that take seconds are marked `slow`, those that take long and resemble others `long`, like half of the rest;
+tests/curvature has all without a server.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.curvature.losses import Mse
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import LONG, NETWORKS, SLOW, Network, build
+from tests.fixtures.networks import LONG, NETWORKS, SAMPLE, SLOW, Network, build
 from tests.fixtures.networks.catalog import Applied, images
 from tests.fixtures.networks.vision import resnet18
 from tests.fixtures.products import ModuleRisk, default_dtype
@@ -84,7 +84,9 @@ def eigenvalues(client: SpectrumClient, network: Network, targets: Tensor) -> li
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.long] if name in LONG else [pytest.mark.slow] if name in SLOW else []
+    if name in SLOW - LONG:
+        return [pytest.mark.slow]
+    return [pytest.mark.long] if name in LONG or (name not in SAMPLE and name in list(NETWORKS)[::2]) else []
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NETWORKS])

@@ -136,6 +136,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_sent_by_the_command(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
     name = "killed-run"
     arguments = ["http://127.0.0.1:1", str(tmp_path), name]

@@ -15,14 +15,14 @@ from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from tests.fixtures.exported import exported
-from tests.fixtures.networks import LONG, QUICK_SAMPLE, SAMPLE, SLOW, build, sampled
+from tests.fixtures.networks import QUICK_SAMPLE, SAMPLE, SLOW, build, sampled
 from tests.fixtures.products import ModuleRisk, columns, default_dtype
 
 CPU = torch.device("cpu")
 LARGEST_DENSE = 130
 """Number of parameters up to which the dense matrix is computed, too."""
 
-TAKEN = SAMPLE | SLOW | LONG
+TAKEN = SAMPLE | SLOW
 """The sample, and the networks that the default suite does not take over HTTP."""
 
 OPERATORS: dict[str, type[RiskOperator]] = {
