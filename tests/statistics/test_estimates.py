@@ -323,3 +323,9 @@ def test_the_mean_of_independent_numbers_is_as_certain_as_one_of_all_samples() -
 def test_samples_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="shapes"):
         pearson([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_the_interval_of_a_mean_stays_within_what_is_possible() -> None:
+    found = mean([1.0, 1.0, 0.4], within=(-1.0, 1.0))
+    assert found.upper == 1.0
+    assert found.lower == mean([1.0, 1.0, 0.4]).lower

@@ -202,12 +202,15 @@ def extreme_pearson(
     return _contrast(pairs, which=which, seed=seed, confidence=confidence, method="basic")
 
 
-def mean(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
+def mean(
+    sample: ArrayLike, *, confidence: float = CONFIDENCE, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
     """Estimate the mean of a distribution from a sample.
 
     Args:
         sample: Independent numbers of shape (n,).
         confidence: Confidence of the interval.
+        within: Ends of a range that holds all numbers, and so their mean.
 
     Returns:
         The mean with Student's interval, which is exact for normal numbers from n = 3 on, where intervals of the
@@ -220,7 +223,7 @@ def mean(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
         return unknown("a sample has numbers that are not finite")
     value, deviation = float(array.mean()), float(array.std(ddof=1)) if np.ptp(array) else 0.0
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1)) * deviation / len(array) ** 0.5
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, max(value - half, within[0]), min(value + half, within[1]))
 
 
 def median(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:

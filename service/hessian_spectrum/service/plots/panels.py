@@ -1,6 +1,7 @@
 """Plot of panels: pairs of axes with curves, as figures of the sources, series and sweeps describe them."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -17,6 +18,9 @@ _REFERENCE_COLOUR = "#444444"
 _MAX_LABELS = 14
 _LABEL_INCHES = 2.6
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.3
+_TITLE_CHARACTERS = 46
+"""Most characters in a line of the title of a panel."""
+
 _MAX_COLUMNS = 4
 _MANY_POINTS = 40
 """Number of points of a curve above which its markers are small."""
@@ -60,7 +64,7 @@ def _num_columns(num_panels: int) -> int:
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
-    axes.set_title(panel.title, fontsize="medium")
+    axes.set_title(textwrap.fill(panel.title, _TITLE_CHARACTERS), fontsize="medium")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     colours = _colours_of(panel.curves)

@@ -223,7 +223,7 @@ def _growth_verdicts(runs: _Runs) -> list[Verdict]:
     }
     return [
         verdict(
-            f"During progressive sharpening grows {label}.",
+            f"During progressive sharpening, {label} grows.",
             quantity="median over all runs of its value at the first step above 2/eta, or where the sharpness is "
             "largest if there is none, over the initial one",
             estimate=estimates.median([growth(each, name) for each in runs.chosen]),

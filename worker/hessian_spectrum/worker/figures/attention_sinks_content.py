@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 def rank_correlation(x: Array, columns: Sequence[Array]) -> Estimate:
     """Mean over seeds of Spearman's coefficient between what varies and a quantity; 1 where it only grows."""
-    return estimates.mean([_coefficient(x, column) for column in columns])
+    return estimates.mean([_coefficient(x, column) for column in columns], within=(-1.0, 1.0))
 
 
 def _coefficient(x: Array, column: Array) -> float:
