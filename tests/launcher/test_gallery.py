@@ -1,8 +1,10 @@
 """The gallery of figures: pictures, tables and verdicts, and what it says of figures that cannot be computed."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,15 +37,30 @@ def test_a_gallery_has_every_figure_that_can_be_computed(tmp_path: Path) -> None
     assert (tmp_path / "poster-bulk.csv").read_text().count("\n") > 1
 
 
+@pytest.mark.slow
+def test_a_signal_ends_it_in_the_middle_of_a_figure(tmp_path: Path) -> None:
+    command = [str(SERVER), "figures", "lecture-6", "--scale", "paper", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while '"claimed"' not in (log.read_text() if (log := tmp_path / "stack.log").exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "stopped by a signal" in errors
+
+
 def test_worker_time_of_kept_measurements_is_not_called_a_part_of_the_time_of_this_job() -> None:
     result = FigureResult.model_construct(
         figure="cracking-16", title="Title", source="Source", scale="paper", parameters={}, points=[], panels=[],
         verdicts=[], choices=[], wall_time_seconds=80.0,
     )  # fmt: skip
-    page = figure_page(result, 7.0)
+    page = figure_page(result, 7.0, {"dims": [1, 2]})
     assert "Computed in 7 s." in page
     assert "kept from earlier jobs, took 80 s of worker time." in page
     assert "of which workers" not in page
+    assert 'Overrides: `{"dims": [1, 2]}`.' in page
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The demo: the main kinds of job on real input, as a report."""
 
+import contextlib
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,14 @@ from rich.table import Table
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.estimate_text import estimated
-from hessian_spectrum.api_schemas.jobs import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job
 from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult
+from hessian_spectrum.client.errors import ServerUnreachableError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.progress import job_progress
 from hessian_spectrum.launcher.stack import Stack, StackError
 
 _HOST = "127.0.0.1"
-
-
-class DemoStoppedError(Exception):
-    """A signal arrived while the demo ran."""
 
 
 def run_demo(output: Path, stop: threading.Event) -> None:
@@ -33,7 +32,7 @@ def run_demo(output: Path, stop: threading.Event) -> None:
         stop: Ends the demo when set.
 
     Raises:
-        StackError: If the stack does not start.
+        StackError: If the stack does not start, or if `stop` is set.
         SpectrumClientError: If a part fails.
     """
     console = Console()
@@ -49,7 +48,7 @@ def run_demo(output: Path, stop: threading.Event) -> None:
             with SpectrumClient(stack.url) as client:
                 for part in (_two_layer_network, _digits_classifier, _small_gpt2):
                     if not stop.is_set():
-                        part(client, console, output)
+                        part(client, console, output, stop)
             stop.set()
         console.print("Stopped; nothing is left running.")
 
@@ -58,7 +57,7 @@ def _supervise(stack: Stack, stop: threading.Event, console: Console) -> None:
     stack.supervise(stop, console.print)
 
 
-def _two_layer_network(client: SpectrumClient, console: Console, output: Path) -> None:
+def _two_layer_network(client: SpectrumClient, console: Console, output: Path, stop: threading.Event) -> None:
     generator = np.random.default_rng(0)
     width, num_samples = 1000, 200
     x = generator.standard_normal(num_samples)
@@ -85,7 +84,7 @@ def _closed_form_table(spectrum: ClosedFormSpectrum) -> Table:
     return table
 
 
-def _digits_classifier(client: SpectrumClient, console: Console, output: Path) -> None:
+def _digits_classifier(client: SpectrumClient, console: Console, output: Path, stop: threading.Event) -> None:
     problem: dict[str, Any] = {
         "kind": "spectrum",
         "model": {"kind": "mlp", "widths": [64, 16, 10], "activation": "tanh"},
@@ -95,9 +94,9 @@ def _digits_classifier(client: SpectrumClient, console: Console, output: Path) -
         "precision": "float64",
     }
     console.rule("b. Digits classifier: Lanczos against the exact spectrum of the same model")
-    exact = _run(client, console, problem | {"method": {"kind": "exact"}}, picture=output / "digits-exact.png")
+    exact = _run(client, console, problem | {"method": {"kind": "exact"}}, stop, picture=output / "digits-exact.png")
     method = {"kind": "lanczos", "num_steps": 120, "num_probes": 8}
-    lanczos = _run(client, console, problem | {"method": method}, picture=output / "digits-density.png")
+    lanczos = _run(client, console, problem | {"method": method}, stop, picture=output / "digits-density.png")
     if not isinstance(exact, ExactResult) or not isinstance(lanczos, LanczosResult):
         raise TypeError("the server returned a result of another kind")
     console.print(_comparison_table(exact, lanczos))
@@ -128,7 +127,7 @@ def _comparison_table(exact: ExactResult, lanczos: LanczosResult) -> Table:
     return table
 
 
-def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
+def _small_gpt2(client: SpectrumClient, console: Console, output: Path, stop: threading.Event) -> None:
     request = {
         "kind": "spectrum",
         "model": {
@@ -146,7 +145,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
         "method": {"kind": "lanczos", "num_steps": 60, "num_probes": 3},
     }
     console.rule("c. Small GPT-2 with an attention sink on Python's language reference")
-    result = _run(client, console, request, picture=output / "gpt2-density.png")
+    result = _run(client, console, request, stop, picture=output / "gpt2-density.png")
     if not isinstance(result, LanczosResult) or result.training is None:
         raise TypeError("the server returned a result of another kind")
     console.print(
@@ -158,20 +157,37 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
     )
 
 
-def _run(client: SpectrumClient, console: Console, request: dict[str, Any], *, picture: Path) -> AnyJobResult:
-    job_id = ""
-
+def _run(
+    client: SpectrumClient, console: Console, request: dict[str, Any], stop: threading.Event, *, picture: Path
+) -> AnyJobResult:
+    job_id = client.submit(request).id
     with job_progress(console, request["method"]["kind"]) as show:
-
-        def note(job: Any) -> None:
-            nonlocal job_id
-            job_id = job.id
-            show(job)
-
-        result = client.run(request, on_change=note)
+        wait_until_ended(client, job_id, stop, on_change=show)
+    result = client.result(job_id)
     picture.write_bytes(client.result_file(job_id, "png"))
     console.print(f"Picture: {picture}")
     return result
+
+
+def wait_until_ended(
+    client: SpectrumClient, job_id: str, stop: threading.Event, *, on_change: Callable[[Job], None]
+) -> None:
+    """Wait for the end of a job.
+
+    Args:
+        client: A client of the stack, whose processes may be away for a time.
+        job_id: Id of the job.
+        stop: Set by a signal, after which the stack is stopped.
+        on_change: Receives the job's record about once a second.
+
+    Raises:
+        StackError: If `stop` is set.
+    """
+    while not stop.is_set():
+        with contextlib.suppress(ServerUnreachableError):
+            if client.wait(job_id, timeout_seconds=1, on_change=on_change).state in ENDED_STATES:
+                return
+    raise StackError("stopped by a signal")
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """A gallery of the sources' figures: a picture, the numbers and the verdicts of each."""
 
 import contextlib
+import json
 import os
 import platform
 import tempfile
@@ -21,7 +22,7 @@ from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.progress import job_progress
-from hessian_spectrum.launcher.demo import free_port
+from hessian_spectrum.launcher.demo import free_port, wait_until_ended
 from hessian_spectrum.launcher.stack import Stack, StackError
 
 _HOST = "127.0.0.1"
@@ -91,7 +92,7 @@ def _write_figures(client: SpectrumClient, options: GalleryOptions, stop: thread
         if stop.is_set():
             return
         try:
-            pages.append(_write_figure(client, name, options, console))
+            pages.append(_write_figure(client, name, options, stop, console))
         except ProblemResponseError as error:
             failed.append(name)
             pages.append(f"## {name}\n\nIt could not be computed: {error}\n")
@@ -101,12 +102,15 @@ def _write_figures(client: SpectrumClient, options: GalleryOptions, stop: thread
         raise StackError(f"these figures could not be computed: {', '.join(failed)}")
 
 
-def _write_figure(client: SpectrumClient, name: str, options: GalleryOptions, console: Console) -> str:
+def _write_figure(
+    client: SpectrumClient, name: str, options: GalleryOptions, stop: threading.Event, console: Console
+) -> str:
     """Compute a figure, write its files, and return its part of the gallery."""
     request = {"kind": "figure", "figure": name, "scale": options.scale, "overrides": dict(options.overrides)}
     started = time.monotonic()
+    job = client.submit(request)
     with job_progress(console, name) as show:
-        job = client.wait(client.submit(request).id, on_change=show, timeout_seconds=float("inf"))
+        wait_until_ended(client, job.id, stop, on_change=show)
     result = client.result(job.id)
     if not isinstance(result, FigureResult):
         raise TypeError("the server returned a result of another kind")
@@ -114,26 +118,28 @@ def _write_figure(client: SpectrumClient, name: str, options: GalleryOptions, co
         (options.output / f"{name}.{suffix}").write_bytes(client.result_file(job.id, suffix))
     verdicts = result.model_dump_json(include={"figure", "scale", "parameters", "verdicts", "choices"}, indent=1)
     (options.output / f"{name}.json").write_text(verdicts + "\n")
-    return figure_page(result, time.monotonic() - started)
+    return figure_page(result, time.monotonic() - started, options.overrides)
 
 
-def figure_page(result: FigureResult, seconds: float) -> str:
+def figure_page(result: FigureResult, seconds: float, overrides: Mapping[str, Any]) -> str:
     """Return the part of a gallery that shows a figure, as Markdown.
 
     Args:
         result: The figure.
         seconds: Time in seconds until its job was over.
+        overrides: Parameters that differ from those of the scale.
 
     Returns:
         The text.
     """
+    changed = f" Overrides: `{json.dumps(overrides)}`." if overrides else ""
     lines = [
         f"## {result.figure}: {result.title}",
         "",
         f"{result.source}. {len(result.points):,} rows of numbers: [{result.figure}.csv]({result.figure}.csv). "
         f"Verdicts and parameters: [{result.figure}.json]({result.figure}.json). "
         f"Computed in {seconds:,.0f} s. The measurements, some of which may have been kept from earlier jobs, took "
-        f"{result.wall_time_seconds:,.0f} s of worker time.",
+        f"{result.wall_time_seconds:,.0f} s of worker time.{changed}",
         "",
         f"![{result.title}]({result.figure}.png)",
         "",
