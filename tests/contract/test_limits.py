@@ -270,7 +270,7 @@ IN_PIECES = (
 )
 def test_a_head_without_end_is_not_kept(server: Any, pieces: list[bytes]) -> None:
     answer = exchanged(server.port, pieces)
-    assert answer.startswith(b"HTTP/1.1 400") or not answer
+    assert answer.startswith(b"HTTP/1.1 431") or not answer
 
 
 def test_heads_up_to_the_bound_and_requests_in_line_are_answered(server: Any) -> None:

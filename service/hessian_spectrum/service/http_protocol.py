@@ -61,10 +61,10 @@ class HttpProtocol(H11Protocol):
         Args:
             msg: What uvicorn would answer; not used.
         """
-        status = HTTPStatus(getattr(sys.exception(), "error_status_hint", HTTPStatus.BAD_REQUEST))  # of h11's error
-        body = Problem(title=status.phrase, status=status, detail=_DETAILS.get(status)).model_dump_json(
-            exclude_none=True
-        )
+        too_long = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        is_too_long = getattr(sys.exception(), "error_status_hint", None) == too_long  # h11 says it beside the error
+        status = too_long if is_too_long else HTTPStatus.BAD_REQUEST
+        body = Problem(title=status.phrase, status=status, detail=_DETAILS[status]).model_dump_json(exclude_none=True)
         headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"}
         response = h11.Response(status_code=status, headers=list(headers.items()), reason=status.phrase)
         with contextlib.suppress(h11.LocalProtocolError):

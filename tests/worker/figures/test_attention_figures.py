@@ -371,9 +371,9 @@ def test_a_sharpness_that_never_reaches_the_edge_fails_the_claim_that_it_rises()
     below = [made_up_run(mean=0.5)] * 8
     assert claim_of(verdicts_on_runs([made_up_run()] * 8), "rises to 2/eta").holds is True
     assert claim_of(verdicts_on_runs(below), "rises to 2/eta").holds is False
-    assert claim_of(verdicts_on_runs(below), "grows the sharpness").holds is True
+    assert claim_of(verdicts_on_runs(below), "the sharpness grows").holds is True
     falling = verdicts_on_runs([made_up_run(mean=0.5, start=0.8)] * 8)
-    assert claim_of(falling, "grows the sharpness").holds is False
+    assert claim_of(falling, "the sharpness grows").holds is False
     assert claim_of(falling, "consistently").holds is False
     assert claim_of(verdicts_on_runs([made_up_run(start=1.2)] * 8), "rises to 2/eta").holds is False
 
