@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.api_schemas.figures.results import Curve, Panel
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE
 from hessian_spectrum.service.plots.panels import plot_panels
 from hessian_spectrum.worker.figures.measurement import figure_contents, measures
 from tests.fixtures.longer import long
@@ -135,9 +137,6 @@ def test_a_checkpoint_replaces_the_trained_model(client: SpectrumClient) -> None
 
 def test_no_panel_is_too_odd_to_draw() -> None:
     """Empty curves, gaps, zeros on logarithmic axes and one value alone."""
-    from hessian_spectrum.api_schemas.figures.results import Curve, Panel
-    from hessian_spectrum.service.plots.figure import DEFAULT_STYLE
-
     curves = [
         Curve(label="", x=[], y=[]),
         Curve(label="$a$ 100 %", x=[0.0, 1.0], y=[None, 0.0], lower=[None, 0.0], upper=[None, 1.0]),
