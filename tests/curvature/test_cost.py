@@ -1,8 +1,10 @@
 """Cost: counts by hand, and predicted memory against what a fresh process really takes."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from statistics import geometric_mean
 
 import pytest
 
@@ -282,33 +284,54 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def peaks() -> dict[str, int]:
-    """Bytes that each case really takes, in one process for the imports and a child for each case.
+ALLOCATORS: dict[str, dict[str, str]] = {
+    # Every large tensor is a mapping of its own: the peak is that of the tensors alive, equal to 0.1 % in every run.
+    "mapped": {"MALLOC_MMAP_THRESHOLD_": str(MIB // 8)},
+    # How much of the heap is used again differs by up to 20 % from run to run, and by more from machine to machine.
+    "heap": {},
+}
+NUM_RUNS = {"mapped": 1, "heap": 3}
 
-    The mean of four such processes: they lay out their heaps differently, which changes a peak by up to 15 %.
-    """
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, dict[str, float]]:
+    """Bytes that each case really takes with each allocator: the mean of runs, a child process for each case."""
     program = [sys.executable, "-c", PROGRAM, *(call for call, _ in CASES.values())]
-    runs = [subprocess.run(program, capture_output=True, text=True, check=True, timeout=140) for _ in range(4)]
-    lines = zip(*(run.stdout.splitlines() for run in runs), strict=True)
-    return {case: sum(int(each.split()[0]) for each in found) // 4 for case, found in zip(CASES, lines, strict=True)}
+    found: dict[str, dict[str, float]] = {}
+    for allocator, setting in ALLOCATORS.items():
+        runs = [
+            subprocess.run(program, capture_output=True, text=True, check=True, timeout=140, env=os.environ | setting)
+            for _ in range(NUM_RUNS[allocator])
+        ]
+        lines = zip(*(run.stdout.splitlines() for run in runs), strict=True)
+        means = (sum(int(each.split()[0]) for each in cases) / len(runs) for cases in lines)
+        found[allocator] = dict(zip(CASES, means, strict=True))
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
-    predicted = CASES[case][1]
-    assert peaks[case] > 100 * MIB  # large enough to tell
-    assert predicted / peaks[case] == pytest.approx(1, abs=0.2)
+def test_real_peak_is_as_predicted(case: str, peaks: dict[str, dict[str, float]]) -> None:
+    predicted, alive, taken = CASES[case][1], peaks["mapped"][case], peaks["heap"][case]
+    assert taken > 100 * MIB  # large enough to tell
+    # What is alive is the least, and a heap takes up to half as much again.
+    assert 0.95 * alive < predicted < 1.55 * alive
+    assert 0.95 * alive < taken < 1.25 * predicted
 
 
 @pytest.mark.slow
-def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
+def test_predicted_peaks_are_right_on_the_whole(peaks: dict[str, dict[str, float]]) -> None:
+    ratios = [CASES[case][1] / taken for case, taken in peaks["heap"].items()]
+    assert geometric_mean(ratios) == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.slow
+def test_logits_never_exist_all_at_once(peaks: dict[str, dict[str, float]]) -> None:
     pieces = gpt2_of(LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
     assert 4 * pieces.number("logits") > 2 * OUTPUTS_BYTES
     assert pieces.at_once(OUTPUTS_BYTES // 4).number("logits") == OUTPUTS_BYTES // 4
     whole = replace(pieces, has_output_layer=False)
-    assert peaks["gpt2-pieces"] < 0.7 * lanczos_case(whole, 2, matrix="ggn")
+    assert max(each["gpt2-pieces"] for each in peaks.values()) < 0.7 * lanczos_case(whole, 2, matrix="ggn")
 
 
 def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
