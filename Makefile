@@ -52,8 +52,9 @@ bench: bench-closed-form bench-exact bench-density bench-peers bench-products be
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
 
-# As in a worker: threads that spin while they wait disturb what else runs on the machine.
+# As in a worker: threads that spin for long while they wait disturb what else runs on the machine.
 bench bench-%: export OMP_WAIT_POLICY := PASSIVE
+bench bench-%: export GOMP_SPINCOUNT := 2000
 # Further options, as in: make bench-products BENCH="--device cuda", or on a busy machine BENCH="--threads 1 --clock cpu"
 BENCH ?=
 # As in: make bench-gpt2 BENCH_GPT2="--only products memory --memory-budget 24GiB"

@@ -26,8 +26,9 @@ from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.connection import connect
 
-# As in a worker: threads that spin while they wait halt a machine on which the stack runs beside the tests.
+# Threads that spin while they wait slow a machine on which several stacks run beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 START_SECONDS = 150
 
