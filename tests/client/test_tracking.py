@@ -267,13 +267,22 @@ def test_steps_and_learning_rates_as_the_server_takes_them(series: SeriesServer,
     with SpectrumClient(series.url) as client, track(client, network(), tmp_path, learning_rate=0.5) as tracker:
         for step, rate in ((10, None), (20, 0.0), (20, 0.3), (30, torch.tensor(0.25)), (40, float("nan"))):
             tracker.step(step, rate)
-        with pytest.raises(ValueError, match="negative"):
-            tracker.step(-1)
     found = [(point["step"], point["learning_rate"]) for point in series.points()]
     assert found == [(10, 0.5), (20, None), (30, 0.25), (40, None)]
-    with pytest.raises(RuntimeError, match="closed"):
-        tracker.step()
+
+
+@pytest.mark.usefixtures("quick_programs")
+def test_nothing_is_raised_in_the_loop(series: SeriesServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unusable: list[tuple[Any, Any]] = [(-1, None), (float("nan"), None), ("one", None), (4, [0.1]), (5, "x"), ([], 0.1)]
+    with SpectrumClient(series.url) as client, track(client, network(), tmp_path) as tracker:
+        for step, rate in [(3, 0.5), *unusable, (6, 0.5)]:
+            tracker.step(step, rate)
+    tracker.step(7)
     tracker.close()
+    assert series.steps() == [3, 6]
+    assert f"{len(unusable)} points of {tracker.name} were dropped" in caplog.text
+    assert "is negative" in caplog.text
+    assert "the tracker is closed" in caplog.text
 
 
 @pytest.mark.usefixtures("quick_programs")

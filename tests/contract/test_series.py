@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from hessian_spectrum.api_schemas.experiments.series import SeriesRequest
 from hessian_spectrum.client.http import SpectrumClient
 
 RNG = np.random.default_rng(5)
@@ -83,7 +84,7 @@ def test_a_series_grows_from_job_to_job(client: SpectrumClient, server: Any, upl
     computed(client, series("growing", uploads, 10, 15))
     found = httpx.get(f"{server.url}/v1/series/growing").json()
     assert [point["step"] for point in found["points"]] == [0, 10, 15, 20]
-    assert len({point["job"] for point in found["points"]}) == 2
+    assert len({job for point in found["points"] for job in point["jobs"]}) == 2
     # step 20 followed step 0 in its job, and follows 15 now
     assert [point["overlaps"] is None for point in found["points"]] == [True, True, False, True]
     address = f"{server.url}/v1/series/growing/result"
@@ -98,23 +99,79 @@ def test_a_series_grows_from_job_to_job(client: SpectrumClient, server: Any, upl
     assert client.series("growing").points[0].step == 0
 
 
-def test_jobs_that_ask_for_something_else_are_left_out(
+def test_jobs_that_measure_something_else_are_left_out(
     client: SpectrumClient, server: Any, uploads: dict[int, str]
 ) -> None:
     first = client.wait(client.submit(series("changing", uploads, 0, 10)).id)
-    request = series("changing", uploads, 10, 20, method={"kind": "trace", "num_probes": 2})
-    second = client.wait(client.submit(request).id)
+    second = client.wait(client.submit(series("changing", uploads, 10, 20, matrix="ggn")).id)
     found = httpx.get(f"{server.url}/v1/series/changing").json()
-    assert [(point["step"], point["job"]) for point in found["points"]] == [(10, second.id), (20, second.id)]
+    assert [(point["step"], point["jobs"]) for point in found["points"]] == [(10, [second.id]), (20, [second.id])]
     assert found["other_jobs"] == [first.id]
     again = client.wait(client.submit(series("changing", uploads, 20)).id)
     found = httpx.get(f"{server.url}/v1/series/changing").json()
-    assert [(point["step"], point["job"]) for point in found["points"]] == [
-        (0, first.id),
-        (10, first.id),
-        (20, again.id),
+    assert [(point["step"], point["jobs"]) for point in found["points"]] == [
+        (0, [first.id]),
+        (10, [first.id]),
+        (20, [again.id]),
     ]
     assert found["other_jobs"] == [second.id]
+
+
+def test_methods_give_one_curve_together(client: SpectrumClient, server: Any, uploads: dict[int, str]) -> None:
+    computed(client, series("together", uploads, 0, 10, method={"kind": "trace", "num_probes": 30}))
+    ends = {"kind": "top-k", "k": 4, "which": "both-ends", "tolerance": 1e-9}
+    computed(client, series("together", uploads, 0, 10, 20, method=ends))
+    exact = computed(client, series("alone", uploads, 0, 10, 20, method={"kind": "exact"}))
+    found = httpx.get(f"{server.url}/v1/series/together").json()
+    assert found["other_jobs"] == []
+    for point, truth in zip(found["points"], exact["points"], strict=True):
+        for name in ("largest", "smallest"):
+            scale = abs(truth["largest"]["value"])
+            assert point[name]["value"] == pytest.approx(truth[name]["value"], abs=1e-7 * scale)
+        if point["step"] < 20:
+            assert point["trace"]["lower"] <= truth["trace"]["value"] <= point["trace"]["upper"]
+    assert [point["trace"] is None for point in found["points"]] == [False, False, True]
+    assert [len(point["overlaps"]["spaces"]) for point in found["points"][1:]] == [2, 2]
+    assert httpx.get(f"{server.url}/v1/series/together/result.png").content.startswith(b"\x89PNG")
+    header = httpx.get(f"{server.url}/v1/series/together/result.csv").text.splitlines()[0].split(",")
+    assert {"largest", "smallest", "trace", "overlap_1", "overlap_1_lower", "stability_threshold"} <= set(header)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"loss": {"kind": "mse"}},
+        {"weight_decay": 0.0},
+        {"matrix": {"kind": "hessian"}},
+        {"seed": 1},
+        {"model": SPECTRUM["model"] | {"bias": True, "seed": 3}},
+        {"method": SPECTRUM["method"] | {"which": "largest"}},
+    ],
+)
+def test_other_spellings_of_the_settings_are_the_same(uploads: dict[int, str], spelling: dict[str, Any]) -> None:
+    first = SeriesRequest.model_validate(series("spelled", uploads, 0))
+    second = SeriesRequest.model_validate(series("spelled", uploads, 10) | spelling)
+    assert second.settings_sha256 == first.settings_sha256
+    assert second.method_sha256 == first.method_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "is_method"),
+    [
+        ({"loss": "huber"}, False),
+        ({"weight_decay": 0.1}, False),
+        ({"matrix": "ggn"}, False),
+        ({"block": "layers.0.*"}, False),
+        ({"data": SPECTRUM["data"] | {"seed": 1}}, False),
+        ({"precision": "float32"}, True),
+        ({"method": SPECTRUM["method"] | {"k": 3}}, True),
+    ],
+)
+def test_other_settings_are_told_apart(uploads: dict[int, str], change: dict[str, Any], is_method: bool) -> None:
+    first = SeriesRequest.model_validate(series("changed", uploads, 0))
+    second = SeriesRequest.model_validate(series("changed", uploads, 10) | change)
+    assert (second.settings_sha256 == first.settings_sha256) is is_method
+    assert (second.method_sha256 == first.method_sha256) is not is_method
 
 
 def test_overlaps_are_of_the_parameters_that_a_step_has(

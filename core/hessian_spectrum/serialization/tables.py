@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hessian_spectrum.api_schemas.experiments.figure import FigureResult
-from hessian_spectrum.api_schemas.experiments.series import SeriesResult
+from hessian_spectrum.api_schemas.experiments.series import SeriesEntry, SeriesResult
 from hessian_spectrum.api_schemas.experiments.sweep import SweepResult
 from hessian_spectrum.api_schemas.figures.results import Cell
 from hessian_spectrum.api_schemas.headlines import headlines
@@ -114,15 +114,18 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _series_row(point: Message) -> dict[str, Any]:
+def _series_row(point: SeriesEntry) -> dict[str, Any]:
     """Return the single numbers of a point, with their intervals, in a flat row."""
     row: dict[str, Any] = {}
-    for name in type(point).model_fields:
-        value = getattr(point, name)
+    numbers = {name: getattr(point, name) for name in type(point).model_fields}
+    if point.overlaps is not None:
+        numbers |= {f"overlap_{space.size}": space for space in point.overlaps.spaces}
+    for name, value in numbers.items():
         if isinstance(value, Interval):
             number = value.model_dump()
             row[name] = number.pop("value")
             row |= {f"{name}_{part}": each for part, each in number.items() if part in ("lower", "upper")}
         elif _is_cell(value):
             row[name] = value
+    row["jobs"] = " ".join(point.jobs) or None
     return {name: value for name, value in row.items() if value is not None or name in ("learning_rate", "problem")}

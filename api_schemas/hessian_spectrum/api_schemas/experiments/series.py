@@ -42,7 +42,10 @@ def _as_in_a_spectrum_job(name: str, **options: Any) -> Any:
     return Field(default=field.default, description=field.description, **options)
 
 
-_SPECTRUM_FIELDS = ("data", "loss", "weight_decay", "matrix", "method", "block", "precision", "seed")
+_MEASURED_FIELDS = ("data", "loss", "weight_decay", "matrix", "block")
+"""Fields of a spectrum job that say, beside the model, of which matrix the spectrum is."""
+
+_SPECTRUM_FIELDS = (*_MEASURED_FIELDS, "method", "precision", "seed")
 """Fields of a spectrum job that all points share, beside the model."""
 
 _SOURCES: dict[type, str] = {Exported: "parameters", Mlp: "weights", Gpt2: "checkpoint", CausalLm: "checkpoint"}
@@ -123,16 +126,30 @@ class SeriesRequest(ExperimentRequest):
 
     @property
     def settings_sha256(self) -> str:
-        """SHA-256 of what all points share: the network without its parameters, data, loss, matrix and method."""
-        fields = self.model_dump(mode="json", include={"model", *_SPECTRUM_FIELDS})
+        """SHA-256 of what is measured: the network without its parameters, data, loss, weight decay, matrix, block."""
+        fields = self._first_point.model_dump(mode="json", include={"model", *_MEASURED_FIELDS})
         replaced = {_SOURCES[type(self.model)], "checkpoint_sha256", "seed"}
         fields["model"] = {name: value for name, value in fields["model"].items() if name not in replaced}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return _sha256(fields)
+
+    @property
+    def method_sha256(self) -> str:
+        """SHA-256 of the method and the precision."""
+        return _sha256(self._first_point.model_dump(mode="json", include={"method", "precision"}))
+
+    @property
+    def _first_point(self) -> SpectrumRequest:
+        """The request of the first point, in the form that is equal for all spellings of one request."""
+        return _point_request(self, self.ordered_points[0]).canonical()
 
     @property
     def ordered_points(self) -> list[SeriesPoint]:
         """The points by ascending step."""
         return sorted(self.points, key=lambda point: point.step)
+
+
+def _sha256(fields: Any) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _resolved(model: Model, point: SeriesPoint, index: int, info: ValidationInfo) -> SeriesPoint:
@@ -205,9 +222,12 @@ class SeriesEntry(Message):
     overlaps: Overlaps | None = Field(
         default=None,
         description="Overlaps of the leading eigenvectors with those at the step before; null unless one job has both "
-        "steps, with the largest eigenvalues and the eigenvectors of `top-k`.",
+        "steps, with the eigenvectors of `top-k` for the `largest` eigenvalues or `both-ends`.",
     )
-    job: str | None = Field(default=None, description="Id of the job that computed them; null in the result of a job.")
+    jobs: list[str] = Field(
+        default=[],
+        description="Ids of the jobs that computed these numbers, newest first; empty in the result of a job.",
+    )
 
 
 def _with_result_fields(entry: type[SeriesEntry]) -> type[SeriesEntry]:
@@ -225,8 +245,16 @@ def _with_result_fields(entry: type[SeriesEntry]) -> type[SeriesEntry]:
     return create_model("SeriesEntry", __base__=entry, __doc__=entry.__doc__, __module__=entry.__module__, **fields)
 
 
+_SINGLE_NUMBERS = frozenset({"loss", "largest", "smallest", "trace", "frobenius"})
+"""Numbers at a step that stand alone, whatever method gives them."""
+
+_OWN_FIELDS = frozenset(SeriesEntry.model_fields)
+
 if not TYPE_CHECKING:
     SeriesEntry = _with_result_fields(SeriesEntry)
+
+_METHOD_FIELDS = frozenset(SeriesEntry.model_fields) - _OWN_FIELDS
+"""Numbers that methods give."""
 
 
 class SeriesResult(ExperimentResult):
@@ -236,13 +264,17 @@ class SeriesResult(ExperimentResult):
     name: str = Field(description="Name of the series.")
     matrix: str = Field(description="Matrix of second derivatives, as in the request.")
     settings_sha256: str | None = Field(
-        default=None, description="SHA-256 of what all points share: network, data, loss, matrix and method."
+        default=None,
+        description="SHA-256 of what is measured: network, data, loss, weight decay, matrix and block of parameters.",
+    )
+    methods: dict[str, str] = Field(
+        default={}, description="Kinds of the methods, each with the SHA-256 of its settings and of the precision."
     )
     points: list[SeriesEntry] = Field(description="The numbers at each step, by ascending step.")
     other_jobs: list[str] = Field(
         default=[],
-        description="Ids of jobs of the same name that differ from the newest one in network, data, loss, matrix or "
-        "method. Their points are left out.",
+        description="Ids of jobs of the same name whose points are left out: those that measure something else than "
+        "the newest job, and those that have other settings of a method than the newest job with this method.",
     )
 
 
@@ -253,32 +285,52 @@ def merged_series(parts: Sequence[tuple[str, SeriesResult]]) -> SeriesResult:
         parts: Id and result of each job, oldest first.
 
     Returns:
-        The points, by ascending step, of the jobs that have the settings of the last one, each with the id of its job.
-        Of two points with one step the later one counts, unless it failed where the earlier one did not. Overlaps are
-        those that one of the jobs computed for the parameters at both steps.
+        The points, by ascending step, of the jobs that measure what the last one does, and of these the jobs that have
+        the settings of the newest job with their method. Each point has the numbers of the newest job that did not
+        fail; what that one does not give is taken from earlier jobs with other methods, if they have the same
+        parameters at this step. Overlaps are those that one of the jobs computed for the parameters at both steps.
     """
     last = parts[-1][1]
     alike = [(job_id, part) for job_id, part in parts if part.settings_sha256 == last.settings_sha256]
+    methods = {kind: settings for _, part in alike for kind, settings in part.methods.items()}
+    counted = [(job_id, part) for job_id, part in alike if part.methods.items() <= methods.items()]
+    kinds = {job_id: set(part.methods) for job_id, part in counted}
     entries: dict[int, SeriesEntry] = {}
     known: dict[tuple[Any, ...], Overlaps] = {}
-    for job_id, part in alike:
+    for job_id, part in reversed(counted):
         own = {point.step: point for point in part.points}
         for point in part.points:
-            earlier = entries.get(point.step)
-            if earlier is None or point.problem is None or earlier.problem is not None:
-                entries[point.step] = point.model_copy(update={"job": job_id})
+            entry, earlier = entries.get(point.step), point.model_copy(update={"jobs": [job_id]})
+            if entry is None or entry.problem is not None:
+                entries[point.step] = earlier if entry is None or point.problem is None else entry
+            elif not kinds[job_id] <= set().union(*(kinds[each] for each in entry.jobs)):
+                entries[point.step] = _completed(entry, earlier)
             if point.overlaps is not None:
-                known[_steps(own[point.overlaps.since_step], point)] = point.overlaps
+                known.setdefault(_steps(own[point.overlaps.since_step], point), point.overlaps)
     points = [entries[step] for step in sorted(entries)]
     followed = [None, *(known.get(_steps(before, point)) for before, point in pairwise(points))]
+    ids = {job_id for job_id, _ in counted}
     update = {
         "points": [point.model_copy(update={"overlaps": each}) for point, each in zip(points, followed, strict=True)],
-        "provenance": [origin for _, part in alike for origin in part.provenance],
-        "other_jobs": [job_id for job_id, part in parts if part.settings_sha256 != last.settings_sha256],
+        "methods": methods,
+        "provenance": [origin for _, part in counted for origin in part.provenance],
+        "other_jobs": [job_id for job_id, _ in parts if job_id not in ids],
         "arrays": None,
     }
     merged: SeriesResult = last.model_copy(update=update)
     return merged
+
+
+def _completed(entry: SeriesEntry, earlier: SeriesEntry) -> SeriesEntry:
+    """Return the numbers at a step, with those that only an earlier job with another method gives."""
+    if earlier.problem is not None or earlier.parameters_sha256 != entry.parameters_sha256:
+        return entry
+    given = {name for name in _METHOD_FIELDS if getattr(earlier, name) is not None}
+    both = {name for name in given if getattr(entry, name) is not None}
+    # Numbers that belong together, such as eigenpairs and which they are, come from one job.
+    added = given & _SINGLE_NUMBERS - both if both - _SINGLE_NUMBERS else given - both
+    update = {name: getattr(earlier, name) for name in added} | {"jobs": [*entry.jobs, *earlier.jobs]}
+    return entry.model_copy(update=update) if added else entry
 
 
 def _steps(before: SeriesEntry, point: SeriesEntry) -> tuple[Any, ...]:
@@ -286,10 +338,14 @@ def _steps(before: SeriesEntry, point: SeriesEntry) -> tuple[Any, ...]:
     return before.step, before.parameters_sha256, point.step, point.parameters_sha256
 
 
-def _points(request: SeriesRequest) -> list[SpectrumRequest]:
+def _point_request(request: SeriesRequest, point: SeriesPoint) -> SpectrumRequest:
     shared = {name: getattr(request, name) for name in _SPECTRUM_FIELDS if name in request.model_fields_set}
+    return SpectrumRequest.model_validate({"kind": "spectrum", "model": model_at(request.model, point), **shared})
+
+
+def _points(request: SeriesRequest) -> list[SpectrumRequest]:
     points = request.ordered_points
-    first = SpectrumRequest.model_validate({"kind": "spectrum", "model": model_at(request.model, points[0]), **shared})
+    first = _point_request(request, points[0])
     rest = (first.model_copy(update={"model": model_at(request.model, point)}) for point in points[1:])
     return [first, *rest]
 

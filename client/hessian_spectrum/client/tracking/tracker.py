@@ -82,25 +82,30 @@ class Tracker:
     def step(self, step: int | None = None, learning_rate: float | None = None) -> None:
         """Record the parameters as they are now, on the first call and on every `every`-th after it.
 
-        Args:
-            step: Label of the point; None: the number of calls before this one. A step that was recorded before is
-                ignored.
-            learning_rate: Learning rate at this step; None: that of the tracker.
+        Nothing is raised: a point that cannot be recorded is dropped with a warning.
 
-        Raises:
-            RuntimeError: If the tracker is closed.
-            ValueError: If the step is negative.
+        Args:
+            step: Label of the point, not negative; None: the number of calls before this one. A step that was recorded
+                before is ignored.
+            learning_rate: Learning rate at this step; None: that of the tracker.
         """
         if self._is_closed:
-            raise RuntimeError("the tracker is closed")
+            self._drop("the tracker is closed")
+            return
         index = self._num_calls
         self._num_calls += 1
-        step = index if step is None else int(step)
-        if step < 0:
-            raise ValueError("step must not be negative")
-        if index % self._every or step in self._steps:
+        if index % self._every:
             return
-        rate = _positive(self._learning_rate if learning_rate is None else learning_rate)
+        try:
+            label = _checked_step(index if step is None else step)
+            rate = _positive(self._learning_rate if learning_rate is None else learning_rate)
+        except Exception as error:  # noqa: BLE001 - whatever happens, training continues
+            self._drop(f"its step or learning rate cannot be used: {error}")
+            return
+        if label not in self._steps:
+            self._record(label, rate)
+
+    def _record(self, step: int, rate: float | None) -> None:
         try:
             snapshot = self._snapshots.take()
         except Exception as error:  # noqa: BLE001 - whatever happens, training continues
@@ -220,6 +225,12 @@ class Tracker:
         for job_id in self._sending.job_ids:
             if (seconds := deadline - time.monotonic()) > 0:
                 self._client.wait(job_id, seconds)
+
+
+def _checked_step(step: int) -> int:
+    if (number := int(step)) < 0:
+        raise ValueError(f"step {number} is negative")
+    return number
 
 
 def _positive(learning_rate: float | None) -> float | None:

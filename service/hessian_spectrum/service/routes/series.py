@@ -52,10 +52,12 @@ _RESPONSES = {
     summary="The numbers along a training run",
 )
 async def get_series(series_name: SeriesName, request: Request, service: Service, caller: CurrentPrincipal) -> Response:
-    """All points of the series from all its jobs that have ended; where two jobs have a step, the later one counts.
+    """The points of the jobs of this name that have a result and measure what the newest one does.
 
-    The formats are those of the result of a job. The document is computed anew for each request, and the npz file holds
-    the table and the document; eigenvectors are in the results of the jobs, whose ids each point names.
+    Jobs with different methods complete one another. If two jobs with one method have the same step, the later one
+    counts unless it failed there; jobs with other settings of the method are in `other_jobs`. The formats are those of
+    the result of a job. The document is computed anew for each request, and the npz file holds the table and the
+    document; eigenvectors are in the results of the jobs, whose ids each point names.
     """
     name = require_format(request.headers.get("accept"))
     return await _response(series_name, name, request=request, service=service, caller=caller)

@@ -69,6 +69,7 @@ def _series_output(request: SeriesRequest, outcomes: Sequence[PointOutcome]) -> 
         name=request.name,
         matrix=matrix_name(request.matrix),
         settings_sha256=request.settings_sha256,
+        methods={request.method.kind: request.method_sha256},
         points=entries,
         **common_fields(results),
     )
@@ -89,10 +90,12 @@ def _entry(point: SeriesPoint, result: MethodResult | Problem) -> SeriesEntry:
 def _leading_pairs(result: MethodResult | Problem, outcome: PointOutcome) -> LeadingPairs | None:
     """Return the largest eigenvalues with their vectors, if the point has them."""
     vectors = outcome.arrays.get("eigenvectors")
-    if vectors is None or not isinstance(result, TopKResult) or result.which != "largest":
+    if vectors is None or not isinstance(result, TopKResult) or result.which not in ("largest", "both-ends"):
         return None
-    values = np.array([pair.value for pair in result.eigenpairs])
-    return LeadingPairs(values, np.array([pair.residual for pair in result.eigenpairs]), np.asarray(vectors))
+    num_pairs = len(result.eigenpairs)
+    pairs = result.eigenpairs[: num_pairs if result.which == "largest" else (num_pairs + 1) // 2]
+    values, residuals = np.array([pair.value for pair in pairs]), np.array([pair.residual for pair in pairs])
+    return LeadingPairs(values, residuals, np.asarray(vectors)[: len(pairs)])
 
 
 def _overlaps(step: int, first: LeadingPairs, second: LeadingPairs) -> Overlaps:
