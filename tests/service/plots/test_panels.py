@@ -35,8 +35,8 @@ def line(label: str, y: Any, x: Any = None, **fields: Any) -> Curve:
 
 
 def test_ranks_have_ticks_at_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = line("a", range(10), np.arange(1, 11))
-    reference = Curve(label="sign change", x=[5.5], y=[], style="vertical")
+    ranks = line("a", range(20), np.arange(1, 21))
+    reference = Curve(label="sign change", x=[10.5], y=[], style="vertical")
     for tick in drawn([ranks, reference], monkeypatch).get_xticks():
         assert float(tick).is_integer()
     other = drawn([line("a", range(4), [0.5, 1.0, 1.5, 2.25])], monkeypatch)
