@@ -454,8 +454,9 @@ def test_the_sharpness_grows_during_progressive_sharpening_by_definition() -> No
 
 
 def test_shares_and_correlations_have_intervals_within_their_range() -> None:
-    runs = [made_up_run(start=start) for start in (0.1, 0.1, 0.1, 0.98)]
-    found = verdicts_on_runs(runs)
+    steps = np.arange(1000)
+    wavy = np.where(steps < 100, 0.1 + 0.005 * steps + 0.04 * (steps % 4 == 1), 1 + 0.02 * (-1.0) ** steps)
+    found = verdicts_on_runs([*[made_up_run()] * 3, made_up_run(sharpness=wavy)])
     verdict = claim_of(found, "consistently")
     assert verdict.upper == 1.0
     for each in [verdict, *verdict.variants]:
