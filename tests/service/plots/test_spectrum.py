@@ -137,7 +137,7 @@ def test_a_title_is_what_the_caller_says() -> None:
     assert "Gauss-Newton" not in picture
     assert "Gauss-Newton" not in svg(found, FigureStyle(title=""))
     lines = [text for text in texts(svg(found, FigureStyle(title="word " * 30))) if text.startswith("word")]
-    assert [len(line) for line in lines] == [99, 49]
+    assert [len(line) for line in lines] == [74, 74]
     assert {"one,", "two"} <= set(texts(svg(found, FigureStyle(title="one,\ntwo"))))
 
 

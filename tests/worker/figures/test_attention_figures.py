@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.api_schemas.figures.attention_descent import (
@@ -17,6 +18,7 @@ from hessian_spectrum.api_schemas.figures.attention_spectra import (
     AttentionLayerSpectrum,
     AttentionSinkParameters,
     ScalarAttention,
+    ScalarAttentionParameters,
 )
 from hessian_spectrum.api_schemas.figures.results import Verdict
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
@@ -34,7 +36,7 @@ from hessian_spectrum.worker.figures.attention_spectra import (
     printed_bounds,
     repeated_pairs,
 )
-from hessian_spectrum.worker.figures.measurement import Measured, content_of
+from hessian_spectrum.worker.figures.measurement import Measured, content_of, measure
 from tests.worker.figures.context import CONTEXT
 
 
@@ -317,22 +319,25 @@ def test_amplitude_and_phase_of_a_made_up_run_are_measured() -> None:
     still = Measured(made.values, arrays | {"sharpness": np.full(2000, 0.5), "trace": np.ones(2000)})
     assert descent.onset(still) is None
     assert not descent.rises(still)
-    assert (descent.growth(still, "sharpness"), descent.increasing(still)) == (1.0, 0.0)
+    assert (descent.growth(still, "trace"), descent.increasing(still)) == (1.0, 0.0)
     assert np.isnan(descent.opposition(still))
     assert not descent.settles(still)
 
 
 def made_up_run(
-    *, mean: float = 1.0, swing: float = 0.02, start: float = 0.1, diverged_at: int | None = None
+    *, mean: float = 1.0, swing: float = 0.02, start: float = 0.1, diverged_at: int | None = None, **others: Any
 ) -> Measured:
-    """A sharpness that rises evenly from `start` for 100 steps and then oscillates around `mean`, with 2/eta = 1."""
+    """A sharpness that rises evenly from `start` for 100 steps and then oscillates around `mean`, with 2/eta = 1.
+
+    `others` are further arrays.
+    """
     steps = np.arange(1000)
     sharpness = np.where(steps < 100, start + (mean - start) * steps / 100, mean + swing * (-1.0) ** steps)
     names = ("trace", "residual_norm", "value", "query_norm", "key_norm", "mean_norm", "second_norm", "third_norm")
     arrays = dict.fromkeys(names, 1 + steps / 1000) | {"sharpness": sharpness, "loss": np.exp(-steps / 400)}
     arrays |= {name: np.ones(1) for name in ("lower", "upper", "printed_lower", "printed_upper", "largest_outlier")}
     values = {"diverged_at": diverged_at, "edge": 1.0, "closed_difference": 0.0}
-    return Measured(values, arrays | {"closed_steps": np.zeros(1)})
+    return Measured(values, arrays | {"closed_steps": np.zeros(1)} | others)
 
 
 def verdicts_on_runs(chosen: Sequence[Measured], rates: Sequence[Measured] = ()) -> dict[str, Verdict]:
@@ -371,9 +376,7 @@ def test_a_sharpness_that_never_reaches_the_edge_fails_the_claim_that_it_rises()
     below = [made_up_run(mean=0.5)] * 8
     assert claim_of(verdicts_on_runs([made_up_run()] * 8), "rises to 2/eta").holds is True
     assert claim_of(verdicts_on_runs(below), "rises to 2/eta").holds is False
-    assert claim_of(verdicts_on_runs(below), "the sharpness grows").holds is True
     falling = verdicts_on_runs([made_up_run(mean=0.5, start=0.8)] * 8)
-    assert claim_of(falling, "the sharpness grows").holds is False
     assert claim_of(falling, "consistently").holds is False
     assert claim_of(verdicts_on_runs([made_up_run(start=1.2)] * 8), "rises to 2/eta").holds is False
 
@@ -398,3 +401,121 @@ def test_runs_of_other_learning_rates_have_them() -> None:
     points = [point for point in FIGURES["cracking-27"].points(parameters) if isinstance(point, AttentionDescent)]
     assert [point.learning_rate for point in points[-8:]] == [1.15] * 4 + [4.6] * 4
     assert len(points) == 5 + 4 * (len(VARIANTS) + 2)
+
+
+def test_fewer_steps_are_the_beginning_of_a_longer_run() -> None:
+    longer, shorter = run_of(num_steps=300), run_of(num_steps=150)
+    found = descent.first_steps(longer, 150)
+    for name in ("loss", "sharpness", "trace", "residual_norm", "third_norm"):
+        np.testing.assert_allclose(found.arrays[name], shorter.arrays[name], rtol=1e-9)
+    assert found.arrays["closed_steps"].max() <= 150
+    assert len(found.arrays["largest_outlier"]) == len(found.arrays["closed_steps"])
+    diverging = run_of(sequence=[1.25, -1.0], num_steps=300)
+    last = diverging.values["diverged_at"]
+    assert descent.first_steps(diverging, last).values["diverged_at"] == last
+    assert descent.first_steps(diverging, last - 1).values["diverged_at"] is None
+
+
+def test_a_claim_that_fewer_steps_do_not_show_says_so() -> None:
+    """The sharpness reaches 2/eta after 550 steps."""
+    steps = np.arange(1000)
+    late = np.where(steps < 550, 0.1 + 0.9 * steps / 550, 1 + 0.02 * (-1.0) ** steps)
+    found = verdicts_on_runs([made_up_run(sharpness=late)] * 8)
+    for part in ("rises to 2/eta", "settles around"):
+        verdict = claim_of(found, part)
+        assert verdict.holds is True
+        assert {each.choice: each.holds for each in verdict.variants}["500 steps"] is False
+
+
+def test_runs_that_never_reach_the_edge_say_nothing_about_phases_at_it() -> None:
+    """Where the sharpness only rises, so does the trace."""
+    steps = np.arange(1000)
+    opposite = made_up_run(trace=np.where(steps < 100, steps / 100, 1 - 0.02 * (-1.0) ** steps))
+    below = made_up_run(mean=0.5, swing=0.0, sharpness=0.1 + 0.4 * steps / 1000)
+    verdict = claim_of(verdicts_on_runs([opposite] * 6 + [below] * 4), "opposite phases")
+    assert (verdict.holds, verdict.value) == (True, pytest.approx(-1.0))
+    assert "chosen 4 of 10" in (verdict.note or "")
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(-1 / 400, True), (0.0, False), (1 / 400, False)])
+def test_the_loss_falls_at_the_edge_of_stability_alone_or_not_at_all(slope: float, expected: bool) -> None:
+    """A fall before the edge does not count, and neither does one run with a ratio of many decades."""
+    steps = np.arange(1000)
+    loss = np.where(steps < 100, np.exp(-steps / 10), np.exp(-10 + slope * (steps - 100)))
+    runs = [made_up_run(loss=loss)] * 20
+    assert claim_of(verdicts_on_runs(runs), "continues to decrease").holds is expected
+    if expected:
+        burst = made_up_run(loss=np.where(steps < 900, loss, 1e3 * loss))
+        assert claim_of(verdicts_on_runs([*runs, burst]), "continues to decrease").holds is True
+
+
+def test_the_sharpness_grows_during_progressive_sharpening_by_definition() -> None:
+    assert not [claim for claim in verdicts_on_runs([made_up_run()] * 8) if "the sharpness grows" in claim]
+
+
+def test_shares_and_correlations_have_intervals_within_their_range() -> None:
+    steps = np.arange(1000)
+    wavy = np.where(steps < 100, 0.1 + 0.005 * steps + 0.04 * (steps % 4 == 1), 1 + 0.02 * (-1.0) ** steps)
+    found = verdicts_on_runs([*[made_up_run()] * 3, made_up_run(sharpness=wavy)])
+    verdict = claim_of(found, "consistently")
+    assert verdict.upper == 1.0
+    for each in [verdict, *verdict.variants]:
+        assert each.upper is None or each.upper <= 1.0
+
+
+def test_few_steps_beyond_the_edge_have_no_windows() -> None:
+    short = {name: values[-19:] for name, values in made_up_run().arrays.items()}
+    assert descent.windows(Measured({"diverged_at": None, "edge": 1.0}, short)) is None
+
+
+@pytest.mark.parametrize("sequence", [[0.0, 0.0], [0.0, -1e-9]])
+def test_a_sequence_of_nothing_is_refused(sequence: list[float]) -> None:
+    with pytest.raises(ValidationError, match="magnitude") as refused:
+        EdgeOfStabilityParameters(sequence=sequence)
+    assert refused.value.errors()[0]["loc"] == ("sequence",)
+
+
+@pytest.mark.parametrize("sequence", [[0.0, 1e-6], [1.0, 1.0], [100.0, -100.0]])
+def test_any_other_sequence_has_a_figure(sequence: list[float]) -> None:
+    parameters = EdgeOfStabilityParameters(sequence=sequence, num_seeds=3, num_steps=20, varies=False)
+    content = content_of("cracking-27", parameters, [measure(point, CONTEXT) for point in parameters.runs(3, {})])
+    assert len(content.points) == 3
+
+
+@pytest.mark.parametrize("norms", [[4.0, 5.0, 6.0], [1.0, 5.0, 6.0], [1.0, 2.0, 6.0]])
+def test_norms_up_to_three_are_a_variant_where_there_are_two_of_them(norms: list[float]) -> None:
+    parameters = ScalarAttentionParameters(key_dim=4, num_seeds=3, query_key_norms=norms)
+    content = content_of("cracking-2", parameters, [measure(point, CONTEXT) for point in parameters.points()])
+    variants = [each.choice for each in content.verdicts[0].variants]
+    assert ("norms up to 3" in variants) is (norms[1] == 2.0)
+
+
+def test_one_spectrum_refutes_a_bound() -> None:
+    parameters = ScalarAttentionParameters(key_dim=4, num_seeds=3)
+    measured = [measure(point, CONTEXT) for point in parameters.points()]
+    upper = measured[0].arrays["upper"].copy()
+    upper[0] = 0.0
+    wrong = [Measured({}, measured[0].arrays | {"upper": upper}), *measured[1:]]
+    holds = []
+    for each in (measured, wrong):
+        verdicts = {found.claim: found for found in content_of("cracking-2", parameters, each).verdicts}
+        holds.append(claim_of(verdicts, "at most T/3").holds)
+    assert holds == [True, False]
+
+
+def test_one_point_of_a_run_refutes_the_bounds_of_its_sharpness() -> None:
+    runs = [made_up_run()] * 300
+    assert claim_of(verdicts_on_runs(runs), "lies between").holds is True
+    assert (
+        claim_of(verdicts_on_runs([*runs, made_up_run(largest_outlier=np.full(1, 2.0))]), "lies between").holds is False
+    )
+
+
+def test_one_spectrum_refutes_the_multiplicity_of_the_bulk() -> None:
+    found = {index: made_up_layer(1.0, 6.0, 0.3) for index in range(3)}
+    repeated = SINKS.model_copy(update={"key_dim": 4})
+    points = repeated.points()
+    single = Measured(found[0].values, {"eigenvalues": np.arange(1.0, 9.0)})
+    for layers, expected in (([found[0]] * len(points), True), ([single, *[found[0]] * (len(points) - 1)], False)):
+        verdicts = {each.claim: each for each in content_of("cracking-9", repeated, layers).verdicts}
+        assert claim_of(verdicts, "repeated eigenvalues").holds is expected

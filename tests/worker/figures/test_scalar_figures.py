@@ -206,3 +206,85 @@ def test_a_descent_that_diverges_is_reported() -> None:
     found = descent(activation="linear", learning_rate=100.0, num_steps=50)
     assert 0 < found.values["diverged_at"] < 50
     assert len(found.arrays["loss"]) == found.values["diverged_at"]
+
+
+def claim_on(figure: str, parameters: Any, measured: list[Measured], part: str) -> Any:
+    (found,) = [each for each in content_of(figure, parameters, measured).verdicts if part in each.claim]
+    return found
+
+
+def evolution(ends: Any, *, swing: float = 0.0) -> tuple[Any, list[Measured]]:
+    """Three runs of both cells with these smaller outliers and bulks at the end, over traces of 1."""
+    parameters = ReluEvolutionParameters(num_steps=20, num_seeds=3, varies=False)
+    names = ("small", "bulk")
+    loss = 1 + swing * np.arange(21) / 20
+    common = {"large": np.ones((21, 2)), "trace": np.ones((21, 2)), "num_neurons": np.ones((21, 2)), "loss": loss}
+    return parameters, [
+        Measured(
+            {"diverged_at": None}, common | {name: np.full((21, 2), end) for name, end in zip(names, each, strict=True)}
+        )
+        for each in ends
+    ]
+
+
+GONE = ([0.0, 0.0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (GONE, True),
+        (([0.0, np.nan], [0.0, np.nan]), True),
+        (([0.0, 0.0], [np.nan, 0.0]), True),
+        (([0.0, 0.0], [np.nan, 0.1]), False),
+        (([0.1, 0.0], [np.nan, 0.0]), False),
+    ],
+    ids=["gone", "a cell without neurons", "one neuron", "one neuron beside a bulk", "one neuron that is left"],
+)
+def test_each_cell_counts_by_the_eigenvalues_that_it_has(end: Any, expected: bool) -> None:
+    found = claim_on("poster-evolution", *evolution([GONE, GONE, end]), "Only one of the outliers")
+    assert found.holds is expected
+    assert found.value == pytest.approx(1.0 if expected else 2 / 3)  # runs, not cells
+
+
+def test_a_run_that_has_not_converged_refutes_nothing() -> None:
+    left = ([0.1, 0.1], [0.1, 0.1])
+    found = claim_on("poster-evolution", *evolution([left] * 3, swing=0.01), "Only one of the outliers")
+    assert (found.holds, found.value) == (None, None)
+
+
+def test_networks_of_two_neurons_have_a_figure() -> None:
+    parameters = ReluEvolutionParameters(num_steps=20, num_seeds=3, num_samples=20, varies=False, width=2)
+    measured = [descent(num_steps=20, num_samples=20, width=2, seed=seed) for seed in range(3)]
+    assert content_of("poster-evolution", parameters, measured).verdicts
+
+
+@pytest.mark.parametrize(
+    ("figure", "part"), [("cracking-1", "signed pairs"), ("cracking-1", "larger one of the outliers")]
+)
+def test_one_network_refutes_a_theorem_on_cells(figure: str, part: str) -> None:
+    parameters = CellParameters(num_samples=40, width=6, num_seeds=100, slopes=[2.0, -1.0])
+    measured = [measure_cells(point, CONTEXT) for point in parameters.points()]
+    wrong = [Measured(measured[0].values | {CLAIMS_OF_CELLS[part]: 1e3}, measured[0].arrays), *measured[1:]]
+    assert [claim_on(figure, parameters, runs, part).holds for runs in (measured, wrong)] == [True, False]
+
+
+def test_both_cells_of_a_network_are_one_case() -> None:
+    parameters = CellParameters(num_samples=40, width=6, num_seeds=6, slopes=[2.0, -1.0])
+    measured = [measure_cells(point, CONTEXT) for point in parameters.points()]
+    two = {f"dense_{cell}_{name}": value for cell in ("positive", "negative") for name, value in PAIR.items()}
+    outside = [Measured(each.values | two, each.arrays) for each in measured]
+    found = claim_on("poster-bulk", parameters, outside, "outside the bulk")
+    assert (found.value, found.lower) == (1.0, pytest.approx(6 / (6 + 1.96**2), rel=1e-3))
+    one_inside = Measured(outside[0].values | {"dense_negative_small": 0.5}, measured[0].arrays)
+    assert claim_on("poster-bulk", parameters, [one_inside, *outside[1:]], "outside").value == pytest.approx(5 / 6)
+
+
+PAIR = {"large": 3.0, "small": -2.0, "bulk": 1.0, "departure": 0.0}
+
+
+def test_one_network_refutes_two_outliers() -> None:
+    parameters = VarianceParameters(width=4, num_samples=200, variances=[1.0, 2.0, 4.0], num_seeds=5)
+    measured = [measure_variances(point, CONTEXT) for point in parameters.points()]
+    wrong = [Measured(measured[0].values | {"is_paired": False}, measured[0].arrays), *measured[1:]]
+    assert claim_on("cracking-7", parameters, wrong, "distinguished from the bulk").holds is False

@@ -8,10 +8,22 @@ from pydantic import AfterValidator, Field
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
 from hessian_spectrum.api_schemas.figures.lists import ascending
 from hessian_spectrum.api_schemas.figures.scalar_networks import NumSeeds
-from hessian_spectrum.api_schemas.message import Seed
+from hessian_spectrum.api_schemas.message import Seed, misfit
 
 KeyDim = Annotated[int, Field(ge=2, le=100, description="Length d_K of queries and keys.")]
-Sequence2 = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=2, max_length=50)]
+LEAST_TOKEN = 1e-6
+"""Smallest magnitude of the largest token of a sequence: without tokens there is no curvature to divide by."""
+
+
+def _not_all_zero(sequence: list[float]) -> list[float]:
+    if max(map(abs, sequence)) < LEAST_TOKEN:
+        raise misfit(message=f"a token must have a magnitude of {LEAST_TOKEN:g} or more")
+    return sequence
+
+
+Sequence2 = Annotated[
+    list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=2, max_length=50), AfterValidator(_not_all_zero)
+]
 InitialStd = Annotated[float, Field(gt=0, le=100, description="Standard deviation of the initial weights.")]
 LearningRate = Annotated[float, Field(gt=0, le=1000, description="Learning rate of gradient descent.")]
 LossFactor = Annotated[

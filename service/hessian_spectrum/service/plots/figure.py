@@ -77,12 +77,27 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
             title = style.title
         if title:
             letters = round(_LETTERS_PER_INCH * width * _FONT_POINTS / font_size)
-            lines = [textwrap.fill(line, letters) for line in title.splitlines()]
+            lines = [balanced(line, letters) for line in title.splitlines()]
             is_own = style.title is None  # a caller's title may hold invalid formulas
             figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
         return buffer.getvalue()
+
+
+def balanced(text: str, most: int) -> str:
+    """Return the text in as few lines of at most so many letters as it needs, all about equally long.
+
+    Args:
+        text: Text without line breaks.
+        most: Most letters in a line; a longer word is broken.
+
+    Returns:
+        The lines. With lines as long as possible, the last one is often a single word.
+    """
+    count, longest = len(textwrap.wrap(text, most)), max(map(len, text.split()), default=1)
+    width = next(width for width in range(min(longest, most), most + 1) if len(textwrap.wrap(text, width)) <= count)
+    return textwrap.fill(text, width)
 
 
 def columns_that_fit(figure: Figure, num_columns: int, inches: float) -> int:

@@ -1,17 +1,17 @@
 """Plot of panels: pairs of axes with curves, as figures of the sources, series and sweeps describe them."""
 
 import math
-import textwrap
 from collections.abc import Sequence
-from itertools import count
-from typing import Any
+from itertools import combinations, count
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from hessian_spectrum.api_schemas.figures.results import AxisScale, Curve, Panel
-from hessian_spectrum.service.plots.figure import FigureStyle, columns_that_fit, render_figure
+from hessian_spectrum.service.plots.figure import FigureStyle, balanced, columns_that_fit, decade_ticks, render_figure
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3", "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
 _REFERENCE_COLOUR = "#444444"
@@ -24,6 +24,9 @@ _TITLE_CHARACTERS = 46
 _MAX_COLUMNS = 4
 _MANY_POINTS = 40
 """Number of points of a curve above which its markers are small."""
+
+_COINCIDENT = 0.01
+"""Median distance of two curves, as a share of the height of the panel, below which one hides the other."""
 
 _LINES = {"line": "-", "dashed": "--", "line-markers": "-", "markers": "", "step": "-", "bars": ""}
 
@@ -64,20 +67,55 @@ def _num_columns(num_panels: int) -> int:
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
-    axes.set_title(textwrap.fill(panel.title, _TITLE_CHARACTERS), fontsize="medium")
+    axes.set_title(balanced(panel.title, _TITLE_CHARACTERS), fontsize="medium")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
-    colours = _colours_of(panel.curves)
-    for curve, colour in zip(panel.curves, colours, strict=True):
-        _draw_curve(axes, curve, colour)
+    colours, places, styles = _colours_of(panel.curves), _places_of(panel.curves), _line_styles_of(panel)
+    for curve, colour, place, style in zip(panel.curves, colours, places, styles, strict=True):
+        _draw_curve(axes, curve, colour, zorder=2.0 if style == "--" else place, linestyle=style)
     xs = [x for curve in panel.curves for x in curve.x]
     ys = [y for curve in panel.curves for y in curve.y if y is not None]
-    _set_scale(axes.set_xscale, panel.x_scale, xs)
-    _set_scale(axes.set_yscale, panel.y_scale, ys)
+    _set_scale(axes, "x", panel.x_scale, xs)
+    _set_scale(axes, "y", panel.y_scale, ys)
+    if panel.x_scale == "linear" and all(x.is_integer() for each in _data_curves(panel.curves) for x in each.x):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     if panel.y_limits is not None:
         axes.set_ylim(*panel.y_limits)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _data_curves(curves: Sequence[Curve]) -> list[Curve]:
+    """Return the curves without reference lines."""
+    return [each for each in curves if each.style not in ("horizontal", "vertical")]
+
+
+def _places_of(curves: Sequence[Curve]) -> list[float]:
+    """Return where curves lie above each other: those that oscillate most lie lowest, since they fill an area."""
+    variations = [float(np.nansum(np.abs(np.diff(_numbers(each.y))))) for each in curves]
+    ranks = np.argsort(np.argsort([-variation for variation in variations], kind="stable"))
+    return [2 - (len(curves) - 1 - rank) / len(curves) / 10 for rank in ranks.tolist()]
+
+
+def _line_styles_of(panel: Panel) -> list[str]:
+    """Return the line styles; a line that would hide an earlier one is dashed, so that both are seen."""
+    lines = [index for index, each in enumerate(panel.curves) if each.style == "line"]
+    values = {index: _on_scale(panel.curves[index].y, panel.y_scale) for index in lines}
+    finite = [each[np.isfinite(each)] for each in values.values()]
+    height = float(np.ptp(np.concatenate(finite))) if any(map(len, finite)) else 0.0
+    styles = [_LINES.get(each.style, "-") for each in panel.curves]
+    for first, second in combinations(lines, 2):
+        if panel.curves[first].x == panel.curves[second].x:
+            distance = np.abs(values[first] - values[second])
+            distance = distance[np.isfinite(distance)]
+            if len(distance) and np.median(distance) < _COINCIDENT * height:
+                styles[second] = "--"
+    return styles
+
+
+def _on_scale(values: Sequence[float | None], scale: AxisScale) -> Any:
+    array = _numbers(values)
+    return np.log10(np.where(array > 0, array, np.nan)) if scale == "log" else array
 
 
 def _colours_of(curves: Sequence[Curve]) -> list[Any]:
@@ -97,7 +135,7 @@ def _colours_of(curves: Sequence[Curve]) -> list[Any]:
     ]
 
 
-def _draw_curve(axes: Any, curve: Curve, colour: Any) -> None:
+def _draw_curve(axes: Any, curve: Curve, colour: Any, *, zorder: float, linestyle: str) -> None:
     label = curve.label.replace("$", r"\$") if curve.label.count("$") % 2 else curve.label
     label = label or "_"  # matplotlib's legend leaves it out
     if curve.style == "horizontal":
@@ -118,8 +156,8 @@ def _draw_curve(axes: Any, curve: Curve, colour: Any) -> None:
         marker = "o" if "markers" in curve.style else ""
         size = 2.0 if len(x) > _MANY_POINTS else 3.5
         drawstyle = "steps-mid" if curve.style == "step" else "default"
-        options = {"linestyle": _LINES[curve.style], "marker": marker, "markersize": size, "drawstyle": drawstyle}
-        axes.plot(x, y, color=colour, linewidth=1.3, label=label, **options)
+        options = {"linestyle": linestyle, "marker": marker, "markersize": size, "drawstyle": drawstyle}
+        axes.plot(x, y, color=colour, linewidth=1.3, label=label, zorder=zorder, **options)
     if curve.lower is not None and curve.upper is not None:
         _draw_intervals(axes, curve, x, y, colour)
 
@@ -140,15 +178,19 @@ def _numbers(values: Sequence[float | None]) -> Any:
     return np.asarray([math.nan if value is None else value for value in values], float)
 
 
-def _set_scale(set_scale: Any, scale: AxisScale, values: Sequence[float]) -> None:
+def _set_scale(axes: Any, name: Literal["x", "y"], scale: AxisScale, values: Sequence[float]) -> None:
     """Set the scale of an axis; a logarithmic one needs positive values, and a symmetric one a linear range."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes or scale == "linear":
         return
     if scale == "log" and any(value > 0 for value in values):
-        set_scale("log", nonpositive="mask")
+        getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
     elif scale == "symlog":
-        set_scale("symlog", linthresh=max(min(sizes), max(sizes) * 1e-6))
+        least = max(min(sizes), max(sizes) * 1e-6)
+        getattr(axes, f"set_{name}scale")("symlog", linthresh=least)
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_locator(FixedLocator(decade_ticks(least / 10**0.5, max(sizes))))
+        axis.set_minor_locator(NullLocator())
 
 
 def _add_legends(figure: Figure, panels: Sequence[Any]) -> None:

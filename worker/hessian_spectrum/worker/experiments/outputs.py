@@ -124,7 +124,7 @@ def _figure_output(request: FigureRequest, outcomes: Sequence[PointOutcome]) -> 
         panels=list(content.panels),
         verdicts=list(content.verdicts),
         choices=list(content.choices),
-        wall_time_seconds=sum(float(each.values["wall_time_seconds"]) for each in measured),
+        wall_time_seconds=sum(outcome.wall_time_seconds for outcome in outcomes),
         num_parameters=max(cost.num_parameters for cost in costs),
         provenance=[],
     )

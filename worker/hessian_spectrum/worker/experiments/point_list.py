@@ -42,6 +42,9 @@ MIN_GROUP_SIZE, MAX_GROUP_SIZE = 16, 128
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
+_DURATION = "wall_time_seconds"
+"""Name of the duration of a measurement beside its values in a document."""
+
 
 @dataclass(frozen=True)
 class PointOutcome:
@@ -64,8 +67,14 @@ class PointOutcome:
 
     @property
     def measured(self) -> Measured:
-        """The numbers of a measurement."""
-        return Measured(json.loads(self.document), self.arrays)
+        """The numbers of a measurement, without its duration, which no computation repeats."""
+        values = json.loads(self.document)
+        return Measured({name: value for name, value in values.items() if name != _DURATION}, self.arrays)
+
+    @property
+    def wall_time_seconds(self) -> float:
+        """Time that a measurement took."""
+        return float(json.loads(self.document)[_DURATION])
 
     def saved(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
@@ -195,7 +204,7 @@ class PointList(ShardedTask):
             hardware=self.hardware, progress=progress, stage=job.stage("measurement"), job=job, inputs=self.inputs
         )
         measured = measure(computation, context)
-        values = {**measured.values, "wall_time_seconds": job.seconds}
+        values = {**measured.values, _DURATION: job.seconds}
         return PointOutcome(json.dumps(values, allow_nan=False), measured.arrays)
 
 

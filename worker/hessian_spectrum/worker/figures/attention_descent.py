@@ -139,6 +139,19 @@ def onset(each: Measured) -> int | None:
     return int(np.argmax(above)) if above.any() else None
 
 
+def first_steps(each: Measured, num_steps: int) -> Measured:
+    """What the measurement of a run of so many steps returns, which is part of the longer run."""
+    num_points = num_steps + 1
+    if len(each.arrays["sharpness"]) < num_points:  # it diverged before
+        return each
+    steps = each.arrays["closed_steps"]
+    arrays = {
+        name: values[: int((steps < num_points).sum()) if len(values) == len(steps) else num_points]
+        for name, values in each.arrays.items()
+    }
+    return Measured({**each.values, "diverged_at": None}, arrays)
+
+
 def late(each: Measured, name: str) -> Array:
     """An array over the second half of the run."""
     values = each.arrays[name]
@@ -166,8 +179,14 @@ def crossings(each: Measured) -> int:
     return int((side[1:] != side[:-1]).sum())
 
 
+def at_edge(each: Measured, name: str) -> Array:
+    """An array from the first step above 2/eta on; empty unless the run settles."""
+    values: Array = each.arrays[name][onset(each) if settles(each) else len(each.arrays[name]) :]
+    return values
+
+
 def opposition(each: Measured, of: Literal["changes", "values", "slow"] = "changes") -> float:
-    """Correlation of sharpness and trace in the second half of a run; NaN where one of them is constant.
+    """Correlation of sharpness and trace at the edge of stability; NaN unless the run settles, or if one is constant.
 
     Args:
         each: A run.
@@ -177,9 +196,9 @@ def opposition(each: Measured, of: Literal["changes", "values", "slow"] = "chang
     Returns:
         Pearson's coefficient.
     """
-    if each.values["diverged_at"] is not None:
+    columns = [at_edge(each, name) for name in ("sharpness", "trace")]
+    if len(columns[0]) < 4:
         return np.nan
-    columns = [late(each, name) for name in ("sharpness", "trace")]
     if of == "changes":
         columns = [np.diff(column) for column in columns]
     elif of == "slow":
@@ -203,7 +222,10 @@ def windows(each: Measured) -> Windows | None:
     start = onset(each)
     if start is None or each.values["diverged_at"] is not None:
         return None
-    parts = np.array_split(np.arange(start, len(each.arrays["sharpness"])), NUM_WINDOWS)
+    steps = np.arange(start, len(each.arrays["sharpness"]))
+    if len(steps) < 2 * NUM_WINDOWS:
+        return None
+    parts = np.array_split(steps, NUM_WINDOWS)
     amplitude = np.array([each.arrays["sharpness"][part].std() for part in parts])
     residuals = [each.arrays["residual_norm"][part] for part in parts]
     first = int(np.argmax(amplitude))
@@ -235,9 +257,9 @@ def end_of_sharpening(each: Measured) -> int:
 
 
 def growth(each: Measured, name: str) -> float:
-    """A quantity at the end of progressive sharpening over its initial value."""
+    """A quantity at the end of progressive sharpening over its initial value; NaN if that is 0."""
     values = each.arrays[name]
-    return float(values[end_of_sharpening(each)] / values[0])
+    return float(values[end_of_sharpening(each)] / values[0]) if values[0] else np.nan
 
 
 def increasing(each: Measured) -> float:
@@ -246,15 +268,30 @@ def increasing(each: Measured) -> float:
     return float((changes > 0).mean()) if len(changes) else 0.0
 
 
-def loss_ratio(each: Measured) -> float:
-    """Mean loss of the last quarter of a run over that of the third one; NaN unless the run settles."""
-    third, last = np.array_split(late(each, "loss"), 2)
-    return float(last.mean() / third.mean()) if settles(each) else np.nan
+def loss_change(each: Measured, of: Literal["halves", "windows", "onset"] = "halves") -> float:
+    """Decades by which the loss rises at the edge of stability; NaN unless the run settles.
+
+    Args:
+        each: A run.
+        of: The mean of the second half of the steps against that of the first; that of the last of `NUM_WINDOWS`
+            windows against that of the first; or that of the last window against the loss at the first step above
+            2/eta.
+
+    Returns:
+        The logarithm to base 10 of the ratio.
+    """
+    loss = at_edge(each, "loss")
+    if len(loss) < NUM_WINDOWS:
+        return np.nan
+    parts = np.array_split(loss, 2 if of == "halves" else NUM_WINDOWS)
+    before = loss[0] if of == "onset" else parts[0].mean()
+    return float(np.log10(parts[-1].mean() / before))
 
 
 def loss_rises(each: Measured) -> float:
-    """Share of the steps of the second half at which the loss rises; NaN unless the run settles."""
-    return float((np.diff(late(each, "loss")) > 0).mean()) if settles(each) else np.nan
+    """Share of the steps from the first one above 2/eta on at which the loss rises; NaN unless the run settles."""
+    changes = np.diff(at_edge(each, "loss"))
+    return float((changes > 0).mean()) if len(changes) else np.nan
 
 
 def settles(each: Measured) -> bool:

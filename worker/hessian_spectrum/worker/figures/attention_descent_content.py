@@ -15,31 +15,41 @@ from hessian_spectrum.worker.figures.attention_descent import (
     ROUNDING,
     amplitude_correlation,
     behaviour,
+    first_steps,
     growth,
     increasing,
     late_amplitude,
     late_mean,
-    loss_ratio,
+    loss_change,
     loss_rises,
     onset,
     opposition,
     rises,
     settles,
 )
-from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
+from hessian_spectrum.worker.figures.claims import EVERY, Range, curve, exact, in_every, share, thinned, verdict
 from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
 
 MOST_POINTS = 4000
 """Largest number of points of a curve. Fewer than all of them distort oscillations of two steps."""
 
 
+PARTS = (2, 4)
+"""The number of steps is also halved and quartered, as it is not printed: parts of the runs need no others."""
+
 Quantity = Callable[[Measured], float]
+Ends = tuple[float, float]
+
+SHARE: Ends = (0.0, 1.0)
+COEFFICIENT: Ends = (-1.0, 1.0)
+POSITIVE: Ends = (0.0, np.inf)
+ANY: Ends = (-np.inf, np.inf)
 
 
-def _over_runs(runs: Sequence[Measured], quantity: Quantity) -> Estimate:
-    """Mean of a quantity over the runs that have one, with its interval."""
+def _over_runs(runs: Sequence[Measured], quantity: Quantity, within: Ends) -> Estimate:
+    """Mean of a quantity, which lies between these ends, over the runs that have one, with its interval."""
     values = np.array([quantity(each) for each in runs])
-    found = estimates.mean(values[np.isfinite(values)])
+    found = estimates.mean(values[np.isfinite(values)], within=within)
     if found.value is None and np.isfinite(values).any():
         return Estimate(float(np.nanmean(values)), None, None, found.why)
     return found
@@ -50,7 +60,7 @@ def _share(runs: Sequence[Measured], has: Callable[[Measured], bool]) -> Estimat
 
 
 class _Runs:
-    """Runs on the chosen data, and on other data or with other learning rates by name."""
+    """Runs on the chosen data, on other data or with other learning rates by name, and fewer steps of the chosen."""
 
     def __init__(self, parameters: EdgeOfStabilityParameters, measured: Sequence[Measured]) -> None:
         first, count = parameters.num_seeds, parameters.num_variant_seeds
@@ -58,12 +68,19 @@ class _Runs:
         self.variants = {
             name: measured[first + i * count : first + (i + 1) * count] for i, name in enumerate(parameters.variants)
         }
+        lengths = [parameters.num_steps // part for part in PARTS]
+        self.shorter = {f"{steps} steps": [first_steps(each, steps) for each in self.chosen] for steps in lengths}
         self.rates = {name: self.variants[name] for name in parameters.rate_variants if name in self.variants}
 
     @property
     def labelled(self) -> dict[str, Sequence[Measured]]:
         """All runs by name."""
         return {"chosen": self.chosen, **self.variants}
+
+    @property
+    def others(self) -> dict[str, Sequence[Measured]]:
+        """All runs but the chosen ones by name."""
+        return {**self.variants, **self.shorter}
 
     def mean(
         self,
@@ -72,6 +89,7 @@ class _Runs:
         quantity: str,
         of: Quantity,
         holds_for: Range,
+        within: Ends,
         note: str | None = None,
         variants: Mapping[str, Quantity] | None = None,
     ) -> Verdict:
@@ -82,25 +100,26 @@ class _Runs:
             quantity: What is averaged.
             of: The quantity of a run, NaN if it has none.
             holds_for: Means for which the claim holds.
+            within: Ends of the range of the quantity.
             note: What a reader must know beside it.
             variants: Other quantities of the chosen runs, by name.
 
         Returns:
             The verdict, with the same mean of the other runs.
         """
-        others = {name: _over_runs(self.chosen, other) for name, other in (variants or {}).items()}
+        quantities = {name: _over_runs(self.chosen, other, within) for name, other in (variants or {}).items()}
         missing = [
             f"{name} {absent} of {len(runs)}"
-            for name, runs in self.labelled.items()
+            for name, runs in {"chosen": self.chosen, **self.others}.items()
             if (absent := sum(not np.isfinite(of(each)) for each in runs))
         ]
         left_out = f"runs left out, as they have no such number: {', '.join(missing) if missing else 'none'}"
         return verdict(
             claim,
             quantity=f"{quantity}, mean over runs",
-            estimate=_over_runs(self.chosen, of),
+            estimate=_over_runs(self.chosen, of, within),
             holds_for=holds_for,
-            variants=others | {name: _over_runs(runs, of) for name, runs in self.variants.items()},
+            variants=quantities | {name: _over_runs(runs, of, within) for name, runs in self.others.items()},
             note="; ".join(filter(None, (note, left_out))),
         )
 
@@ -111,7 +130,7 @@ class _Runs:
             quantity=f"share of all runs {quantity}",
             estimate=_share(self.chosen, has),
             holds_for=Range(above=0.5),
-            variants={name: _share(runs, has) for name, runs in self.variants.items()},
+            variants={name: _share(runs, has) for name, runs in self.others.items()},
             note=note,
         )
 
@@ -131,6 +150,7 @@ def _settling_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="share of the steps at which the sharpness increases, up to 2/eta or else to its largest value",
             of=increasing,
             holds_for=Range(above=0.8),
+            within=SHARE,
         ),
         runs.most(
             "The sharpness settles around 2/eta.",
@@ -145,6 +165,7 @@ def _settling_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="mean sharpness of the second half of a run over 2/eta",
             of=late_mean,
             holds_for=Range(above=0.95, below=1.05),
+            within=POSITIVE,
             note="a run that cycles may have this mean, too",
         ),
         runs.mean(
@@ -152,6 +173,7 @@ def _settling_verdicts(runs: _Runs) -> list[Verdict]:
             quantity="standard deviation of the sharpness in the second half of a run over 2/eta",
             of=late_amplitude,
             holds_for=Range(above=1e-4, below=0.1),
+            within=POSITIVE,
             note="larger oscillations are cycles around 2/eta rather than a sharpness that settles",
         ),
     ]
@@ -178,9 +200,10 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
     return [
         runs.mean(
             "During the edge of stability the oscillations of sharpness and trace are in opposite phases.",
-            quantity="correlation of the changes of both from step to step in the second half of a run",
+            quantity="correlation of the changes of both from step to step, from the first step above 2/eta on",
             of=opposition,
             holds_for=Range(below=-0.5),
+            within=COEFFICIENT,
             variants={
                 "values instead of changes": partial(opposition, of="values"),
                 "means of two successive steps": partial(opposition, of="slow"),
@@ -192,27 +215,36 @@ def _phase_verdicts(runs: _Runs) -> list[Verdict]:
             quantity=f"correlation with the largest residual over {NUM_WINDOWS} windows, from the largest amplitude on",
             of=amplitude_correlation,
             holds_for=Range(above=0.5),
+            within=COEFFICIENT,
             variants={"root mean square of the residual in each window": partial(amplitude_correlation, norm="mean")},
             note="in the end an oscillation of two steps with a constant amplitude remains",
         ),
         runs.mean(
             "The loss continues to decrease over long timescales.",
-            quantity="mean loss of the last quarter of a run that settles over that of the third one",
-            of=loss_ratio,
-            holds_for=Range(below=1.0),
+            quantity="decades by which the mean loss rises from the first to the second half of the steps from the "
+            "first one above 2/eta on, in runs that settle",
+            of=loss_change,
+            holds_for=Range(below=0.0),
+            within=ANY,
+            variants={
+                f"first and last of {NUM_WINDOWS} windows of these steps": partial(loss_change, of="windows"),
+                "first step above 2/eta and last window": partial(loss_change, of="onset"),
+            },
+            note="the loss falls between bursts, which bring the sharpness back below 2/eta; windows that do not span "
+            "several bursts depend on where they lie",
         ),
         runs.mean(
             "The loss is locally not monotonic.",
-            quantity="share of steps of the second half of a run that settles at which the loss rises",
+            quantity="share of steps at which the loss rises, from the first one above 2/eta on, in runs that settle",
             of=loss_rises,
             holds_for=Range(above=0.05),
+            within=SHARE,
         ),
     ]
 
 
 def _growth_verdicts(runs: _Runs) -> list[Verdict]:
     named = {
-        "sharpness": "the sharpness",
         "trace": "the trace of the Hessian",
         "query_norm": "the norm of w_Q",
         "key_norm": "the norm of w_K",
@@ -226,11 +258,16 @@ def _growth_verdicts(runs: _Runs) -> list[Verdict]:
             f"During progressive sharpening, {label} grows.",
             quantity="median over all runs of its value at the first step above 2/eta, or where the sharpness is "
             "largest if there is none, over the initial one",
-            estimate=estimates.median([growth(each, name) for each in runs.chosen]),
+            estimate=_median_growth(runs.chosen, name),
             holds_for=Range(above=1.0),
+            variants={label: _median_growth(of, name) for label, of in runs.shorter.items()},
         )
         for name, label in named.items()
     ]
+
+
+def _median_growth(runs: Sequence[Measured], name: str) -> Estimate:
+    return estimates.median([growth(each, name) for each in runs])
 
 
 def _bound_verdict(runs: _Runs) -> Verdict:
@@ -240,13 +277,13 @@ def _bound_verdict(runs: _Runs) -> Verdict:
     def within(prefix: str) -> Estimate:
         lower, upper = (np.concatenate([each.arrays[prefix + end] for each in every]) for end in ("lower", "upper"))
         slack = ROUNDING * np.abs(largest)
-        return share((largest >= lower - slack) & (largest <= upper + slack))
+        return in_every((largest >= lower - slack) & (largest <= upper + slack))
 
     return verdict(
         "The sharpness lies between T/3 + xi/2 and T/3 + xi (eq. 121).",
         quantity="share of all points of all runs at which the largest outlier does",
         estimate=within(""),
-        holds_for=Range(above=0.99),
+        holds_for=EVERY,
         variants={"xi as printed, whose norms are not squared": within("printed_")},
         note="xi with squared norms; the bulk |gamma| can exceed the outliers, which the remark does not consider",
     )
@@ -359,7 +396,11 @@ def figure_27(parameters: EdgeOfStabilityParameters, measured: Sequence[Measured
             value=f"{parameters.learning_rate:g}",
             reason="Printed, with the remark that a range of rates around it does the same; other rates are variants.",
         ),
-        Choice(name="num_steps", value=str(parameters.num_steps), reason="Not printed."),
+        Choice(
+            name="num_steps",
+            value=str(parameters.num_steps),
+            reason="Not printed. Its half and its quarter are variants.",
+        ),
     ]
     return FigureContent(_rows(runs), panels, verdicts, choices)
 

@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Ve
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import Estimate
 from hessian_spectrum.worker.figures.attention_spectra import repeated_pairs
-from hessian_spectrum.worker.figures.claims import Range, curve, share, verdict
+from hessian_spectrum.worker.figures.claims import EVERY, Range, curve, in_every, verdict
 from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
 
 Array = NDArray[np.float64]
@@ -215,8 +215,8 @@ def _repetition(layers: _Layers) -> Verdict:
     return verdict(
         "The bulk consists of repeated eigenvalues.",
         quantity="share of spectra with 2 d eigenvalues that are each repeated d_K - 2 d + 1 times",
-        estimate=share([row["num_bulk"] == expected for row in rows] if expected else []),
-        holds_for=Range(above=0.8),
+        estimate=in_every([row["num_bulk"] == expected for row in rows] if expected else []),
+        holds_for=EVERY,
         note="from the dense spectrum; the number follows as for two-layer linear networks, as W_Q W_K^T is one",
     )
 

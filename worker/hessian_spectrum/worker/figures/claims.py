@@ -97,6 +97,16 @@ def share(holds: ArrayLike) -> Estimate:
     return proportion(int(cases.sum()), cases.size)
 
 
+def in_every(holds: ArrayLike) -> Estimate:
+    """Share of cases in which a theorem holds, which one case refutes: a number without sampling error."""
+    cases = np.asarray(holds, dtype=bool)
+    return exact(float(cases.mean())) if cases.size else unknown("there are no cases")
+
+
+EVERY = Range(above=0.999999)
+"""Shares for which something holds in every case."""
+
+
 def extreme_median(samples: Sequence[ArrayLike], *, which: Which) -> Estimate:
     """Return the smallest or largest median of independent samples, from intervals that hold jointly."""
     confidence = joint_confidence(len(samples))

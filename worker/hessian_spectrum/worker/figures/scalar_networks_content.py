@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.figures.results import Choice, Panel, Verdict
 from hessian_spectrum.api_schemas.figures.scalar_networks import CellParameters, VarianceParameters
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import Estimate, unknown
-from hessian_spectrum.worker.figures.claims import Range, curve, exact, share, thinned, verdict
+from hessian_spectrum.worker.figures.claims import EVERY, Range, curve, exact, in_every, share, thinned, verdict
 from hessian_spectrum.worker.figures.measurement import FigureContent, Measured
 from hessian_spectrum.worker.figures.scalar_networks import CELL_NAMES, ROUNDING, PairedSpectrum
 
@@ -78,8 +78,8 @@ def _decoupling(measured: Sequence[Measured]) -> list[Verdict]:
         verdict(
             "The bulk of the cells consists of q - 1 and m - q - 1 signed pairs, and each cell has one outlying pair.",
             quantity="share of networks with neurons in both cells in which each dense spectrum is of this form",
-            estimate=share([is_paired for each in measured if (is_paired := _is_paired(each)) is not None]),
-            holds_for=Range(above=0.8),
+            estimate=in_every([is_paired for each in measured if (is_paired := _is_paired(each)) is not None]),
+            holds_for=EVERY,
             note="a network that has a cell without neurons has no eigenvalues of that cell",
         ),
     ]
@@ -137,8 +137,8 @@ def figure_1(parameters: CellParameters, measured: Sequence[Measured]) -> Figure
     top = verdict(
         "The largest eigenvalue is the larger one of the outliers of the two cells.",
         quantity="share of networks in which the largest dense eigenvalue is, and does not belong to a bulk",
-        estimate=share(((np.abs(largest - cells) <= ROUNDING * largest) & is_outside)[known]),
-        holds_for=Range(above=0.8),
+        estimate=in_every(((np.abs(largest - cells) <= ROUNDING * largest) & is_outside)[known]),
+        holds_for=EVERY,
         note="in each cell the larger outlier is at least |d|, as the pair interlaces with the bulk ±d",
     )
     return FigureContent(
@@ -156,22 +156,20 @@ def _largest_is_outside(each: Measured) -> bool:
 
 
 def _outside(measured: Sequence[Measured], which: Sequence[Literal["large", "small"]]) -> list[bool]:
-    """Whether each of these outliers exceeds the bulk in magnitude, for each cell with a bulk, densely."""
-    pairs = [_pair_of(each, cell) for each in measured for cell in CELL_NAMES]
-    return [
-        all(abs(getattr(pair, name)) > pair.bulk for name in which)
-        for pair in pairs
-        if pair is not None and np.isfinite(pair.bulk)
-    ]
+    """Whether these outliers exceed the bulk in magnitude in each cell with a bulk, densely, for each network."""
+    found = []
+    for each in measured:
+        pairs = [pair for cell in CELL_NAMES if (pair := _pair_of(each, cell)) is not None and np.isfinite(pair.bulk)]
+        if pairs:
+            found.append(all(abs(getattr(pair, name)) > pair.bulk for pair in pairs for name in which))
+    return found
 
 
 def _poster_error(measured: Sequence[Measured]) -> Array:
-    """Relative error of the larger outlier by the Poster's formula, for all cells."""
-    errors = []
-    for name in CELL_NAMES:
-        right, printed = _values(measured, f"{name}_large"), _values(measured, f"{name}_poster")
-        errors.append(np.abs(printed / right - 1)[np.isfinite(right) & np.isfinite(printed)])
-    return np.concatenate(errors)
+    """Relative error of the larger outlier by the Poster's formula: for each network, that of the worse cell."""
+    of_cells = [_values(measured, f"{name}_poster") / _values(measured, f"{name}_large") for name in CELL_NAMES]
+    errors = np.fmax(*(np.abs(ratio - 1) for ratio in of_cells))
+    return errors[np.isfinite(errors)]
 
 
 def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> FigureContent:
@@ -202,7 +200,7 @@ def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> Fig
         *_decoupling(measured),
         verdict(
             "The pair of outliers lies outside the bulk.",
-            quantity="share of cells whose outliers both exceed the bulk in magnitude, from dense spectra",
+            quantity="share of networks in all cells of which both outliers exceed the bulk in magnitude, densely",
             estimate=share(_outside(measured, ("large", "small"))),
             holds_for=Range(above=0.9),
             variants={
@@ -215,7 +213,7 @@ def poster_bulk(parameters: CellParameters, measured: Sequence[Measured]) -> Fig
         ),
         verdict(
             "The outliers are given by the Poster's formula, whose last square is 4 (2 <w, v> - mean(yx))^2.",
-            quantity="median relative error of the larger outlier of a cell",
+            quantity="median over networks of the relative error of the larger outlier, in the worse cell",
             estimate=estimates.median(_poster_error(measured)),
             holds_for=Range(below=ROUNDING),
             note="the square lacks the variance of the inputs; with it, the formula is exact",
@@ -306,8 +304,8 @@ def figure_7(parameters: VarianceParameters, measured: Sequence[Measured]) -> Fi
         verdict(
             "Two outliers are distinguished from the bulk.",
             quantity="share of dense spectra that are two outliers and m - 1 pairs of one other magnitude",
-            estimate=share([each.values["is_paired"] for each in chosen if each.values["is_paired"] is not None]),
-            holds_for=Range(above=0.5),
+            estimate=in_every([each.values["is_paired"] for each in chosen if each.values["is_paired"] is not None]),
+            holds_for=EVERY,
             note="at the first variance; the smaller outlier lies between -d and d, within the bulk",
         )
     )
