@@ -144,7 +144,7 @@ class AttentionLayerSpectrum(Measurement):
             num_products=rows,
             num_training_passes=0.0,
             peak_bytes=16 * rows**2 + 8000 * self.batch_size * self.length**2,
-            seconds=0.15 + 3e-4 * rows + 8e-11 * rows**3,
+            seconds=0.1 + 1.8e-4 * rows + 5e-11 * rows**3,
         )
 
 

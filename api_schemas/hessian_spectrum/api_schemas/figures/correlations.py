@@ -117,6 +117,7 @@ class TrainedNetworks(Measurement):
             epochs += 0.55 * self.dim / rate
         elif self.parametrization == "mup" and self.training.mup_rates == "fan-in":
             epochs += 0.75 * self.dim / rate
+        epochs *= max(1, self.depth - 2)
         return min(float(self.training.max_epochs), epochs)
 
     @property
@@ -125,7 +126,7 @@ class TrainedNetworks(Measurement):
         training, size = self.training, self.num_networks
         passes = self.expected_epochs * size
         steps = passes * -(-training.num_samples // training.batch_size)
-        seconds = 1.0 + steps * self._seconds_of_step + _NUM_PRODUCTS * size * self._seconds_of_product
+        seconds = 0.3 + steps * self._seconds_of_step + _NUM_PRODUCTS * size * self._seconds_of_product
         numbers = size * training.num_samples * 2 * self.dim * (1 if training.shared_data == "all" else 2)
         numbers += 12 * size * self.num_parameters + 2**21
         return MeasurementCost(
@@ -133,7 +134,7 @@ class TrainedNetworks(Measurement):
             num_products=_NUM_PRODUCTS * size,
             num_training_passes=passes,
             peak_bytes=8 * numbers,
-            seconds=seconds + (1.0 if self.has_trace else 0.0),
+            seconds=seconds + (0.2 if self.has_trace else 0.0),
         )
 
     @property
@@ -143,7 +144,7 @@ class TrainedNetworks(Measurement):
         if self.activation == "relu":
             return 1.5e-5 + 6 * batch * self.num_parameters / 2e10 + 7e-9 * batch * hidden
         moments = 0 if self.training.shared_data == "all" else 4 * batch * self.dim**2
-        return 1.5e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 2e10
+        return 1e-5 + (6 * self.dim * self.num_parameters / 2 + moments) / 2e10
 
     @property
     def _seconds_of_product(self) -> float:

@@ -17,7 +17,7 @@ from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, Training, WarmupCosineSchedule
 
-SECONDS_PER_PRODUCT = 1.5e-10
+SECONDS_PER_PRODUCT = 3e-10
 """Seconds of one Hessian product on two cores, for each parameter and token."""
 
 _PRODUCTS_PER_EIGENVALUE = 60

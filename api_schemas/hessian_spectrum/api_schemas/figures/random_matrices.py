@@ -33,7 +33,7 @@ class HessianDensity(Measurement):
             num_products=0,
             num_training_passes=0.0,
             peak_bytes=40 * self.size**2,
-            seconds=0.1 + self.num_matrices * (1e-3 + 1.2e-10 * self.size**3 + 6e-8 * self.size**2),
+            seconds=0.1 + self.num_matrices * (8e-4 + 9e-11 * self.size**3 + 5e-8 * self.size**2),
         )
 
 

@@ -49,7 +49,7 @@ class NeuronDescent(Measurement):
             num_training_passes=float(self.num_steps),
             peak_bytes=8
             * (self.num_steps * (rows + 20) + 4 * rows**2 + 10 * max(2**22, self.width * self.num_samples)),
-            seconds=0.1 + self.num_steps * (1.2e-3 + 1e-6 * self.num_samples) + 3e-3 * self.width + 3e-7 * dense,
+            seconds=0.1 + self.num_steps * (6e-4 + 6e-7 * self.num_samples) + 2e-3 * self.width + 1.5e-7 * dense,
         )
 
 

@@ -60,7 +60,7 @@ class CellSpectrum(Measurement):
             num_products=rows,
             num_training_passes=0.0,
             peak_bytes=8 * (4 * rows**2 + 10 * max(2**22, self.width * self.num_samples)),
-            seconds=0.03 + 1e-3 * rows + 3e-9 * rows**3 + 1e-8 * rows * self.width * self.num_samples,
+            seconds=0.01 + 2e-4 * rows + 1e-9 * rows**3 + 3e-9 * rows * self.width * self.num_samples,
         )
 
 
@@ -102,7 +102,7 @@ class VarianceSpectra(Measurement):
             num_products=2 * self.width if dense else 0,
             num_training_passes=float(points),
             peak_bytes=80 * max(2**22, self.width * self.num_samples),
-            seconds=points * (2e-3 + 5.5e-7 * self.num_samples) + 1.5e-8 * dense,
+            seconds=points * (6e-4 + 1.8e-7 * self.num_samples) + 5e-9 * dense,
         )
 
 
