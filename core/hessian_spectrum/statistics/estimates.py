@@ -38,19 +38,6 @@ class Estimate:
     upper: float | None
     why: str | None = None
 
-    def is_above(self, threshold: float) -> bool | None:
-        """Return whether the number exceeds the threshold, or None if the interval contains it."""
-        if self.lower is None or self.upper is None:
-            return None
-        if self.lower > threshold:
-            return True
-        return False if self.upper < threshold else None
-
-    def is_below(self, threshold: float) -> bool | None:
-        """Return whether the number lies below the threshold, or None if the interval contains it."""
-        above = self.is_above(threshold)
-        return None if above is None else not above
-
 
 def unknown(why: str) -> Estimate:
     """Return an estimate without value, for the reason given."""
@@ -214,16 +201,27 @@ def mean(
 
     Returns:
         The mean with Student's interval, which is exact for normal numbers from n = 3 on, where intervals of the
-        bootstrap would be too narrow; no value for n < 3 or numbers that are not finite.
+        bootstrap would be too narrow; no value for n < 3 or numbers that are not finite. Equal numbers within a
+        bounded range have the interval of Markov's inequality, since they do not show how much others vary; at an end
+        of the range it is that of Clopper and Pearson for n successes.
     """
     (array,) = _samples((sample,))
     if len(array) < FEWEST:
         return unknown(_TOO_FEW)
     if not np.isfinite(array).all():
         return unknown("a sample has numbers that are not finite")
+    if np.ptp(array) == 0 and np.isfinite(within).all():
+        return _mean_of_equal(float(array[0]), len(array), confidence, within)
     value, deviation = float(array.mean()), float(array.std(ddof=1)) if np.ptp(array) else 0.0
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1)) * deviation / len(array) ** 0.5
     return Estimate(value, max(value - half, within[0]), min(value + half, within[1]))
+
+
+def _mean_of_equal(value: float, count: int, confidence: float, within: tuple[float, float]) -> Estimate:
+    """Return a mean of equal numbers: P(all of them >= value) <= ((mean - low) / (value - low))^count, and likewise."""
+    low, high = within
+    factor = ((1 - confidence) / 2) ** (1 / count)
+    return Estimate(value, low + (value - low) * factor, high - (high - value) * factor)
 
 
 def median(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:
