@@ -465,7 +465,9 @@ def test_a_claim_on_all_points_is_not_decided_without_one_of_them() -> None:
     close = next(verdict for verdict in verdicts if "well approximated" in verdict.claim)
     assert (close.holds, close.value) == (None, None)
     assert "1 of 2 numbers are not determined" in close.note
-    early = next(verdict for verdict in verdicts if "At initialization and for small D, the norm" in verdict.claim)
+    early = next(
+        verdict for verdict in verdicts if "At initialization and for small D, the spectral norm" in verdict.claim
+    )
     assert early.holds
 
 

@@ -25,7 +25,7 @@ _PRODUCTS_PER_EIGENVALUE = 60
 
 _BYTES_PER_PARAMETER, _BYTES_PER_ACTIVATION = 60, 40
 
-_RENAMED = {
+_RENAMED: dict[tuple[str | int, str | int], str] = {
     ("method", "num_steps"): "num_lanczos_steps",
     ("model", "mean_score"): "mean_scores",
     ("model", "attention_sink"): "mean_scores",

@@ -165,8 +165,10 @@ class _Points:
         """alpha_0 of the fit with exponent 3/2, for energies in units of the targets' mean square."""
         slope = fitted_energy(self.small_energy, self.small_index)[1]
         # alpha_0 = slope^(-3/2) falls with the slope, and a slope that may be 0 leaves it without an upper end
-        ends = [None if end is None or end <= 0 else end**-1.5 for end in (slope.value, slope.upper, slope.lower)]
-        return Estimate(*ends, slope.why)
+        value, lower, upper = (
+            None if end is None or end <= 0 else end**-1.5 for end in (slope.value, slope.upper, slope.lower)
+        )
+        return Estimate(value, lower, upper, slope.why)
 
     def exponent(self, critical: float | None) -> Estimate:
         """Best exponent for a critical energy, or for one that is fitted as well."""

@@ -40,6 +40,12 @@ MAJORITY = 0.75
 """Share of wrong targets that must be matched less closely; without a distinguished pair it is about 1/2."""
 
 
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Return quotients; a network whose units are all dead has a Hessian of zeros, and 0 / 0 is not a number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(numerator / denominator)
+
+
 @dataclass(frozen=True)
 class Point:
     """The networks of one measurement."""
@@ -69,12 +75,12 @@ class Point:
     @property
     def closeness(self) -> Array:
         """Gaps in units of the mean eigenvalue; 1 is what the source compares with."""
-        return np.asarray(self.gaps / np.abs(self.numbers("mean_eigenvalue")))
+        return _ratio(self.gaps, np.abs(self.numbers("mean_eigenvalue")))
 
     @property
     def separation(self) -> Array:
         """Gap of the second best pair over that of the best."""
-        return np.asarray(np.maximum(self.numbers("second_gap"), self.gaps) / self.gaps)
+        return _ratio(np.maximum(self.numbers("second_gap"), self.gaps), self.gaps)
 
     @property
     def separation_with_copies(self) -> Array:
