@@ -16,6 +16,7 @@ from hessian_spectrum.statistics.estimates import (
     largest_pearson_change,
     mean,
     mean_of_independent,
+    mean_share,
     median,
     median_ratio,
     pearson,
@@ -279,11 +280,11 @@ def test_wilson_interval_against_its_formula() -> None:
 @pytest.mark.parametrize("count", [3, 5, 40])
 def test_equal_numbers_are_as_uncertain_as_successes_alone(count: int) -> None:
     """Clopper and Pearson's interval for n successes of n."""
-    ones, zeros = mean(np.ones(count), within=(0.0, 1.0)), mean(np.zeros(count), within=(0.0, 1.0))
+    ones, zeros = mean_share(np.ones(count)), mean_share(np.zeros(count))
     exact = binomtest(count, count).proportion_ci(0.95, method="exact")
     assert (ones.value, ones.lower, ones.upper) == pytest.approx((1.0, exact.low, exact.high))
     assert (zeros.value, zeros.lower, zeros.upper) == pytest.approx((0.0, 1 - exact.high, 1 - exact.low))
-    between = mean(np.full(count, 0.5), within=(0.0, 1.0))
+    between = mean_share(np.full(count, 0.5))
     assert (between.lower, between.upper) == pytest.approx((exact.low / 2, 1 - exact.low / 2))
 
 

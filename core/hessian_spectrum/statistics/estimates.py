@@ -201,27 +201,34 @@ def mean(
 
     Returns:
         The mean with Student's interval, which is exact for normal numbers from n = 3 on, where intervals of the
-        bootstrap would be too narrow; no value for n < 3 or numbers that are not finite. Equal numbers within a
-        bounded range have the interval of Markov's inequality, since they do not show how much others vary; at an end
-        of the range it is that of Clopper and Pearson for n successes.
+        bootstrap would be too narrow; no value for n < 3 or numbers that are not finite.
     """
     (array,) = _samples((sample,))
     if len(array) < FEWEST:
         return unknown(_TOO_FEW)
     if not np.isfinite(array).all():
         return unknown("a sample has numbers that are not finite")
-    if np.ptp(array) == 0 and np.isfinite(within).all():
-        return _mean_of_equal(float(array[0]), len(array), confidence, within)
     value, deviation = float(array.mean()), float(array.std(ddof=1)) if np.ptp(array) else 0.0
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1)) * deviation / len(array) ** 0.5
     return Estimate(value, max(value - half, within[0]), min(value + half, within[1]))
 
 
-def _mean_of_equal(value: float, count: int, confidence: float, within: tuple[float, float]) -> Estimate:
-    """Return a mean of equal numbers: P(all of them >= value) <= ((mean - low) / (value - low))^count, and likewise."""
-    low, high = within
-    factor = ((1 - confidence) / 2) ** (1 / count)
-    return Estimate(value, low + (value - low) * factor, high - (high - value) * factor)
+def mean_share(sample: ArrayLike) -> Estimate:
+    """Estimate the mean of a distribution of shares.
+
+    Args:
+        sample: Independent shares, between 0 and 1, of shape (n,).
+
+    Returns:
+        The mean, with Student's interval within 0 and 1. Equal shares do not show how much others vary, and have the
+        interval of Markov's inequality: P(all >= v) <= (mean / v)^n, and likewise above. For n ones it is the interval
+        of Clopper and Pearson for n successes.
+    """
+    found = mean(sample, within=(0.0, 1.0))
+    if found.value is None or np.ptp(sample) > 0:
+        return found
+    factor = ((1 - CONFIDENCE) / 2) ** (1 / np.size(sample))
+    return Estimate(found.value, found.value * factor, 1 - (1 - found.value) * factor)
 
 
 def median(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -49,7 +50,6 @@ CONVERGED = 1e-3
 DENSITY_RANGE = 1e-8
 """Smallest density that is drawn, relative to the largest one."""
 
-_SHARES = (0.0, 1.0)
 _LABELS = ("GPT-2", "GPT-2 without attention")
 _ERROR = "relative error of the top eigenvalue"
 
@@ -157,7 +157,7 @@ def _smaller_without_attention(
     curves = [curve for each in trained if (curve := across.curve(each)) is not None]
     of_means = _share_below(*curves) if len(curves) == len(models) else np.nan
     variants = {
-        "initialization included": _over_seeds(of_all, within=_SHARES),
+        "initialization included": _over_seeds(of_all, estimates.mean_share),
         "errors averaged over the seeds first": Estimate(of_means if np.isfinite(of_means) else None, None, None),
         **{f"seed {seed} alone": exact(value) for seed, value in zip(seeds, shares, strict=True)},
     }
@@ -166,16 +166,16 @@ def _smaller_without_attention(
         "model without attention is smaller than that of the model with attention.",
         quantity=f"share of values of the {across.name} at which the error is smaller without attention, mean over "
         "seeds",
-        estimate=_over_seeds(shares, within=_SHARES),
+        estimate=_over_seeds(shares, estimates.mean_share),
         holds_for=Range(above=ALMOST_ALL),
         note="over the values that both models have after the first step",
         variants=variants,
     )
 
 
-def _over_seeds(values: Sequence[float], *, within: tuple[float, float]) -> Estimate:
+def _over_seeds(values: Sequence[float], mean: Callable[[Sequence[float]], Estimate]) -> Estimate:
     """Return the mean over seeds; without an interval for fewer seeds than it takes."""
-    found = estimates.mean(values, within=within)
+    found = mean(values)
     if found.value is None and len(values) and np.isfinite(values).all():
         return Estimate(float(np.mean(values)), None, None, found.why)
     return found
@@ -213,7 +213,7 @@ def _decreases(models: Sequence[ModelComparison]) -> Verdict:
     return verdict(
         "The residual drives the difference between Hessian and Gauss-Newton matrix to zero during training.",
         quantity="error at the last step divided by that at the first, without attention, mean over seeds",
-        estimate=_over_seeds(ratios, within=(0.0, np.inf)),
+        estimate=_over_seeds(ratios, partial(estimates.mean, within=(0.0, np.inf))),
         holds_for=Range(below=1.0),
     )
 

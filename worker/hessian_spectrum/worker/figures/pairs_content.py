@@ -173,7 +173,7 @@ def _beaten_controls(points: Sequence[Point]) -> Estimate:
     """Return the mean, over networks of all points, of the share of wrong targets that are matched less closely."""
     if not points:
         return estimates.unknown("no number of inputs exceeds 1")
-    return estimates.mean(np.concatenate([point.beaten_controls for point in points]), within=(0.0, 1.0))
+    return estimates.mean_share(np.concatenate([point.beaten_controls for point in points]))
 
 
 def _decided(
