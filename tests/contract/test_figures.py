@@ -86,6 +86,13 @@ def test_equal_requests_are_one(client: SpectrumClient) -> None:
             ["overrides", "sizes", "n_head"],
             "divide",
         ),
+        (
+            {"figure": "cracking-6", "overrides": {"sizes": {"n_embd": 16, "n_head": 2, "vocab_size": 2}}},
+            ["overrides", "sizes", "vocab_size"],
+            "",
+        ),
+        ({"overrides": {"scale": "paper"}}, ["overrides", "scale"], "no such parameter of cracking-7; there are"),
+        ({"overrides": {"widths": 3}}, ["overrides", "widths"], "did you mean width?"),
     ],
 )
 def test_bad_overrides_are_named(changes: dict[str, Any], place: list[str], message: str, server: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hessian_spectrum.api_schemas.experiments.figure import FigureResult
-from hessian_spectrum.api_schemas.figures.results import Verdict
+from hessian_spectrum.api_schemas.figures.results import Variant, Verdict
 from hessian_spectrum.launcher.gallery import figure_page, thresholds
 from hessian_spectrum.launcher.main import app
 
@@ -61,6 +61,21 @@ def test_worker_time_of_kept_measurements_is_not_called_a_part_of_the_time_of_th
     assert "kept from earlier jobs, took 80 s of worker time." in page
     assert "of which workers" not in page
     assert 'Overrides: `{"dims": [1, 2]}`.' in page
+
+
+def test_variants_have_a_list_of_their_own() -> None:
+    numbers = {"value": 1.0, "lower": 0.5, "upper": 1.5}
+    variants = [Variant(choice=f"seed {seed}", holds=True, **numbers) for seed in range(20)]
+    verdicts = [Verdict(claim="It grows.", quantity="a ratio", threshold=0.0, holds=True, variants=variants, **numbers)]
+    result = FigureResult.model_construct(
+        figure="cracking-16", title="Title", source="Source", scale="paper", parameters={}, points=[], panels=[],
+        verdicts=verdicts, choices=[], wall_time_seconds=80.0,
+    )  # fmt: skip
+    lines = figure_page(result, 7.0, {}).splitlines()
+    assert "| It grows.<br>(a ratio) | holds | 1 [0.5, 1.5] | 0 |" in lines
+    start = lines.index("- It grows.")
+    assert lines[start + 1] == "  - seed 0: holds (1 [0.5, 1.5])"
+    assert lines[start + 20] == "  - seed 19: holds (1 [0.5, 1.5])"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ def refusals(message: type[BaseModel], document: Any) -> dict[str, str]:
             "data.z",
             "no such field; there are x, y",
         ),
+        # a name is no suggestion for itself
+        (
+            JobRequest,
+            {"kind": "figure", "figure": "cracking-6", "overrides": {"sizes": {"scale": 1}}},
+            "overrides.sizes.scale",
+            "no such field",
+        ),
         # names that are also those of members of unions are fields like others
         (JobRequest, JOB | {"mlp": 1}, "mlp", "no such field; there are kind, model, data,"),
         (JobRequest, JOB | {"model": MLP | {"mlp": 1}}, "model.mlp", "no such field; there are kind, widths,"),

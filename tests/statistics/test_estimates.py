@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import binom, pearsonr, ttest_1samp
+from scipy.stats import binom, binomtest, pearsonr, ttest_1samp
 
 from hessian_spectrum.statistics.estimates import (
     Estimate,
@@ -16,6 +16,7 @@ from hessian_spectrum.statistics.estimates import (
     largest_pearson_change,
     mean,
     mean_of_independent,
+    mean_share,
     median,
     median_ratio,
     pearson,
@@ -248,8 +249,6 @@ def test_a_correlation_that_does_not_exist_says_why(sample: np.ndarray) -> None:
     estimate = pearson(sample, np.arange(5.0))
     assert (estimate.value, estimate.lower, estimate.upper) == (None, None, None)
     assert estimate.why
-    assert estimate.is_above(0) is None
-    assert mean(np.ones(5)) == Estimate(1, 1, 1)
 
 
 def test_a_median_ratio_is_the_median_of_the_ratios() -> None:
@@ -278,10 +277,15 @@ def test_wilson_interval_against_its_formula() -> None:
     assert estimate.upper == pytest.approx((centre + half) / (1 + z * z / n))
 
 
-def test_an_interval_decides_only_outside_of_itself() -> None:
-    estimate = Estimate(0.5, 0.4, 0.6)
-    assert [estimate.is_above(t) for t in (0.3, 0.5, 0.7)] == [True, None, False]
-    assert [estimate.is_below(t) for t in (0.3, 0.5, 0.7)] == [False, None, True]
+@pytest.mark.parametrize("count", [3, 5, 40])
+def test_equal_numbers_are_as_uncertain_as_successes_alone(count: int) -> None:
+    """Clopper and Pearson's interval for n successes of n."""
+    ones, zeros = mean_share(np.ones(count)), mean_share(np.zeros(count))
+    exact = binomtest(count, count).proportion_ci(0.95, method="exact")
+    assert (ones.value, ones.lower, ones.upper) == pytest.approx((1.0, exact.low, exact.high))
+    assert (zeros.value, zeros.lower, zeros.upper) == pytest.approx((0.0, 1 - exact.high, 1 - exact.low))
+    between = mean_share(np.full(count, 0.5))
+    assert (between.lower, between.upper) == pytest.approx((exact.low / 2, 1 - exact.low / 2))
 
 
 def test_extremes_of_estimates() -> None:

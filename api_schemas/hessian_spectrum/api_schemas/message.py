@@ -139,12 +139,28 @@ def moved(error: ValidationError, *location: str | int) -> ValidationError:
     Returns:
         The errors, for pydantic to merge into its own.
     """
+    return relocated(error, lambda place: (*location, *place))
+
+
+def relocated(
+    error: ValidationError, place: Callable[[tuple[str | int, ...]], tuple[str | int, ...]]
+) -> ValidationError:
+    """Give errors other locations, and keep their kinds and messages.
+
+    Args:
+        error: Errors of a message.
+        place: Returns the new location for each of theirs.
+
+    Returns:
+        The errors, for pydantic to merge into its own.
+    """
     faults: list[InitErrorDetails] = []
     for fault in error.errors(include_url=False):
         is_own = fault["type"] in ("misfit", "value_error", "assertion_error")
         kind = PydanticCustomError("misfit", "{message}", {"message": fault["msg"]}) if is_own else fault["type"]
-        place = (*location, *fault["loc"])
-        faults.append(InitErrorDetails(type=kind, loc=place, input=fault["input"], ctx=fault.get("ctx", {})))
+        faults.append(
+            InitErrorDetails(type=kind, loc=place(fault["loc"]), input=fault["input"], ctx=fault.get("ctx", {}))
+        )
     return ValidationError.from_exception_data("misfit", faults)
 
 

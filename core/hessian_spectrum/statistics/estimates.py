@@ -38,19 +38,6 @@ class Estimate:
     upper: float | None
     why: str | None = None
 
-    def is_above(self, threshold: float) -> bool | None:
-        """Return whether the number exceeds the threshold, or None if the interval contains it."""
-        if self.lower is None or self.upper is None:
-            return None
-        if self.lower > threshold:
-            return True
-        return False if self.upper < threshold else None
-
-    def is_below(self, threshold: float) -> bool | None:
-        """Return whether the number lies below the threshold, or None if the interval contains it."""
-        above = self.is_above(threshold)
-        return None if above is None else not above
-
 
 def unknown(why: str) -> Estimate:
     """Return an estimate without value, for the reason given."""
@@ -224,6 +211,24 @@ def mean(
     value, deviation = float(array.mean()), float(array.std(ddof=1)) if np.ptp(array) else 0.0
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1)) * deviation / len(array) ** 0.5
     return Estimate(value, max(value - half, within[0]), min(value + half, within[1]))
+
+
+def mean_share(sample: ArrayLike) -> Estimate:
+    """Estimate the mean of a distribution of shares.
+
+    Args:
+        sample: Independent shares, between 0 and 1, of shape (n,).
+
+    Returns:
+        The mean, with Student's interval within 0 and 1. Equal shares do not show how much others vary, and have the
+        interval of Markov's inequality: P(all >= v) <= (mean / v)^n, and likewise above. For n ones it is the interval
+        of Clopper and Pearson for n successes.
+    """
+    found = mean(sample, within=(0.0, 1.0))
+    if found.value is None or np.ptp(sample) > 0:
+        return found
+    factor = ((1 - CONFIDENCE) / 2) ** (1 / np.size(sample))
+    return Estimate(found.value, found.value * factor, 1 - (1 - found.value) * factor)
 
 
 def median(sample: ArrayLike, *, confidence: float = CONFIDENCE) -> Estimate:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from hessian_spectrum.api_schemas.experiments.figure import FigureResult
 from hessian_spectrum.api_schemas.figures.kind import Scale
-from hessian_spectrum.api_schemas.figures.results import Verdict
+from hessian_spectrum.api_schemas.figures.results import Variant, Verdict
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
@@ -147,6 +147,7 @@ def figure_page(result: FigureResult, seconds: float, overrides: Mapping[str, An
         "|---|---|---|---|",
         *map(_row, result.verdicts),
         "",
+        *_variants(result.verdicts),
         *(f"- `{choice.name}`: {choice.value}. {choice.reason}" for choice in result.choices),
         "",
     ]
@@ -154,13 +155,29 @@ def figure_page(result: FigureResult, seconds: float, overrides: Mapping[str, An
 
 
 def _row(verdict: Verdict) -> str:
+    found = _found(verdict)
+    notes = [verdict.quantity, *([verdict.note] if verdict.note else [])]
+    cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, thresholds(verdict))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _found(verdict: Verdict | Variant) -> str:
     found = _number(verdict.value)
     if verdict.lower is not None and verdict.upper is not None:
         found += f" [{_number(verdict.lower)}, {_number(verdict.upper)}]"
-    notes = [verdict.quantity, *([verdict.note] if verdict.note else [])]
-    notes += [f"{each.choice}: {_WORDS[each.holds]} ({each.note or _number(each.value)})" for each in verdict.variants]
-    cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, thresholds(verdict))
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return found
+
+
+def _variants(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return a list of the claims that have variants, with a list of these below each."""
+    lines: list[str] = []
+    for verdict in verdicts:
+        if verdict.variants:
+            lines.append(f"- {verdict.claim}")
+            lines += [
+                f"  - {each.choice}: {_WORDS[each.holds]} ({each.note or _found(each)})" for each in verdict.variants
+            ]
+    return ["Under other choices or for other seeds:", "", *lines, ""] if lines else []
 
 
 def thresholds(verdict: Verdict) -> str:

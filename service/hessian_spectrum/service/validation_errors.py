@@ -80,7 +80,7 @@ def similar_name(name: str, names: Collection[str]) -> str | None:
 
 def unknown_name(what: str, name: str, names: Collection[str]) -> str:
     """Return the message about an unknown name: the name that was probably meant, or all that exist."""
-    similar = similar_name(name, names)
+    similar = similar_name(name, [each for each in names if each != name])
     if similar is not None:
         return f"no such {what}; did you mean {similar}?"
     if not names:

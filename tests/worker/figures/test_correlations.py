@@ -410,6 +410,27 @@ def content(figure: str, measured: Callable[[TrainedNetworks], Measured], **over
     return content_of(figure, request.chosen, [measured(each) for each in request.computations])
 
 
+def test_points_that_contradict_the_claim_on_their_mean_are_listed() -> None:
+    def measured(message: TrainedNetworks) -> Measured:
+        return made_up(message, {"nuclear_2" if message.dim == 8 else "spectral_1": 1.0})
+
+    found = content("cracking-4", measured, dims=[1, 2, 4, 8])
+    claim = "Sharpness correlates most with the squared spectral norm of a weight matrix after training (muP)"
+    (note,) = [each.note for each in found.verdicts if each.claim == claim]
+    assert note is not None
+    assert note.startswith("points that contradict the claim: 2 layers, D = 8 (-")
+    assert "D = 2" not in note
+
+
+def test_a_claim_on_spectral_norms_says_so_and_others_are_a_variant() -> None:
+    found = content("cracking-4", lambda message: made_up(message, {"nuclear_2": 1.0}), dims=[1, 8])
+    (each,) = [each for each in found.verdicts if "the spectral norm of neither" in each.claim]
+    assert each.value is not None
+    assert each.value < 0.5
+    (variant,) = each.variants
+    assert (variant.choice, variant.holds) == ("all norms of both matrices", False)
+
+
 def with_divergence(measured: Measured, count: int) -> Measured:
     """As if training of so many networks had failed."""
     diverged = (np.arange(60) < count).astype(float)
@@ -444,7 +465,9 @@ def test_a_claim_on_all_points_is_not_decided_without_one_of_them() -> None:
     close = next(verdict for verdict in verdicts if "well approximated" in verdict.claim)
     assert (close.holds, close.value) == (None, None)
     assert "1 of 2 numbers are not determined" in close.note
-    early = next(verdict for verdict in verdicts if "At initialization and for small D, the norm" in verdict.claim)
+    early = next(
+        verdict for verdict in verdicts if "At initialization and for small D, the spectral norm" in verdict.claim
+    )
     assert early.holds
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import binom, kstest
 
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.api_schemas.figures.critical_points import CriticalPointsAt, LandscapeParameters
@@ -14,7 +14,12 @@ from hessian_spectrum.statistics.estimates import Estimate, unknown
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
-from hessian_spectrum.worker.figures.critical_points import best_exponent, deviation, fitted, measure_critical_points
+from hessian_spectrum.worker.figures.critical_points import (
+    deviation,
+    fitted_energy,
+    fitted_exponent,
+    measure_critical_points,
+)
 from hessian_spectrum.worker.figures.measurement import Measured, content_of, measure
 from hessian_spectrum.worker.figures.random_matrices import (
     distance_to_semicircle,
@@ -88,17 +93,42 @@ def test_an_exponent_and_a_critical_energy_are_found_again(exponent: float) -> N
     generator = np.random.default_rng(0)
     index = generator.uniform(0.01, 0.15, 300)
     energy = 0.2 + 0.7 * index ** (1 / exponent) + 0.002 * generator.standard_normal(300)
-    assert best_exponent(energy, index, critical=0.2) == pytest.approx(exponent, abs=0.1)
-    assert best_exponent(energy, index) == pytest.approx(exponent, abs=0.3)
-    found = fitted(energy, index, best_exponent)
-    assert found.lower is not None
-    assert found.upper is not None
-    assert found.lower <= exponent <= found.upper
+    known, found = fitted_exponent(energy, index, critical=0.2), fitted_exponent(energy, index)
+    assert known.value == pytest.approx(exponent, abs=0.1)
+    assert found.value == pytest.approx(exponent, abs=0.3)
+    for each in (known, found):
+        assert each.lower is not None
+        assert each.upper is not None
+        assert each.lower <= exponent <= each.upper
 
 
 def test_too_few_critical_points_give_no_fit() -> None:
-    assert fitted(np.ones(4), np.ones(4), best_exponent).value is None
-    assert fitted(np.ones(40), np.full(40, 0.1), best_exponent).value is None
+    for energy, index in ((np.ones(4), np.ones(4)), (np.ones(40), np.full(40, 0.1))):
+        for found in (*fitted_energy(energy, index), fitted_exponent(energy, index)):
+            assert found.value is None
+            assert "fewer than" in (found.why or "")
+
+
+@pytest.mark.parametrize("size", [8, 15, 30])
+def test_fits_to_few_critical_points_are_as_uncertain_as_they_say(size: int) -> None:
+    """Indices are multiples of 1/50, some of them 0."""
+    generator, count = np.random.default_rng(size), 400
+    covered = {"critical": 0, "slope": 0, "exponent": 0, "exponent of a fitted energy": 0}
+    for _ in range(count):
+        index = np.append(generator.integers(0, 8, size - 3), [0, 3, 7]) / 50
+        energy = 0.2 + 0.7 * index ** (1 / 1.5) + 0.02 * generator.standard_normal(size)
+        critical, slope = fitted_energy(energy, index)
+        found = (critical, slope, fitted_exponent(energy, index, critical=0.2), fitted_exponent(energy, index))
+        for name, each, truth in zip(covered, found, (0.2, 0.7, 1.5, 1.5), strict=True):
+            assert each.lower is not None
+            assert each.upper is not None
+            covered[name] += each.lower <= truth <= each.upper
+    least, most = binom.ppf([5e-4, 1 - 5e-4], count, 0.95)
+    assert least <= covered["critical"] <= most
+    assert least <= covered["slope"] <= most
+    # profiles of a nonlinear fit are approximate, and exponents beyond those that are tried are never excluded
+    assert covered["exponent"] >= least
+    assert covered["exponent of a fitted energy"] >= least
 
 
 def notes_for(gradient_norm: float) -> dict[str, str]:

@@ -218,6 +218,24 @@ def test_copies_of_the_best_pair_are_one_side_of_the_verdicts_on_the_second_best
         assert other.holds is not verdict.holds
 
 
+def test_networks_without_a_second_pair_have_none() -> None:
+    """Two eigenvalues of which one is repeated may form one sum alone."""
+    overrides = {"widths": [2], "input_dims": [1], "num_networks": 8}
+    request = FigureRequest(kind="figure", figure="cracking-13", overrides=overrides)
+    measured = [made_up(message, second_gap=np.inf, num_copies=1.0) for message in request.computations]
+    content = content_of("cracking-13", request.chosen, measured)
+    assert {row["median_second_gap"] for row in content.points} == {None}
+    result = run_experiment(request, HARDWARE, ignore_progress).result
+    assert isinstance(result, FigureResult)
+
+
+def test_the_axis_of_input_sizes_is_logarithmic() -> None:
+    request = FigureRequest(kind="figure", figure="cracking-10", overrides={"widths": [10], "input_dims": [1, 3]})
+    measured = [made_up(message, second_gap=1.0, num_copies=1.0) for message in request.computations]
+    panels = content_of("cracking-10", request.chosen, measured).panels
+    assert {panel.x_scale for panel in panels} == {"log"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [

@@ -1,6 +1,7 @@
 """A figure of a source: its numbers, a picture, and verdicts on what the source says about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
@@ -63,6 +64,7 @@ class FigureRequest(ExperimentRequest):
     def _points_are_requests(self, info: ValidationInfo) -> Self:
         """Check the overrides, and fill in what follows from them, such as the digest of a checkpoint."""
         figure = FIGURES[self.figure]
+        self._check_names(figure.parameters.model_fields)
         try:
             values = figure.defaults(self.scale) | self.overrides
             chosen = figure.parameters.model_validate(values, context=info.context)
@@ -71,6 +73,13 @@ class FigureRequest(ExperimentRequest):
             raise moved(error, "overrides") from None
         found = {name: value for name, value in chosen.model_dump().items() if name in chosen.model_fields_set}
         return self.model_copy(update={"overrides": found}) if info.context else self
+
+    def _check_names(self, names: Collection[str]) -> None:
+        for name in self.overrides:
+            if name not in names:
+                similar = get_close_matches(name, names, n=1)
+                hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(names)}"
+                raise misfit("overrides", name, message=f"no such parameter of {self.figure}; {hint}")
 
     def settled(self) -> Mapping[str, Any]:
         """All parameters, so that two ways of writing them are the same request."""

@@ -1,16 +1,17 @@
 """Figures with GPT-2: the Gauss-Newton matrix in place of the Hessian while it is pretrained, and attention sinks."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointName, with_checkpoint
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.figures.kind import Figure, FigureParameters, Measurement, MeasurementCost
 from hessian_spectrum.api_schemas.figures.lists import distinct
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest, MeasuringInterval, Pretraining
-from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit
+from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit, relocated
 from hessian_spectrum.api_schemas.methods import LanczosMethod
 from hessian_spectrum.api_schemas.models import AttentionSink, Gpt2
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
@@ -23,6 +24,13 @@ SECONDS_PER_PRODUCT = 3e-10
 _PRODUCTS_PER_EIGENVALUE = 60
 
 _BYTES_PER_PARAMETER, _BYTES_PER_ACTIVATION = 60, 40
+
+_RENAMED: dict[tuple[str | int, str | int], str] = {
+    ("method", "num_steps"): "num_lanczos_steps",
+    ("model", "mean_score"): "mean_scores",
+    ("model", "attention_sink"): "mean_scores",
+}
+"""Parameters that have another name than the field of a request, by the first and the last part of its location."""
 
 TokenSource = Annotated[TextData | TokenData, Field(discriminator="kind")]
 
@@ -69,6 +77,23 @@ def _cost(model: Gpt2, num_tokens: int, *, num_products: int, num_passes: float)
         peak_bytes=_BYTES_PER_PARAMETER * num_parameters + _BYTES_PER_ACTIVATION * widest * num_tokens,
         seconds=5.0 + seconds,
     )
+
+
+def _check(parameters: FigureParameters, make: Callable[[Any], object]) -> None:
+    """Make the requests of a figure, with errors at the parameters that the fields of requests come from."""
+
+    def place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        if location[0] in type(parameters).model_fields:
+            return location
+        name = _RENAMED.get((location[0], location[-1]), location[-1])
+        if name in Gpt2Sizes.model_fields:
+            return ("sizes", name)
+        return (name,) if name in type(parameters).model_fields else ()
+
+    try:
+        make(parameters)
+    except ValidationError as error:
+        raise relocated(error, place) from None
 
 
 class PretrainingMeasurement(Measurement):
@@ -129,7 +154,7 @@ class PretrainingParameters(FigureParameters):
 
     @model_validator(mode="after")
     def _runs_are_requests(self) -> Self:
-        _runs(self)
+        _check(self, _runs)
         return self
 
 
@@ -231,7 +256,7 @@ class SinkParameters(FigureParameters):
 
     @model_validator(mode="after")
     def _is_a_request(self) -> Self:
-        _sinks(self)
+        _check(self, _sinks)
         return self
 
 
@@ -318,6 +343,6 @@ FIGURES = (
         position=6,
     ),
     _pretraining_figure("23", "Relative error of the top GGN eigenvalue against the loss", position=23),
-    _pretraining_figure("24", "Relative error of the top GGN eigenvalue against the loss, by seed", position=24),
+    _pretraining_figure("24", "Relative error of the top GGN eigenvalue against loss and training step", position=24),
     _pretraining_figure("25", "Loss and relative error of the top GGN eigenvalue in pretraining", position=25),
 )

@@ -9,7 +9,7 @@ from hessian_spectrum.api_schemas.message import RequestMessage
 from hessian_spectrum.api_schemas.models.kind import KindMessage
 
 Scale = Literal["quick", "paper"]
-"""Sizes of a figure: those of the source, or smaller ones that two cores compute within a minute or so."""
+"""Sizes of a figure: those of the source, or smaller ones that two cores compute within a few minutes."""
 
 
 @dataclass(frozen=True)

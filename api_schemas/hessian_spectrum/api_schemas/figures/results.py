@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hessian_spectrum.api_schemas.message import Message
+from hessian_spectrum.api_schemas.message import Message, described
 
 Cell = bool | int | float | str | None
 """A value in a row of numbers; null where there is none."""
@@ -81,4 +81,7 @@ class Choice(Message):
 
     name: str = Field(description="What is chosen, if possible the name of a parameter.")
     value: str = Field(description="The choice that was made.")
-    reason: str = Field(description="Why it was made.")
+    reason: str = Field(
+        pattern=described(r"^[A-Z].*\.$", "must begin with a capital letter and end with a full stop"),
+        description="Why it was made, in one or more sentences.",
+    )

@@ -113,7 +113,7 @@ class _Runs:
             for name, runs in {"chosen": self.chosen, **self.others}.items()
             if (absent := sum(not np.isfinite(of(each)) for each in runs))
         ]
-        left_out = f"runs left out, as they have no such number: {', '.join(missing) if missing else 'none'}"
+        left_out = f"runs without this number are left out: {', '.join(missing)}" if missing else ""
         return verdict(
             claim,
             quantity=f"{quantity}, mean over runs",

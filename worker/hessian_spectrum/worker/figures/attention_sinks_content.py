@@ -90,7 +90,7 @@ class Sinks:
 def sink_verdicts(sinks: Sinks, where: str, missing: str | None = None) -> list[Verdict]:
     """The claims of section 3.3 on sinks; `missing` says what is not known of the bulk."""
     grows, falls = Range(above=0.9), Range(below=-0.9)
-    massive = "-1 where the bulk falls at every step; a massive token at first adds to the spread of the tokens"
+    massive = "-1 where the bulk falls at every step; at small biases, a massive token raises the bulk"
     return [
         sinks.monotonic(
             f"The larger the attention sink, the smaller the bulk ({where}).",
@@ -217,7 +217,7 @@ def _repetition(layers: _Layers) -> Verdict:
         quantity="share of spectra with 2 d eigenvalues that are each repeated d_K - 2 d + 1 times",
         estimate=in_every([row["num_bulk"] == expected for row in rows] if expected else []),
         holds_for=EVERY,
-        note="from the dense spectrum; the number follows as for two-layer linear networks, as W_Q W_K^T is one",
+        note="from the dense spectrum; W_Q W_K^T acts as a two-layer linear network, with its multiplicities",
     )
 
 

@@ -39,6 +39,10 @@ class Range:
         )
         return True if is_inside else None
 
+    def admits(self, value: float) -> bool:
+        """Whether a number lies within the range."""
+        return (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
     @property
     def thresholds(self) -> tuple[float | None, float | None]:
         """The end that decides and None; or both ends."""

@@ -49,6 +49,11 @@ class Point:
     known: dict[tuple[str | float, ...], Estimate] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """Depth and number of inputs."""
+        return f"{self.measurement.depth} layers, D = {self.measurement.dim}"
+
+    @property
     def has_converged(self) -> Array:
         """Whether training did not diverge (num_networks,)."""
         return np.asarray(self.measured.arrays["diverged"] == 0)
@@ -169,6 +174,48 @@ class Group:
             variants={option: of(points) for option, points in self.others.items()} | dict(further or {}),
         )
 
+    def decide_mean(
+        self,
+        claim: str,
+        of: Callable[[Point], Estimate],
+        *,
+        among: Callable[[Sequence[Point]], Sequence[Point]] = tuple,
+        quantity: str,
+        holds_for: Range,
+        note: str | None = None,
+        further: Mapping[str, Estimate] | None = None,
+    ) -> Verdict:
+        """Return the verdict on a claim from the mean of a number over points.
+
+        Args:
+            claim: The claim.
+            of: Returns the number of a point.
+            among: Chooses the points.
+            quantity: What the mean is.
+            holds_for: Values for which the claim holds.
+            note: What else a reader must know.
+            further: Numbers under further choices, by the choice.
+
+        Returns:
+            The verdict, whose note lists the points that contradict the claim.
+        """
+        found = [(point, of(point).value) for point in among(self.points)]
+        against = [f"{point.name} ({value:.3g})" for point, value in found if not _is_admitted(value, holds_for)]
+        listed = f"points that contradict the claim: {', '.join(against)}" if against else None
+        return self.decide(
+            claim,
+            lambda points: mean_over(among(points), of),
+            quantity=quantity,
+            holds_for=holds_for,
+            note="; ".join(filter(None, (note, listed))) or None,
+            further=further,
+        )
+
+
+def _is_admitted(value: float | None, holds_for: Range) -> bool:
+    """Whether a number, if it is known, does not contradict a claim."""
+    return value is None or holds_for.admits(value)
+
 
 def groups(points: Sequence[FigurePoint], measured: Sequence[Measured], target: Target = "sharpness") -> list[Group]:
     """Sort the points of a figure by parametrization and option, in their order.
@@ -279,24 +326,24 @@ def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[C
         Choice(
             name="shared_data",
             value=parameters.shared_data,
-            reason="the source samples `a random dataset` and does not say whether each of the networks has its own",
+            reason="The source samples `a random dataset` and does not say whether each of the networks has its own.",
         ),
         Choice(
             name="teacher_scale",
             value=str(parameters.teacher_scale),
-            reason="the scale of the teacher is not printed; 1 makes targets of order one",
+            reason="The scale of the teacher is not printed; 1 makes targets of order one.",
         ),
         Choice(
             name="reduction",
             value=parameters.reduction,
-            reason="the loss of the formulas is half the sum of squared errors; PyTorch's mean over outputs has steps "
-            "that are 2/D times as long",
+            reason="The loss of the formulas is half the sum of squared errors; PyTorch's mean over outputs has steps "
+            "that are 2/D times as long.",
         ),
         Choice(
             name="patience",
             value=f"{parameters.patience} epochs, relative improvement {parameters.threshold}, at most "
             f"{parameters.max_epochs} epochs in all; {unfinished:.0%} of the networks did not reach the last plateau",
-            reason="`until the loss stops improving` is not made precise; PyTorch's plateau rule has these defaults",
+            reason="The source trains `until the loss stops improving`; PyTorch's plateau rule has these defaults.",
         ),
     ]
     if any(group.parametrization == "mup" for group in found):
@@ -304,11 +351,11 @@ def choices(parameters: CorrelationParameters, found: Sequence[Group]) -> list[C
             Choice(
                 name="mup_rates",
                 value=parameters.mup_rates,
-                reason="learning rates are printed as of order 1 / fan_in. The printed variance fan_out / fan_in is "
-                "the square of the wanted spectral norm: entries have the variance min(1, fan_out / fan_in) / fan_in",
+                reason="Learning rates are printed as of order 1 / fan_in. The printed variance fan_out / fan_in is "
+                "the square of the wanted spectral norm: entries have the variance min(1, fan_out / fan_in) / fan_in.",
             )
         )
     if any(group.parametrization == "ntk" for group in found):
-        reason = "the print divides the output of a layer by the root of its own width"
+        reason = "The source prints the root of the width of the layer itself, fan_out."
         own.append(Choice(name="NTP", value="outputs are divided by sqrt(fan_in)", reason=reason))
     return own

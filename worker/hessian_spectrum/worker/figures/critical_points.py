@@ -1,11 +1,10 @@
 """Index and energy of critical points of networks with one hidden layer, and energies of their minimizers."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import f, linregress, t
 
 from hessian_spectrum.api_schemas.figures.critical_points import SERIES, CriticalPointsAt, LandscapeParameters
 from hessian_spectrum.api_schemas.figures.results import Choice, Curve, Panel, Verdict
@@ -34,13 +33,11 @@ LARGEST_ROUND = 128
 MATRIX_NUMBERS = 2**23
 """Largest number of entries of all Hessians of a round."""
 
-EXPONENTS = np.arange(0.5, 3.001, 0.05)
+EXPONENTS = np.arange(0.5, 3.001, 0.01)
 """Exponents that are tried where the exponent is fitted."""
 
 LEAST_POINTS = 8
 """Number of critical points from which a curve is fitted."""
-
-NUM_RESAMPLES = 1000
 
 NUM_GROUPS = 12
 """Largest number of groups of neighbouring indices whose mean energies are drawn."""
@@ -84,14 +81,29 @@ def measure_critical_points(measurement: CriticalPointsAt, context: Context) -> 
 MEASUREMENTS = {CriticalPointsAt: measure_critical_points}
 
 
-class _Fit:
-    """Least squares of the energy on alpha^(1/p): energy = critical + slope alpha^(1/p)."""
+def fitted_energy(energy: Array, index: Array, *, exponent: float = 1.5) -> tuple[Estimate, Estimate]:
+    """Least squares of the energy on the index: energy = critical + slope alpha^(1/exponent).
 
-    def __init__(self, energy: Array, index: Array, exponent: float) -> None:
-        self.slope, self.critical = np.polyfit(index ** (1 / exponent), energy, 1)
+    Args:
+        energy: Energies of shape (n,).
+        index: Indices alpha of shape (n,).
+        exponent: Exponent of the law alpha = alpha_0 (energy - critical)^exponent.
+
+    Returns:
+        The critical energy and the slope with Student's intervals; no values where `_too_few` says why.
+    """
+    if (why := _too_few(index)) is not None:
+        return unknown(why), unknown(why)
+    line = linregress(index ** (1 / exponent), energy)
+    factor = float(t.ppf((1 + CONFIDENCE) / 2, len(energy) - 2))
+    critical, slope = (
+        Estimate(float(value), float(value - factor * error), float(value + factor * error))
+        for value, error in ((line.intercept, line.intercept_stderr), (line.slope, line.stderr))
+    )
+    return critical, slope
 
 
-def best_exponent(energy: Array, index: Array, *, critical: float | None = None) -> float:
+def fitted_exponent(energy: Array, index: Array, *, critical: float | None = None) -> Estimate:
     """Exponent p of alpha = alpha_0 (energy - critical)^p with the smallest squared error of the energy.
 
     Args:
@@ -100,51 +112,34 @@ def best_exponent(energy: Array, index: Array, *, critical: float | None = None)
         critical: Critical energy; None fits it, too.
 
     Returns:
-        The best of `EXPONENTS`.
+        The best of `EXPONENTS`, with the interval of all whose squared error the F distribution does not exclude; no
+        value where `_too_few` says why.
+
+    References:
+        Bates & Watts, Nonlinear Regression Analysis and Its Applications, section 6.1 (profiles of the squared error).
     """
+    if (why := _too_few(index)) is not None:
+        return unknown(why)
     powers = index[:, None] ** (1 / EXPONENTS)
     if critical is None:
         powers, above = powers - powers.mean(axis=0), energy - energy.mean()
     else:
         above = energy - critical
-    squares = (powers**2).sum(axis=0)
-    explained = np.divide((powers * above[:, None]).sum(axis=0) ** 2, squares, where=squares > 0, out=squares * 0)
-    return float(EXPONENTS[int(np.argmax(explained))])
+    freedom = len(energy) - (3 if critical is None else 2)
+    slopes = (powers * above[:, None]).sum(axis=0) / (powers**2).sum(axis=0)
+    errors = ((above[:, None] - slopes * powers) ** 2).sum(axis=0)
+    best = int(np.argmin(errors))
+    kept = np.flatnonzero(errors <= errors[best] * (1 + float(f.ppf(CONFIDENCE, 1, freedom)) / freedom))
+    # the ends lie between the last exponent that is kept and the next one
+    low, high = max(kept[0] - 1, 0), min(kept[-1] + 1, len(EXPONENTS) - 1)
+    return Estimate(float(EXPONENTS[best]), float(EXPONENTS[low]), float(EXPONENTS[high]))
 
 
-def fitted(energy: Array, index: Array, statistic: Callable[[Array, Array], float], *, seed: int = 0) -> Estimate:
-    """A statistic of a fit, with a percentile bootstrap interval over critical points.
-
-    Args:
-        energy: Energies of shape (n,).
-        index: Indices of shape (n,).
-        statistic: Function of both.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        The estimate; no value for fewer than `LEAST_POINTS` points, or of fewer than 3 different indices.
-    """
-    if len(energy) < LEAST_POINTS or len(np.unique(index)) < 3:
-        return unknown(f"fewer than {LEAST_POINTS} critical points of small index, or fewer than 3 indices")
-    interval = bootstrap(
-        (energy, index),
-        statistic,
-        n_resamples=NUM_RESAMPLES,
-        vectorized=False,
-        paired=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(float(statistic(energy, index)), float(interval.low), float(interval.high))
-
-
-def _critical(energy: Array, index: Array) -> float:
-    return float(_Fit(energy, index, 1.5).critical)
-
-
-def _slope(energy: Array, index: Array) -> float:
-    return float(_Fit(energy, index, 1.5).slope)
+def _too_few(index: Array) -> str | None:
+    """Return why no curve is fitted, None if one is."""
+    if len(index) >= LEAST_POINTS and len(np.unique(index)) >= 3:
+        return None
+    return f"fewer than {LEAST_POINTS} critical points of small index, or fewer than 3 indices"
 
 
 class _Points:
@@ -163,19 +158,21 @@ class _Points:
     @property
     def critical(self) -> Estimate:
         """Critical energy of the fit with exponent 3/2."""
-        return fitted(self.small_energy, self.small_index, _critical)
+        return fitted_energy(self.small_energy, self.small_index)[0]
 
     @property
     def factor(self) -> Estimate:
         """alpha_0 of the fit with exponent 3/2, for energies in units of the targets' mean square."""
-        slope = fitted(self.small_energy, self.small_index, _slope)
+        slope = fitted_energy(self.small_energy, self.small_index)[1]
         # alpha_0 = slope^(-3/2) falls with the slope, and a slope that may be 0 leaves it without an upper end
-        ends = [None if end is None or end <= 0 else end**-1.5 for end in (slope.value, slope.upper, slope.lower)]
-        return Estimate(*ends)
+        value, lower, upper = (
+            None if end is None or end <= 0 else end**-1.5 for end in (slope.value, slope.upper, slope.lower)
+        )
+        return Estimate(value, lower, upper, slope.why)
 
     def exponent(self, critical: float | None) -> Estimate:
         """Best exponent for a critical energy, or for one that is fitted as well."""
-        return fitted(self.small_energy, self.small_index, partial(best_exponent, critical=critical))
+        return fitted_exponent(self.small_energy, self.small_index, critical=critical)
 
 
 class _Landscape:
@@ -368,10 +365,10 @@ def _index_panel(landscape: _Landscape, *, inset: bool) -> Panel:
         shown = index <= landscape.parameters.largest_index if inset else np.ones(len(index), dtype=bool)
         label = f"phi = {points.ratio:.3g}"
         curves.append(curve(label, energy[shown], index[shown], style="markers", group=group))
-        if len(points.small_energy) >= LEAST_POINTS and len(np.unique(points.small_index)) >= 3:
-            fit = _Fit(points.small_energy, points.small_index, 1.5)
+        critical, slope = fitted_energy(points.small_energy, points.small_index)
+        if critical.value is not None and slope.value is not None:
             line = np.linspace(0, landscape.parameters.largest_index, 50)
-            curves.append(curve("", fit.critical + fit.slope * line ** (2 / 3), line, style="line", group=group))
+            curves.append(curve("", critical.value + slope.value * line ** (2 / 3), line, style="line", group=group))
     title = "(a) inset: small index" if inset else "(a) Index of critical points"
     return Panel(title=title, x_label="energy", y_label="index alpha", curves=curves)
 

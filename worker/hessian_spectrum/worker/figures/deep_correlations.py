@@ -62,19 +62,19 @@ def _is_strong(group: Group, stage: Stage) -> Verdict:
 
 
 def _is_strongest(group: Group, stage: Stage) -> Verdict:
-    return group.decide(
+    return group.decide_mean(
         "Among single matrices and products, the product of all but the last correlates most with sharpness, "
         f"{STAGES[stage]}",
-        lambda points: mean_over(points, lambda point: point.lead(stage, [_without_last(point)], _others(point))),
+        lambda point: point.lead(stage, [_without_last(point)], _others(point)),
         quantity="r of this product, less the largest r of the other quantities; mean over depths",
         holds_for=Range(above=0.0),
     )
 
 
 def _is_stronger_at_the_end(group: Group) -> Verdict:
-    return group.decide(
+    return group.decide_mean(
         "The product of all matrices but the last correlates with sharpness especially near convergence",
-        lambda points: mean_over(points, lambda point: point.change(_without_last(point))),
+        lambda point: point.change(_without_last(point)),
         quantity="r after training, less r at initialization; mean over depths",
         holds_for=Range(above=0.0),
     )
@@ -119,14 +119,14 @@ def _dimension_verdicts(group: Group, dim: int, low: int) -> list[Verdict]:
 def _single_verdicts(group: Group) -> list[Verdict]:
     """Return the verdicts on figures 19 and 20, whose captions make no claim: section 4.2 compares with products."""
 
-    def lead(stage: Stage, points: Sequence[Point]) -> Estimate:
-        deep = [point for point in points if point.measurement.depth > 2]
-        return mean_over(deep, lambda point: point.lead(stage, [_without_last(point)], _single(point)))
+    def lead(stage: Stage, point: Point) -> Estimate:
+        return point.lead(stage, [_without_last(point)], _single(point))
 
     return [
-        group.decide(
+        group.decide_mean(
             f"No single matrix correlates with sharpness as the product of all but the last does, {when}",
             partial(lead, stage),
+            among=lambda points: [point for point in points if point.measurement.depth > 2],
             quantity="r of this product, less the largest r of a single matrix; mean over depths above 2",
             holds_for=Range(above=0.0),
             note="for two layers the product is the first matrix",
@@ -136,11 +136,11 @@ def _single_verdicts(group: Group) -> list[Verdict]:
 
 
 def _frobenius_verdicts(group: Group) -> list[Verdict]:
-    def lead(stage: Stage, points: Sequence[Point]) -> Estimate:
-        return mean_over(points, lambda point: point.lead(stage, _single(point, "frobenius"), _single(point)))
+    def lead(stage: Stage, point: Point) -> Estimate:
+        return point.lead(stage, _single(point, "frobenius"), _single(point))
 
     return [
-        group.decide(
+        group.decide_mean(
             f"In ReLU networks, the Frobenius norm of a matrix correlates more than its spectral norm, {when}",
             partial(lead, stage),
             quantity="largest r of a Frobenius norm, less the largest of a spectral norm; mean over depths",
@@ -201,7 +201,7 @@ def _content(
     stated = choices(parameters, found)
     if 1 in dims:
         value = f"{parameters.deep_learning_rate} for more than two layers in SP and muP"
-        reason = "the source has another rate for `deeper networks` and D = 1 without saying from which depth on"
+        reason = "The source has another rate for `deeper networks` and D = 1 without saying from which depth on."
         stated.append(Choice(name="deep_learning_rate", value=value, reason=reason))
     verdicts = [verdict for group in found for verdict in verdicts_of(group)]
     if compared_dim is not None:

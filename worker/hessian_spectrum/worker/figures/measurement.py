@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from math import isfinite
 from typing import Any
 
 from hessian_spectrum.api_schemas.figures.kind import FigureParameters, Measurement
@@ -108,6 +109,12 @@ def content_of(figure: str, parameters: FigureParameters, measured: Sequence[Mea
         measured: Its measurements, in order.
 
     Returns:
-        The content.
+        The content, with null for numbers in rows that are not finite.
     """
-    return figure_contents()[figure](parameters, measured)
+    content = figure_contents()[figure](parameters, measured)
+    points = [{name: _finite(value) for name, value in row.items()} for row in content.points]
+    return replace(content, points=points)
+
+
+def _finite(value: Cell) -> Cell:
+    return None if isinstance(value, float) and not isfinite(value) else value

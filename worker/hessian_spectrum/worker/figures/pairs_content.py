@@ -40,6 +40,12 @@ MAJORITY = 0.75
 """Share of wrong targets that must be matched less closely; without a distinguished pair it is about 1/2."""
 
 
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Return quotients; a network whose units are all dead has a Hessian of zeros, and 0 / 0 is not a number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(numerator / denominator)
+
+
 @dataclass(frozen=True)
 class Point:
     """The networks of one measurement."""
@@ -69,12 +75,12 @@ class Point:
     @property
     def closeness(self) -> Array:
         """Gaps in units of the mean eigenvalue; 1 is what the source compares with."""
-        return np.asarray(self.gaps / np.abs(self.numbers("mean_eigenvalue")))
+        return _ratio(self.gaps, np.abs(self.numbers("mean_eigenvalue")))
 
     @property
     def separation(self) -> Array:
         """Gap of the second best pair over that of the best."""
-        return np.asarray(np.maximum(self.numbers("second_gap"), self.gaps) / self.gaps)
+        return _ratio(np.maximum(self.numbers("second_gap"), self.gaps), self.gaps)
 
     @property
     def separation_with_copies(self) -> Array:
@@ -167,7 +173,7 @@ def _beaten_controls(points: Sequence[Point]) -> Estimate:
     """Return the mean, over networks of all points, of the share of wrong targets that are matched less closely."""
     if not points:
         return estimates.unknown("no number of inputs exceeds 1")
-    return estimates.mean(np.concatenate([point.beaten_controls for point in points]))
+    return estimates.mean_share(np.concatenate([point.beaten_controls for point in points]))
 
 
 def _decided(
@@ -298,6 +304,7 @@ def _panel(setting: Setting) -> Panel:
     return Panel(
         title=setting.name,
         x_label="input size D",
+        x_scale="log",
         y_label="|l1 + l2 - tr / D|, median over networks",
         y_scale="log",
         curves=curves,
@@ -334,40 +341,40 @@ def _choices(parameters: PairParameters, *, is_dense: bool) -> list[Choice]:
         Choice(
             name="extra_samples",
             value=f"width + {parameters.extra_samples} samples",
-            reason="appendix D.1.2 prints 102 samples for width 10 and 152 for width 150, of which the first is "
-            "probably a misprint of 12; points of width 10 are also computed with 102",
+            reason="Appendix D.1.2 prints 102 samples for width 10 and 152 for width 150, of which the first is "
+            "probably a misprint of 12; points of width 10 are also computed with 102.",
         ),
         Choice(
             name="teacher",
             value=parameters.teacher,
-            reason="the source does not say what the targets are before they are standardised; decorrelated targets "
-            "do not depend on it",
+            reason="The source does not say what the targets are before they are standardised; decorrelated targets "
+            "do not depend on it.",
         ),
         Choice(
             name="shares_data",
             value="one data set for all networks" if parameters.shares_data else "other data for each network",
-            reason="the source does not say whether the networks of a point have the same data",
+            reason="The source does not say whether the networks of a point have the same data.",
         ),
         Choice(
             name="repeated eigenvalues",
             value="pairs with one sum count once; a repeated eigenvalue may be paired with itself",
-            reason="the source does not say; otherwise the second best pair would often be a copy of the best",
+            reason="The source does not say; otherwise the second best pair would often be a copy of the best.",
         ),
         Choice(
             name="panels",
             value="every width with three combinations of initialization and data",
-            reason="the source does not name widths and data of its panels; section 4.1 refers to 13b and 13c where "
-            "10b and 10c are probably meant",
+            reason="The source does not name widths and data of its panels; section 4.1 refers to 13b and 13c where "
+            "10b and 10c are probably meant.",
         ),
         Choice(
             name="control_factors",
             value=", ".join(map(str, parameters.control_factors)),
-            reason="with N (N - 1) / 2 pairs almost any number is matched closely, so the search is repeated for these "
-            "multiples of tr / D",
+            reason="With N (N - 1) / 2 pairs almost any number is matched closely, so the search is repeated for these "
+            "multiples of tr / D.",
         ),
     ]
     if is_dense:
-        reason = "at width 150 the Hessian of four layers is dense, with up to 67,650 rows"
+        reason = "At width 150 the Hessian of four layers is dense, with up to 67,650 rows."
         choices.append(Choice(name="widths", value=", ".join(map(str, parameters.widths)), reason=reason))
     return choices
 

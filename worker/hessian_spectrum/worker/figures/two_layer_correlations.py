@@ -77,9 +77,10 @@ Selection = Callable[[Sequence[Point]], list[Point]]
 
 def norm_leads(group: Group, stage: Stage, *, norm: str, claim: str) -> Verdict:
     """Return the verdict that one norm correlates most with the target."""
-    return group.decide(
+    return group.decide_mean(
         f"{claim} {STAGES[stage]}",
-        lambda points: mean_over(_with_several(points), lambda point: point.lead(stage, _of(norm), _all_but(norm))),
+        lambda point: point.lead(stage, _of(norm), _all_but(norm)),
+        among=_with_several,
         quantity=f"r of the {norm} norm of the matrix with the larger r, less the largest r of other norms; mean over "
         "D > 1",
         holds_for=Range(above=0.0),
@@ -92,14 +93,15 @@ def _layer_leads(
     """Return the verdict that the spectral norm of one matrix correlates more than that of the other."""
     first, second = f"spectral_{layer}", f"spectral_{3 - layer}"
 
-    def lead(select: Selection, points: Sequence[Point]) -> Estimate:
-        return mean_over(select(points), lambda point: point.difference(stage, first, second))
+    def lead(point: Point) -> Estimate:
+        return point.difference(stage, first, second)
 
     ranges = {"D <= width / 10 only": _small, "D >= width / 2 only": _large} if select is _everywhere else {}
-    return group.decide(
+    return group.decide_mean(
         claim,
-        partial(lead, select),
-        further={name: lead(part, group.points) for name, part in ranges.items()},
+        lead,
+        among=select,
+        further={name: mean_over(part(group.points), lead) for name, part in ranges.items()},
         quantity=f"r of the spectral norm of W{layer}, less that of W{3 - layer}; mean over D",
         holds_for=Range(above=0.0),
         note=note,
@@ -108,7 +110,7 @@ def _layer_leads(
 
 def _first_is_strong(group: Group) -> Verdict:
     return group.decide(
-        "At initialization and for small D, the norm of the first matrix correlates significantly",
+        "At initialization and for small D, the spectral norm of the first matrix correlates significantly",
         lambda points: extreme_over(_small(points), "initial", lambda _: ["spectral_1"], which="smallest"),
         quantity="smallest r of the spectral norm of W1 over D <= width / 10",
         holds_for=Range(above=STRONG),
@@ -116,36 +118,39 @@ def _first_is_strong(group: Group) -> Verdict:
 
 
 def _none_is_strong(group: Group, select: Selection, which: str) -> Verdict:
-    def largest(points: Sequence[Point]) -> Estimate:
-        return extreme_over(select(points), "initial", lambda _: _of("spectral"), which="largest")
+    def largest(names: Sequence[str], points: Sequence[Point]) -> Estimate:
+        return extreme_over(select(points), "initial", lambda _: names, which="largest")
 
     return group.decide(
-        "At initialization, where both matrices have entries of similar size, no norm correlates strongly",
-        largest,
-        quantity=f"largest r of a spectral norm over {which}",
+        "At initialization, where both matrices have entries of similar size, the spectral norm of neither correlates "
+        "strongly",
+        partial(largest, _of("spectral")),
+        quantity=f"largest r of the spectral norm of a matrix over {which}",
         holds_for=Range(below=STRONG),
+        further={"all norms of both matrices": largest(ALL_NORMS, group.points)},
     )
 
 
 def _alignment_leads(group: Group, select: Selection, which: str) -> Verdict:
-    def lead(norms: Sequence[str], points: Sequence[Point]) -> Estimate:
-        return mean_over(select(points), lambda point: point.lead("initial", ALIGNMENTS, norms))
+    def lead(norms: Sequence[str], point: Point) -> Estimate:
+        return point.lead("initial", ALIGNMENTS, norms)
 
-    return group.decide(
+    return group.decide_mean(
         "At initialization, where both matrices have entries of similar size, alignment correlates more than the "
         "spectral norms do",
         partial(lead, _of("spectral")),
+        among=select,
         quantity=f"largest r of an alignment, less the larger r of the two spectral norms; mean over {which}",
         holds_for=Range(above=0.0),
-        further={"compared with all norms": lead(ALL_NORMS, group.points)},
+        further={"compared with all norms": mean_over(select(group.points), partial(lead, ALL_NORMS))},
     )
 
 
 def _grows(group: Group) -> Verdict:
     """Return the verdict that the correlation is most prominent in trained networks."""
-    return group.decide(
+    return group.decide_mean(
         "The correlation with the spectral norm is most prominent in trained networks",
-        lambda points: mean_over(points, lambda point: point.change(*_of("spectral"))),
+        lambda point: point.change(*_of("spectral")),
         quantity="larger r of the two matrices after training, less the larger one at initialization; mean over D",
         holds_for=Range(above=0.0),
     )
@@ -195,9 +200,9 @@ def _is_bounded(group: Group) -> Verdict:
 def _drives_trained(group: Group) -> list[Verdict]:
     """Return the verdicts on which matrix drives the correlation after training."""
     if group.parametrization == "ntk":
-        verdict = group.decide(
+        verdict = group.decide_mean(
             "After training, the spectral norms of both matrices correlate well with the largest eigenvalue",
-            lambda points: mean_over(points, lambda point: point.extreme("trained", _of("spectral"), which="smallest")),
+            lambda point: point.extreme("trained", _of("spectral"), which="smallest"),
             quantity="smaller of the two r; mean over D",
             holds_for=Range(above=STRONG),
         )
@@ -359,10 +364,10 @@ def _content(
     stated = choices(parameters, found)
     if any(group.parametrization == "mup" for group in found):
         rate = f"{parameters.large_mup_learning_rate} from D = {parameters.large_mup_dim}"
-        reason = "the source sets the first rate 1 for muP and `large` D without saying from which on"
+        reason = "The source sets the first rate 1 for muP and `large` D without saying from which on."
         stated.append(Choice(name="large_mup_dim", value=rate, reason=reason))
     if is_aligned:
-        reason = "the caption has the absolute alignment, and does not say that it is squared as norms are"
+        reason = "The caption has the absolute alignment, and does not say that it is squared as norms are."
         stated.append(Choice(name="alignment", value="absolute value, not squared", reason=reason))
     verdicts = [verdict for group in found for verdict in verdicts_of(group)]
     return FigureContent(rows(found, lambda _: quantities), panels, verdicts, stated)
