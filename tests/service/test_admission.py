@@ -34,7 +34,7 @@ def test_a_figure_beyond_the_limit_is_accepted_only_if_a_gpu_may_compute_it(figu
     expected = None if figure in WITH_GPT2 else ("body", "scale")
     assert refusal(request, request.seconds / 5) == expected
     assert refusal(request, request.seconds) is None
-    assert refusal(request, request.seconds / 150) == ("body", "scale")
+    assert refusal(request, request.seconds / 2500) == ("body", "scale")
     limited = requested(figure, time_limit_seconds=request.seconds / 5)
     assert refusal(limited, 7 * 86400.0) == expected
 

@@ -33,8 +33,9 @@ from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES, check_jso
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
-_FASTEST = 100.0
-"""Ratio of the speed of the fastest worker that we expect, a large GPU, to that of two cores."""
+_FASTEST = 1000.0
+"""Ratio of the speed of the fastest worker that we expect to that of two cores: in float32, a GPU such as the H200 has 67
+TFLOP/s, and two cores reach some 60 GFLOP/s."""
 
 _INACCURACY = 2.0
 """Factor to which predicted times on two cores are good."""
