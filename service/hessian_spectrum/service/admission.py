@@ -34,8 +34,8 @@ from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 _FASTEST = 1000.0
-"""Ratio of the speed of the fastest worker that we expect to that of two cores: in float32, a GPU such as the H200 has 67
-TFLOP/s, and two cores reach some 60 GFLOP/s."""
+"""Ratio of the speed of the fastest worker that we expect to that of two cores: in float32, a GPU such as the H200 has
+67 TFLOP/s, and two cores reach some 60 GFLOP/s."""
 
 _INACCURACY = 2.0
 """Factor to which predicted times on two cores are good."""
