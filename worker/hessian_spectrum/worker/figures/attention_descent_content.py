@@ -49,7 +49,8 @@ ANY: Ends = (-np.inf, np.inf)
 def _over_runs(runs: Sequence[Measured], quantity: Quantity, within: Ends) -> Estimate:
     """Mean of a quantity, which lies between these ends, over the runs that have one, with its interval."""
     values = np.array([quantity(each) for each in runs])
-    found = estimates.mean(values[np.isfinite(values)], within=within)
+    known = values[np.isfinite(values)]
+    found = estimates.mean_share(known) if within == SHARE else estimates.mean(known, within=within)
     if found.value is None and np.isfinite(values).any():
         return Estimate(float(np.nanmean(values)), None, None, found.why)
     return found
