@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.experiments.figure import FigureRequest
 from hessian_spectrum.api_schemas.experiments.sweep import SweepRequest, SweepResult
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.storage.job_files import JobCheckpoints
@@ -66,6 +67,13 @@ def test_networks_of_one_shape_are_grouped() -> None:
     groups = groups_of(request.computations, range(8))
     assert groups == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert groups_of(request.computations, [0, 5, 6]) == [[0], [5, 6]]
+
+
+def test_the_longest_measurements_come_first() -> None:
+    overrides = {"parametrizations": ["standard"], "varied": [], "dims": [1, 2, 20, 50]}
+    request = FigureRequest.model_validate({"kind": "figure", "figure": "cracking-4", "overrides": overrides})
+    groups = groups_of(request.computations, [0, 2, 3])
+    assert groups == [[3], [2], [0]]
 
 
 def test_a_longer_grid_computes_the_new_points_alone(store: PointStore, monkeypatch: pytest.MonkeyPatch) -> None:

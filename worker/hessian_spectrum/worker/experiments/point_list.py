@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.experiments.kind import PointRequest
+from hessian_spectrum.api_schemas.figures import Measurement
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -221,16 +222,23 @@ def groups_of(computations: Sequence[PointRequest], needed: Sequence[int]) -> li
         needed: Indices of the points that are not known yet.
 
     Returns:
-        The indices of each group.
+        The indices of each group. Measurements that are predicted to take longest come first, lest one worker be left
+        with them while the others have nothing to do.
     """
     shapes: dict[Hashable, list[int]] = {}
     for index in needed:
         shapes.setdefault(_shape(computations[index]), []).append(index)
     others = shapes.pop(None, [])
+    if len(others) <= MAX_GROUPS:
+        others.sort(key=lambda index: _seconds(computations[index]), reverse=True)
     groups = []
     for indices in shapes.values():
         groups += _divided(indices, min(MAX_GROUP_SIZE, max(MIN_GROUP_SIZE, -(-len(indices) // GROUPS_OF_A_SHAPE))))
     return groups + _divided(others, -(-len(others) // MAX_GROUPS) or 1)
+
+
+def _seconds(computation: PointRequest) -> float:
+    return computation.cost.seconds if isinstance(computation, Measurement) else 0.0
 
 
 def _shape(computation: PointRequest) -> Hashable | None:
