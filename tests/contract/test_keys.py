@@ -229,7 +229,7 @@ def test_a_series_is_of_one_person(guarded: Guarded, tmp_path: Path) -> None:
     for reader, owner in (("anna", "anna"), ("bob", "bob"), ("admin", "bob")):
         with guarded.http(reader) as http:
             found = http.get("/v1/series/of-both").raise_for_status().json()
-        assert [point["job"] for point in found["points"]] == [ids[owner]], reader
+        assert [point["jobs"] for point in found["points"]] == [[ids[owner]]], reader
 
 
 def test_two_people_may_use_the_same_idempotency_key(people: dict[str, httpx.Client]) -> None:
