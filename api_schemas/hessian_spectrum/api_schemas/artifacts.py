@@ -195,13 +195,13 @@ class ArtifactCatalog(Protocol):
         ...
 
 
-def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, StoredArray] | None:
+def arrays_of(fields: Any, info: ValidationInfo, *location: str) -> dict[str, StoredArray] | None:
     """Return the arrays of the artifact that a message refers to.
 
     Args:
         fields: The message before validation; the artifact is named by its field `id`.
         info: Validation state, whose context may hold the `ArtifactCatalog`.
-        *place: Path to `fields` within the message that is being validated.
+        *location: Path to `fields` within the message that is being validated.
 
     Returns:
         The arrays by name. None if the fields refer to no artifact, or if the context has no catalog, as when a request
@@ -212,14 +212,14 @@ def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, Store
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
         return None
-    return stored_arrays(fields["id"], info, *place, "id")
+    return stored_arrays(fields["id"], info, *location, "id")
 
 
-def stored_arrays(artifact_id: str, info: ValidationInfo, *place: str | int) -> dict[str, StoredArray] | None:
-    """Return the arrays of an artifact that a message refers to at `place`; None without an `ArtifactCatalog`.
+def stored_arrays(artifact_id: str, info: ValidationInfo, *location: str | int) -> dict[str, StoredArray] | None:
+    """Return the arrays of an artifact that a message refers to at `location`; None without an `ArtifactCatalog`.
 
     Raises:
-        ValidationError: At `place`, if the artifact does not exist or holds no arrays.
+        ValidationError: At `location`, if the artifact does not exist or holds no arrays.
     """
     catalog: ArtifactCatalog | None = (info.context or {}).get(CONTEXT)
     if catalog is None:
@@ -227,7 +227,7 @@ def stored_arrays(artifact_id: str, info: ValidationInfo, *place: str | int) -> 
     try:
         return catalog.arrays(artifact_id)
     except ArtifactError as error:
-        raise misfit(*place, message=str(error)) from None
+        raise misfit(*location, message=str(error)) from None
 
 
 def listed(names: Iterable[str]) -> str:

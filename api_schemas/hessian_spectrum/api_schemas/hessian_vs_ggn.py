@@ -228,8 +228,8 @@ class HessianVsGgnRequest(KindMessage):
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             first, *others = fault["loc"]
-            place = ("models", index) if first == "model" else (first,)
-            raise misfit(*place, *others, message=fault["msg"]) from None
+            location = ("models", index) if first == "model" else (first,)
+            raise misfit(*location, *others, message=fault["msg"]) from None
 
     def _check_pretraining(self, plan: Pretraining) -> None:
         if len(self.models) > MAX_PRETRAINED_MODELS:

@@ -130,7 +130,7 @@ def misfit(*location: str | int, message: str) -> ValidationError:
 
 
 def moved(error: ValidationError, *location: str | int) -> ValidationError:
-    """Move errors to another place, with their kinds and messages.
+    """Move errors to another location, with their kinds and messages.
 
     Args:
         error: Errors of a message that stands for a part of another one.
@@ -139,17 +139,17 @@ def moved(error: ValidationError, *location: str | int) -> ValidationError:
     Returns:
         The errors, for pydantic to merge into its own.
     """
-    return relocated(error, lambda place: (*location, *place))
+    return relocated(error, lambda inner: (*location, *inner))
 
 
 def relocated(
-    error: ValidationError, place: Callable[[tuple[str | int, ...]], tuple[str | int, ...]]
+    error: ValidationError, new_location: Callable[[tuple[str | int, ...]], tuple[str | int, ...]]
 ) -> ValidationError:
     """Give errors other locations, and keep their kinds and messages.
 
     Args:
         error: Errors of a message.
-        place: Returns the new location for each of theirs.
+        new_location: Returns the new location for each of theirs.
 
     Returns:
         The errors, for pydantic to merge into its own.
@@ -159,7 +159,7 @@ def relocated(
         is_own = fault["type"] in ("misfit", "value_error", "assertion_error")
         kind = PydanticCustomError("misfit", "{message}", {"message": fault["msg"]}) if is_own else fault["type"]
         faults.append(
-            InitErrorDetails(type=kind, loc=place(fault["loc"]), input=fault["input"], ctx=fault.get("ctx", {}))
+            InitErrorDetails(type=kind, loc=new_location(fault["loc"]), input=fault["input"], ctx=fault.get("ctx", {}))
         )
     return ValidationError.from_exception_data("misfit", faults)
 

@@ -22,7 +22,7 @@ from hessian_spectrum.api_schemas.matrices import (
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.methods import Method
 from hessian_spectrum.api_schemas.models import Gpt2, Model
-from hessian_spectrum.api_schemas.models.kind import Place, Shapes, block_dims, block_shapes
+from hessian_spectrum.api_schemas.models.kind import Location, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.training import Training
 
 _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
@@ -218,7 +218,7 @@ class SpectrumRequest(RequestMessage):
         return num_sinks * len(self.block_dims)
 
     @property
-    def _globs(self) -> dict[Place, str]:
+    def _globs(self) -> dict[Location, str]:
         if self.block is not None:
             return {("block",): self.block}
         return {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}

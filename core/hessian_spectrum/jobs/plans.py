@@ -421,11 +421,11 @@ def _experiment_error(request: ExperimentRequest, plan: JobPlan, memory_bytes: i
     """Return the field that makes the largest point of an experiment too large."""
     index = max(range(len(plan.points)), key=lambda number: plan.points[number].peak_bytes)
     computation = request.computations[index]
-    place: list[str | int] = list(request.place_of_sizes)
+    location: list[str | int] = list(request.location_of_sizes)
     if isinstance(computation, SpectrumRequest):
-        place.append(culprit(computation, memory_bytes))
+        location.append(culprit(computation, memory_bytes))
     sizes = gibibytes(plan.whole.peak_bytes), gibibytes(memory_bytes)
-    return FieldError(loc=["body", *place], msg=f"point {index} takes about {sizes[0]}, a worker has {sizes[1]}")
+    return FieldError(loc=["body", *location], msg=f"point {index} takes about {sizes[0]}, a worker has {sizes[1]}")
 
 
 def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
@@ -514,12 +514,12 @@ def _comparison_error(
         if point.peak_bytes > memory_bytes:
             spare = memory_bytes - _training_bytes(request, model)
             is_data = culprit(eigenvalue_request(request, model, matrix), spare) == "data"
-            place = ["data"] if is_data else ["models", number // len(MATRICES)]
+            location = ["data"] if is_data else ["models", number // len(MATRICES)]
             message = (
                 f"{point.num_parameters:,} parameters with these data take about "
                 f"{gibibytes(point.peak_bytes)}, a worker has {gibibytes(memory_bytes)}"
             )
-            return FieldError(loc=["body", *place], msg=message)
+            return FieldError(loc=["body", *location], msg=message)
     return None
 
 

@@ -42,6 +42,10 @@ RESERVE = 1.05
 
 # Steps from which on the spread of a probe's estimates is known, as far as an interval needs it.
 LEAST_STEPS = 3
+
+_TIE = 1e-14
+"""Difference of Ritz values of two probes, over the largest magnitude, up to which they are the same."""
+
 TOO_FEW_STEPS = f"fewer than {LEAST_STEPS} Lanczos steps do not tell how far probes may be off; take more steps"
 
 GHOST_FACTOR = 2.5
@@ -247,17 +251,41 @@ def _extreme(
 ) -> RitzValue:
     """Return the last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
     index = -1 if side > 0 else 0
-    best = max(range(len(quadratures)), key=lambda probe: side * float(quadratures[probe].nodes[index]))
-    value = float(quadratures[best].nodes[index])
-    residuals = quadratures[best].residuals
-    assert residuals is not None
+    ends = np.array([[each.nodes[index] for each in quadratures]], dtype=float)
+    residuals = np.array([[_residuals(each)[index] for each in quadratures]], dtype=float)
+    scales = np.array([max(float(np.abs(each.nodes).max()) for each in quadratures)])
+    best = int(extreme_probes(ends, residuals, scales=scales, side=side)[0])
+    value = side * float((side * ends).max())
     near = value - side * floors[best]
     far = _end(quadratures, floors, value=value, dim=dim, side=side) + side * max(floors)
     if not math.isfinite(far):
         known = Interval(near, None, UNBOUNDED) if side > 0 else Interval(None, near, UNBOUNDED)
     else:
         known = Interval(min(near, far), max(near, far))
-    return RitzValue(value, factor * abs(float(residuals[index])) + floors[best], known)
+    return RitzValue(value, factor * abs(float(residuals[0, best])) + floors[best], known)
+
+
+def _residuals(quadrature: Quadrature) -> FloatArray:
+    assert quadrature.residuals is not None
+    return quadrature.residuals
+
+
+def extreme_probes(values: FloatArray, residuals: FloatArray, *, scales: FloatArray, side: int) -> NDArray[np.intp]:
+    """Return the probe that has converged most, of those that share the last Ritz value, for each of B matrices.
+
+    Args:
+        values: Last Ritz values of the probes on this side, of shape (B, k).
+        residuals: Residuals of these, of shape (B, k).
+        scales: Largest magnitudes of Ritz values, of shape (B,).
+        side: 1 for the largest, -1 for the smallest.
+
+    Returns:
+        The indices (B,) of the probes: of values that differ by rounding alone, the one with the smallest residual.
+    """
+    farthest = (side * values).max(axis=1) - _TIE * scales
+    candidates: FloatArray = np.where(side * values >= farthest[:, None], np.abs(residuals), np.inf)
+    chosen: NDArray[np.intp] = candidates.argmin(axis=1)
+    return chosen
 
 
 def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], *, value: float, dim: int, side: int) -> float:

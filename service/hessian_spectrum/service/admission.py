@@ -147,7 +147,7 @@ class Admission:
         if (request.seconds - on_gpu) / _INACCURACY + on_gpu / _FASTEST > limit:
             remedy = "choose smaller sizes" + (" or a longer time limit" if own_limit < self._job_seconds else "")
             message = f"takes about {_duration(request.seconds)} on two cores; jobs may run for {_duration(limit)}"
-            raise invalid_field(request.place_of_sizes, f"{message}: {remedy}")
+            raise invalid_field(request.location_of_sizes, f"{message}: {remedy}")
 
     def estimate(self, request: AnyJobRequest) -> CostEstimate:
         """Estimate the cost of a job on the present workers.

@@ -133,6 +133,17 @@ def test_extremes_are_taken_over_all_probes() -> None:
     assert (largest.value, largest.residual) == (3.0, 0.125 + 10 * 2.0**-8)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_ritz_values_that_differ_by_rounding_the_most_converged_one_counts(order: int) -> None:
+    def double(outer: float, residual: float) -> Quadrature:
+        return Quadrature(np.array([-outer, outer]), np.full(2, 0.5), np.array([residual, residual]))
+
+    several = [double(3.0, 1e-8), double(3.0 + 4 * EPS, 1e-3), double(2.0, 1e-12)][::order]
+    smallest, largest = extreme_ritz_values(several, [4.0] * 3, product_error=0.0, reorthogonalisation="full", dim=100)
+    assert (smallest.value, smallest.residual) == (-3.0 - 4 * EPS, 1e-8)
+    assert (largest.value, largest.residual) == (3.0 + 4 * EPS, 1e-8)
+
+
 def outliers_and(bulk: Tensor, *outliers: float) -> Tensor:
     return torch.cat([torch.tensor(outliers, dtype=F64), bulk[len(outliers) :]])
 

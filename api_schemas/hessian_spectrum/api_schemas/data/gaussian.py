@@ -91,7 +91,7 @@ def _check_vectors(model: Model, data: GaussianData, loss: AnyLoss | None) -> No
     assert kind.widths is not None
     assert loss is not None
     needed = (data.input_dim, kind_of_loss(loss).outputs_per_target * data.output_dim)
-    if kind.width_places is not None:
+    if kind.width_locations is not None:
         check_widths(model, needed, "gaussian data")
     factor = kind_of_loss(loss).outputs_per_target
     for name, ours, theirs in zip(("input_dim", "output_dim"), needed, kind.widths(model), strict=True):

@@ -21,7 +21,7 @@ class DataMessage(KindMessage):
 
 
 Check = Callable[[Any, Any, AnyLoss | None], None]
-"""check(model, data, loss) raises a ValidationError at a place in `model` or `data` where the two do not fit."""
+"""check(model, data, loss) raises a ValidationError at a location in `model` or `data` where the two do not fit."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> Non
     kind = model_kind_of(model)
     assert kind.widths is not None
     have = kind.widths(model)
-    places = kind.width_places(model) if kind.width_places is not None else None
-    if places is None and have != needed:
+    locations = kind.width_locations(model) if kind.width_locations is not None else None
+    if locations is None and have != needed:
         message = f"{what} have {needed[0]} inputs and {needed[1]} outputs, this {model.kind} {have[0]} and {have[1]}"
         raise misfit("data", "kind", message=message)
-    for name, place, number, need in zip(("input", "output"), places or ((), ()), have, needed, strict=True):
+    for name, location, number, need in zip(("input", "output"), locations or ((), ()), have, needed, strict=True):
         if number != need:
-            raise misfit("model", *place, message=f"the {name} width is {number}, {what} need {need}")
+            raise misfit("model", *location, message=f"the {name} width is {number}, {what} need {need}")
 
 
 def loss_of(model: ModelMessage, loss: AnyLoss | None) -> AnyLoss | None:

@@ -242,8 +242,8 @@ def _program_inputs(model: Any, data: SampleData) -> Iterator[tuple[str, Numbers
     expected = {each.name: each for each in model.inputs}
     if given.keys() != expected.keys():
         have, needed = listed(given), ", ".join(expected)
-        place = data.reference if isinstance(data, UploadedSamples) else "kind"
-        raise misfit("data", place, message=f"holds the inputs {have}; those of the program are {needed}")
+        location = data.reference if isinstance(data, UploadedSamples) else "kind"
+        raise misfit("data", location, message=f"holds the inputs {have}; those of the program are {needed}")
     for name, values in given.items():
         yield name, values, expected[name]
 

@@ -237,10 +237,10 @@ class PartsData(UploadedSamples):
         return _filled_in(fields, _joined(parts), "parts")
 
 
-def _with_samples(arrays: Mapping[str, StoredArray], *place: str | int) -> Mapping[str, StoredArray]:
+def _with_samples(arrays: Mapping[str, StoredArray], *location: str | int) -> Mapping[str, StoredArray]:
     for name, array in arrays.items():
         if not array.shape:
-            raise misfit(*place, message=f"{name} is a single number; the first axis must be that of the samples")
+            raise misfit(*location, message=f"{name} is a single number; the first axis must be that of the samples")
     return arrays
 
 

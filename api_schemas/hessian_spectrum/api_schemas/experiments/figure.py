@@ -48,7 +48,7 @@ class FigureRequest(ExperimentRequest):
         return [each for each in self.computations if isinstance(each, Measurement)]
 
     @property
-    def place_of_sizes(self) -> tuple[str, ...]:
+    def location_of_sizes(self) -> tuple[str, ...]:
         """The scale, or the overrides if they change anything."""
         figure = FIGURES[self.figure]
         usual = figure.parameters.model_validate(figure.defaults(self.scale))

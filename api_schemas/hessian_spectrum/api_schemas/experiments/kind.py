@@ -46,7 +46,7 @@ class ExperimentRequest(KindMessage):
         return [each.canonical() for each in self._points]
 
     @property
-    def place_of_sizes(self) -> tuple[str, ...]:
+    def location_of_sizes(self) -> tuple[str, ...]:
         """Path to the message that holds model, data and method of the points."""
         return ()
 

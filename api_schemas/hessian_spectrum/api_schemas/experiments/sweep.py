@@ -46,7 +46,7 @@ class SweepRequest(ExperimentRequest):
     )
 
     @property
-    def place_of_sizes(self) -> tuple[str, ...]:
+    def location_of_sizes(self) -> tuple[str, ...]:
         """The job whose fields are varied."""
         return ("base",)
 
@@ -97,29 +97,29 @@ def _paths(name: str) -> list[tuple[str, ...]]:
 def _require_distinct(request: SweepRequest, paths: Sequence[list[tuple[str, ...]]]) -> None:
     """Refuse a path that is given twice, or whose field lies within that of another, which would replace it."""
     seen: list[tuple[str, ...]] = []
-    for name, places in zip(request.over, paths, strict=True):
-        for place in places:
+    for name, axis in zip(request.over, paths, strict=True):
+        for path in axis:
             for other in seen:
-                if all(one == two for one, two in zip(place, other, strict=False)):
-                    raise misfit("over", name, message=f"varies {max('.'.join(place), '.'.join(other), key=len)} twice")
-            seen.append(place)
+                if all(one == two for one, two in zip(path, other, strict=False)):
+                    raise misfit("over", name, message=f"varies {max('.'.join(path), '.'.join(other), key=len)} twice")
+            seen.append(path)
 
 
 def _with_values(base: SpectrumRequest, paths: Sequence[list[tuple[str, ...]]], row: Sequence[Any]) -> SpectrumRequest:
     """Return the request of a point; messages that it shares with the base are not validated again."""
     fields: dict[str, Any] = _fields(base)
-    for places, value in zip(paths, row, strict=True):
-        for place in places:
-            _set(fields, place, value)
+    for axis, value in zip(paths, row, strict=True):
+        for path in axis:
+            _set(fields, path, value)
     return SpectrumRequest.model_validate(fields)
 
 
-def _set(fields: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
-    *outer, last = place
+def _set(fields: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    *outer, last = path
     for depth, name in enumerate(outer, 1):
         inner = fields.get(name)
         if not isinstance(inner, RequestMessage | dict | None):
-            raise misfit(*place, message=f"{'.'.join(place[:depth])} has no fields")
+            raise misfit(*path, message=f"{'.'.join(path[:depth])} has no fields")
         fields[name] = _fields(inner) if isinstance(inner, RequestMessage) else dict(inner or {})
         fields = fields[name]
     fields[last] = value
@@ -134,19 +134,19 @@ def _at_axis(
 ) -> ValidationError:
     """Return the first error of a point, at the value of the axis that it concerns."""
     fault = error.errors(include_url=False)[0]
-    place = [part for part in fault["loc"] if isinstance(part, str)]
-    for name, places, value in zip(request.over, paths, row, strict=True):
-        if any(_meet(each, place) for each in places):
+    location = [part for part in fault["loc"] if isinstance(part, str)]
+    for name, axis, value in zip(request.over, paths, row, strict=True):
+        if any(_meet(each, location) for each in axis):
             index = next(index for index, each in enumerate(request.over[name]) if each is value)  # 1 equals true
             return misfit("over", name, index, message=fault["msg"])
     where = ".".join(map(str, fault["loc"]))
     return misfit("over", message=f"{where}: {fault['msg']}")
 
 
-def _meet(path: tuple[str, ...], place: Sequence[str]) -> bool:
-    """Return whether an error is at a field, above or below it; a union adds the kinds of messages to the place."""
-    parts = iter(place)
-    return all(part in parts for part in path) or tuple(place) == path[: len(place)] != ()
+def _meet(path: tuple[str, ...], location: Sequence[str]) -> bool:
+    """Return whether an error is at a field, above or below it; a union adds the kinds of messages to its location."""
+    parts = iter(location)
+    return all(part in parts for part in path) or tuple(location) == path[: len(location)] != ()
 
 
 def _result_fields(request: SweepRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:

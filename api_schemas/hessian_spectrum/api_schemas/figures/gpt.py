@@ -82,7 +82,7 @@ def _cost(model: Gpt2, num_tokens: int, *, num_products: int, num_passes: float)
 def _check(parameters: FigureParameters, make: Callable[[Any], object]) -> None:
     """Make the requests of a figure, with errors at the parameters that the fields of requests come from."""
 
-    def place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    def parameter(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
         if location[0] in type(parameters).model_fields:
             return location
         name = _RENAMED.get((location[0], location[-1]), location[-1])
@@ -93,7 +93,7 @@ def _check(parameters: FigureParameters, make: Callable[[Any], object]) -> None:
     try:
         make(parameters)
     except ValidationError as error:
-        raise relocated(error, place) from None
+        raise relocated(error, parameter) from None
 
 
 class PretrainingMeasurement(Measurement):

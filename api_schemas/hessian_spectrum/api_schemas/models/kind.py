@@ -20,7 +20,7 @@ from hessian_spectrum.planning.size import Size
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of parameters by name, in the order of the flat parameter vector."""
 
-Place = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 """Location of a field in a request: the names and indices that lead to it."""
 
 _MAX_NAMES_SHOWN = 20
@@ -97,12 +97,12 @@ class ModelKind:
         example: The fields `model`, `data` and `loss` of a small job.
         samples: What it reads.
         widths: Numbers of each input and output; of sequences at each position. Not of tokens.
-        width_places: Fields of a message that say how many inputs and outputs it has, where a caller is to change
+        width_locations: Fields of a message that say how many inputs and outputs it has, where a caller is to change
             these; None: data are to fit.
         only_loss: The one loss that it has, and the default; None: one must be named.
         engine_arguments: Keyword arguments of the class in `curvature.models` that stands for the kind.
         given_weights: Weights in the message by name, or in an uploaded file; None: drawn from the seed.
-        check: Raises a ValidationError at a place in `model` if the message cannot be used.
+        check: Raises a ValidationError at a location in `model` if the message cannot be used.
         check_length: The same for sequences of so many positions.
         is_trainable: Whether gradient descent moves it.
         samples_at_once: Number of samples on which it is defined, so that every micro-batch has as many; None: any.
@@ -117,7 +117,7 @@ class ModelKind:
     example: Mapping[str, Any]
     samples: Samples = "vectors"
     widths: Callable[[Any], tuple[int, int]] | None = None
-    width_places: Callable[[Any], tuple[Place, Place]] | None = None
+    width_locations: Callable[[Any], tuple[Location, Location]] | None = None
     only_loss: LossName | None = None
     engine_arguments: Callable[[Any], dict[str, Any]] = fields_of
     given_weights: Callable[[Any], Mapping[str, Any] | StoredWeights | None] = _accept
@@ -179,7 +179,7 @@ def parameter_shapes(model: ModelMessage) -> Shapes:
     return kind_of(model).parameter_shapes(model)
 
 
-def block_shapes(model: ModelMessage, globs: Mapping[Place, str]) -> Shapes:
+def block_shapes(model: ModelMessage, globs: Mapping[Location, str]) -> Shapes:
     """Shapes of the parameters whose names match one of the globs.
 
     Args:
@@ -195,11 +195,11 @@ def block_shapes(model: ModelMessage, globs: Mapping[Place, str]) -> Shapes:
     shapes = parameter_shapes(model)
     if not globs:
         return shapes
-    chosen = {name for place, glob in globs.items() for name in matching_names(shapes, place, glob)}
+    chosen = {name for location, glob in globs.items() for name in matching_names(shapes, location, glob)}
     return {name: size for name, size in shapes.items() if name in chosen}
 
 
-def block_dims(model: ModelMessage, globs: Mapping[Place, str]) -> tuple[int, ...]:
+def block_dims(model: ModelMessage, globs: Mapping[Location, str]) -> tuple[int, ...]:
     """Number of entries of all these parameters together, followed by those of each glob.
 
     Args:
@@ -215,17 +215,17 @@ def block_dims(model: ModelMessage, globs: Mapping[Place, str]) -> tuple[int, ..
     sizes = {name: prod(size) for name, size in parameter_shapes(model).items()}
     if not globs:
         return (sum(sizes.values()),)
-    blocks = [matching_names(sizes, place, glob) for place, glob in globs.items()]
+    blocks = [matching_names(sizes, location, glob) for location, glob in globs.items()]
     chosen = blocks if len(blocks) == 1 else [{name for names in blocks for name in names}, *blocks]
     return tuple(sum(map(sizes.__getitem__, names)) for names in chosen)
 
 
-def matching_names(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
+def matching_names(names: Mapping[str, object], location: Location, glob: str) -> list[str]:
     """Return the names that match a glob.
 
     Args:
         names: Names of all parameters.
-        place: Location of the glob in the request.
+        location: Location of the glob in the request.
         glob: The glob.
 
     Returns:
@@ -236,7 +236,7 @@ def matching_names(names: Mapping[str, object], place: Place, glob: str) -> list
     """
     matching = list(filter(re.compile(translate(glob)).match, names))
     if not matching:
-        raise misfit(*place, message=f"no parameter has such a name; there are {_listed(names)}")
+        raise misfit(*location, message=f"no parameter has such a name; there are {_listed(names)}")
     return matching
 
 

@@ -10,10 +10,10 @@ from hessian_spectrum.api_schemas.artifacts import StoredArray, arrays_of, liste
 from hessian_spectrum.api_schemas.message import RequestMessage, Rows, Seed, Vector, misfit
 from hessian_spectrum.api_schemas.models.kind import (
     ActivationName,
+    Location,
     ModelKind,
     ModelMessage,
     NegativeSlope,
-    Place,
     Shapes,
     StoredWeights,
     settled_slope,
@@ -207,7 +207,7 @@ def _given_weights(model: Mlp) -> Mapping[str, Any] | StoredWeights | None:
     return arrays
 
 
-def _width_places(model: Mlp) -> tuple[Place, Place]:
+def _width_locations(model: Mlp) -> tuple[Location, Location]:
     last = len(model.layer_widths) - 1
     if isinstance(model.weights, StoredWeights):
         return ("weights", "id"), ("weights", "id")
@@ -227,7 +227,7 @@ KINDS = (
             "loss": "mse",
         },
         widths=lambda model: (model.layer_widths[0], model.layer_widths[-1]),
-        width_places=_width_places,
+        width_locations=_width_locations,
         engine_arguments=_engine_arguments,
         given_weights=_given_weights,
         is_layered=True,

@@ -19,6 +19,7 @@ from hessian_spectrum.quadrature.estimates import (
     RESERVE,
     TOO_FEW_STEPS,
     UNBOUNDED,
+    extreme_probes,
     overlap_of_probes,
 )
 from hessian_spectrum.quadrature.results import (
@@ -159,8 +160,9 @@ def _ends(batch: QuadratureBatch, floors: FloatArray, *, factor: float, dim: int
     """Return the last Ritz value of each matrix on one side; `floors` (B, k) are the errors of products."""
     index = -1 if side > 0 else 0
     rows = np.arange(len(floors))
-    best = (side * batch.nodes[:, :, index]).argmax(axis=1)
-    values = batch.nodes[rows, best, index]
+    scales = np.abs(batch.nodes).max(axis=(1, 2))
+    best = extreme_probes(batch.nodes[:, :, index], batch.residuals[:, :, index], scales=scales, side=side)
+    values = side * (side * batch.nodes[:, :, index]).max(axis=1)
     residuals = factor * np.abs(batch.residuals[rows, best, index]) + floors[rows, best]
     near = values - side * floors[rows, best]
     far = _end_of_spectra(batch, floors, values, dim=dim, side=side) + side * floors.max(axis=1)

@@ -21,7 +21,10 @@ ZERO_EIGENVALUE = 1e-8
 _START_DAMPING = 1e-2
 _DAMPING_LIMITS = (1e-14, 1e8)
 _SUBSTANTIAL = 0.97
-"""Factor by which the objective must fall within the patience of a search."""
+"""Factor by which the objective or the norm of the gradient must fall within the patience of a search."""
+
+_LOSS_ROUNDING = 1e-14
+"""Relative difference of losses up to which rounding decides which is smaller."""
 
 
 @serializable()
@@ -72,10 +75,11 @@ class CriticalPointSearch(Iteration[Networks, SearchState, CriticalPoints]):
         gradient-norm:  theta <- theta - (H^2 + mu I)^-1 H g     (Levenberg-Marquardt for |g|^2 / 2),
         loss:           theta <- theta - (|H| + mu I)^-1 g       (Newton's method with the moduli of the eigenvalues),
 
-    where mu falls after steps that reduce the objective, and rises after others, which are not taken. A search ends at
-    a gradient of norm `tolerance`, after `max_iterations`, or where the objective falls by less than 3 % in `patience`
-    iterations. Most searches for small gradients end in the last way: they slow down near points where H g = 0 but g is
-    not 0. These are no critical points, and only the norm of the gradient tells.
+    where mu falls after steps that reduce the objective, and rises after others, which are not taken. Where rounding
+    hides which of two losses is smaller, the norm of the gradient decides. A search ends at a gradient of norm
+    `tolerance`, after `max_iterations`, or where neither the objective nor the norm of the gradient falls by 3 % in
+    `patience` iterations. Most searches for small gradients end in the last way: they slow down near points where
+    H g = 0 but g is not 0. These are no critical points, and only the norm of the gradient tells.
 
     Args:
         objective: What is minimised.
@@ -165,30 +169,38 @@ class CriticalPointSearch(Iteration[Networks, SearchState, CriticalPoints]):
         ends, iterations = parameters.clone(), torch.zeros(len(parameters), dtype=torch.int64)
         live, here = torch.arange(len(parameters)), point(networks, parameters)
         damping = torch.full((len(live),), _START_DAMPING, dtype=torch.float64)
-        best, waited = self._objective(here), torch.zeros(len(live), dtype=torch.int64)
+        best, waited = self._measures(here), torch.zeros(len(live), dtype=torch.int64)
         for _ in range(self.max_iterations):
             going = (here.gradient.norm(dim=1) > self.tolerance) & (waited < self.patience)
             if not going.all():
-                live, damping, best, waited = live[going], damping[going], best[going], waited[going]
+                live, damping, best, waited = live[going], damping[going], best[:, going], waited[going]
                 here = Point(*(each[going] for each in here))
             if not len(live):
                 break
             iterations[live] += 1
             step, is_solved = self._step(here, damping)
             there = point(networks.of(live), ends[live] + step)
-            value, new = self._objective(here), self._objective(there)
-            better = is_solved & (new < value)
+            old, new = self._measures(here), self._measures(there)
+            better = is_solved & self._is_better(new, old)
             ends[live[better]] += step[better]
-            for old, each in zip(here, there, strict=True):
-                old[better] = each[better]
+            for kept, each in zip(here, there, strict=True):
+                kept[better] = each[better]
             damping = torch.where(better, damping / 5, damping * 4).clamp(*_DAMPING_LIMITS)
-            is_substantial = better & (new < _SUBSTANTIAL * best)
-            best = torch.where(is_substantial, new, best)
+            is_substantial = better & (new < _SUBSTANTIAL * best).any(0)
+            best = torch.where(is_substantial, torch.minimum(new, best), best)
             waited = torch.where(is_substantial, 0, waited + 1)
         return ends, iterations
 
-    def _objective(self, here: Point) -> Tensor:
-        return here.loss if self.objective == "loss" else here.gradient.norm(dim=1)
+    def _measures(self, here: Point) -> Tensor:
+        """What shall fall (1 or 2, B): the norm of the gradient, and the loss where it is the objective."""
+        norm = here.gradient.norm(dim=1)
+        return torch.stack([norm] if self.objective == "gradient-norm" else [norm, here.loss])
+
+    def _is_better(self, new: Tensor, old: Tensor) -> Tensor:
+        """Whether the objective falls (B,); of losses that are equal up to rounding, that with the smaller gradient."""
+        falls = new < old
+        is_equal = new[-1] <= old[-1] * (1 + _LOSS_ROUNDING)
+        return falls[-1] | (is_equal & falls[0])
 
     def _step(self, here: Point, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Step (B, P), and whether rounding left it defined (B,)."""
