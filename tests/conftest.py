@@ -111,9 +111,9 @@ class Server:
         return [pid for pid in _descendants(self.process.pid) if module in _command_line(pid)]
 
 
-@pytest.fixture(scope="session")
-def start_server() -> Iterator[Callable[..., Server]]:
-    """Starts stacks; those still running at the end of the session are killed."""
+@contextlib.contextmanager
+def starting_servers() -> Iterator[Callable[..., Server]]:
+    """Starts stacks; those still running at the end of the block are stopped."""
     servers: list[Server] = []
 
     def start(data_directory: Path, *, wait: bool = True, workers: int = 1, **environment: str) -> Server:
@@ -140,14 +140,20 @@ def start_server() -> Iterator[Callable[..., Server]]:
             server.stop()
 
 
+@pytest.fixture(scope="module")
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts stacks, which run until the end of the module at most: idle ones slow the tests of others."""
+    with starting_servers() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def server(
-    start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, write_gpt2: Callable[..., Path]
-) -> Server:
+def server(tmp_path_factory: pytest.TempPathFactory, write_gpt2: Callable[..., Path]) -> Iterator[Server]:
     """One stack for all tests that leave it alive; it has a checkpoint `tiny-gpt2`."""
     data_directory = tmp_path_factory.mktemp("shared") / "data"
     write_gpt2(data_directory / "models" / "tiny-gpt2")
-    return start_server(data_directory)
+    with starting_servers() as start:
+        yield start(data_directory)
 
 
 @pytest.fixture(scope="session")
