@@ -77,6 +77,7 @@ class ClientBase(ABC, Generic[HttpClient]):
 
     closed_form = Endpoint(endpoints.closed_form)
     closed_form_file = Endpoint(endpoints.closed_form_file)
+    closed_forms = Endpoint(endpoints.closed_forms)
     random_matrix = Endpoint(endpoints.random_matrix)
     random_matrix_file = Endpoint(endpoints.random_matrix_file)
     estimate = Endpoint(endpoints.estimate)

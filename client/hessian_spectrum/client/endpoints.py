@@ -4,12 +4,13 @@ The documentation of a function is that of the method of the same name that both
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json
 
 from hessian_spectrum.api_schemas.artifacts import (
     AnyArtifact,
@@ -20,6 +21,7 @@ from hessian_spectrum.api_schemas.artifacts import (
 )
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
+from hessian_spectrum.api_schemas.closed_form_batch import FailedItem
 from hessian_spectrum.api_schemas.experiments.figure import FigureList
 from hessian_spectrum.api_schemas.experiments.series import SeriesResult
 from hessian_spectrum.api_schemas.health import Readiness
@@ -45,7 +47,7 @@ _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
 _NPZ, _NPY, _SAFETENSORS = "application/x-npz", "application/x-npy", "application/x-safetensors"
 _PT2 = "application/vnd.pytorch.pt2"
-_ONNX = "application/onnx"
+_ONNX, _NDJSON = "application/onnx", "application/x-ndjson"
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": _NPZ,
@@ -57,6 +59,7 @@ _MEDIA_TYPES: dict[ResultFormat, str] = {
 
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
+_BATCH_ITEM: TypeAdapter[ClosedFormSpectrum | FailedItem] = TypeAdapter(ClosedFormSpectrum | FailedItem)
 _ARTIFACT: TypeAdapter[AnyArtifact] = TypeAdapter(AnyArtifact)
 
 
@@ -89,6 +92,31 @@ def _closed_form(
     return ApiRequest(
         "POST", "/v1/closed-form", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
     )
+
+
+def closed_forms(requests: Iterable[Body]) -> ApiRequest[list[ClosedFormSpectrum | FailedItem]]:
+    """Compute many closed forms in one request, several times as fast as one after the other.
+
+    Args:
+        requests: Models of requests or dictionaries of their fields, whose arrays may be of numpy.
+
+    Returns:
+        For each request its spectrum, or the problem for which it has none.
+    """
+    lines = [to_json(request, exclude_none=True, fallback=_as_list) for request in requests]
+    headers = {"Content-Type": _NDJSON}
+    path, body = "/v1/closed-form/batch", b"\n".join(lines)
+    return ApiRequest("POST", path, _read_lines, body=body, headers=headers, wait_seconds=_HEAVY_SECONDS)
+
+
+def _read_lines(content: bytes) -> list[ClosedFormSpectrum | FailedItem]:
+    return [_BATCH_ITEM.validate_json(line) for line in content.splitlines()]
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a request holds {type(value).__name__}, which JSON cannot represent")
 
 
 def random_matrix(request: Body) -> ApiRequest[LawAnswer | IndexCurveAnswer]:

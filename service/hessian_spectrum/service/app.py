@@ -7,6 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.closed_form_batch import ClosedFormBatch
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
@@ -30,6 +31,7 @@ from hessian_spectrum.service.request_parsing import StrictRoute, has_media_type
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
+    closed_form_batch,
     estimates,
     figures,
     job_events,
@@ -46,7 +48,19 @@ Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, ever
 Errors are problem details (RFC 9457); invalid requests name the fields.
 """
 
-_ROUTES = (closed_form, random_matrix, artifacts, jobs, job_events, estimates, figures, series, models, monitoring)
+_ROUTES = (
+    closed_form,
+    closed_form_batch,
+    random_matrix,
+    artifacts,
+    jobs,
+    job_events,
+    estimates,
+    figures,
+    series,
+    models,
+    monitoring,
+)
 
 _UPLOADS = {
     API_PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
@@ -75,7 +89,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for module in _ROUTES:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
-    messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
+    messages = (ClosedFormRequest, ClosedFormBatch, RandomMatrixRequest, JobRequest, Problem)
     file_paths = [API_PREFIX + module.FILE_PATH for module in (jobs, series)]
     complete_document(app, *messages, file_paths=file_paths, is_open=is_public)
     return app

@@ -110,6 +110,26 @@ def invalid_query(name: str, message: str) -> ProblemError:
     return ProblemError(invalid_request([FieldError(loc=["query", name[:MAX_NAME_LENGTH]], msg=message)]))
 
 
+def problem_of_part(problem: Problem, url_path: str, *path: str | int) -> Problem:
+    """Return a problem with a part of a body, in place of the same problem with a body of its own.
+
+    Args:
+        problem: The problem, whose locations begin at the part.
+        url_path: Path of the request.
+        *path: Path from the body to the part.
+
+    Returns:
+        The problem with locations from the body on, and with a pointer to the part as its instance.
+    """
+    pointer = "/".join(str(part) for part in path)
+    changes: dict[str, Any] = {"instance": f"{url_path}#/{pointer}"}
+    if problem.errors:
+        errors = [each.model_copy(update={"loc": ["body", *path, *each.loc[1:]]}) for each in problem.errors]
+        before, after = (".".join(map(str, each.loc)) for each in (problem.errors[0], errors[0]))
+        changes |= {"errors": errors, "detail": after + (problem.detail or "").removeprefix(before)}
+    return problem.model_copy(update=changes)
+
+
 def malformed_upload(detail: str) -> ProblemError:
     """Return error 400 for an upload whose parts cannot be separated."""
     problem = Problem(type="/problems/malformed-upload", title="Malformed upload", status=400, detail=detail)

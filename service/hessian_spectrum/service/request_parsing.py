@@ -108,13 +108,16 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse_body(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
+def parse_body(
+    body: bytes, kind: type[M], context: Mapping[str, Any] | None = None, *, max_members: int = MAX_MEMBERS
+) -> M:
     """Parse a JSON body into a message in one pass.
 
     Args:
         body: The text of the JSON document.
         kind: The class of the message.
         context: Context for validators of the message.
+        max_members: Most members of all objects in the body together.
 
     Returns:
         The message.
@@ -124,7 +127,7 @@ def parse_body(body: bytes, kind: type[M], context: Mapping[str, Any] | None = N
     """
 
     def parse(text: bytes) -> M:
-        check_json(text)
+        check_json(text, max_members=max_members)
         return kind.model_validate_json(text, context=context)
 
     return _validated(kind, parse, body)
@@ -156,7 +159,7 @@ def _validated(kind: type[M], validate: Callable[[Any], M], document: Any) -> M:
         raise invalid_body(kind, errors, num_errors) from None
 
 
-def check_json(body: bytes) -> None:
+def check_json(body: bytes, *, max_members: int = MAX_MEMBERS) -> None:
     """Refuse JSON with too many values or with a name twice in one object; a body that is not JSON passes.
 
     Parsing the message then reports what is not JSON. The parser gives up beyond 200 nested lists or objects.
@@ -175,8 +178,8 @@ def check_json(body: bytes) -> None:
         if str(error).startswith(_DUPLICATE_KEY):
             raise invalid_field((), str(error)[:_MAX_MESSAGE_LENGTH]) from None
         return
-    if len(body) > MAX_MEMBERS and _num_members(document) > MAX_MEMBERS:
-        raise invalid_field((), f"its objects have more than {MAX_MEMBERS:,} members")
+    if len(body) > max_members and _num_members(document) > max_members:
+        raise invalid_field((), f"its objects have more than {max_members:,} members")
 
 
 def _num_members(value: Any) -> int:

@@ -26,7 +26,7 @@ from hessian_spectrum.service.problems import ProblemError, problem_for
 from hessian_spectrum.service.process_pool.worker import Reply
 from hessian_spectrum.service.request_parsing import parse_body
 from hessian_spectrum.service.result_integrity import ResultVerifier
-from hessian_spectrum.service.routes import closed_form, random_matrix
+from hessian_spectrum.service.routes import closed_form, closed_form_batch, random_matrix
 from hessian_spectrum.service.serialization.render import has_diagonal, parse_result, render, stored_arrays
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides, resmooth
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
@@ -92,6 +92,10 @@ def _series(arguments: Arguments, _content: bytes) -> Reply:
 def _closed_form(arguments: Arguments, content: bytes) -> Reply:
     message, style = parse_body(content, ClosedFormRequest), FigureStyle(**arguments["style"])
     return Reply({}, closed_form.render(message, arguments["name"], style))
+
+
+def _closed_form_batch(arguments: Arguments, content: bytes) -> Reply:
+    return Reply({}, closed_form_batch.render_items(content.split(b"\n"), arguments["first"]))
 
 
 def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
@@ -172,6 +176,7 @@ _TASKS: Mapping[str, Callable[[Arguments, bytes], Reply]] = {
     "result": _result,
     "series": _series,
     "closed-form": _closed_form,
+    "closed-form-batch": _closed_form_batch,
     "random-matrix": _random_matrix,
     "model": _model,
     "submission": _submission,

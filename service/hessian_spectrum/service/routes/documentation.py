@@ -68,6 +68,28 @@ def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, A
     }
 
 
+def batch_documentation(
+    kind: type[BaseModel], name: str, examples: Examples, *, ndjson: str | None = None
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes many bodies of another route as a list, and perhaps as lines.
+
+    Args:
+        kind: The class of the batch.
+        name: The name of its list.
+        examples: Examples of the other route, which are put into one batch.
+        ndjson: The media type of the lines.
+
+    Returns:
+        The documentation of the body.
+    """
+    values = [each["value"] for each in examples.values()]
+    described = body_documentation(kind, {"all": {"summary": "All examples together", "value": {name: values}}})
+    if ndjson is not None:
+        lines = "".join(json.dumps(value) + "\n" for value in values)
+        described["requestBody"]["content"][ndjson] = {"schema": {"type": "string"}, "example": lines}
+    return described
+
+
 def formats_documentation() -> dict[str, Any]:
     """Return the content of a response that has several formats, beside the schema of its JSON."""
     return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
