@@ -93,6 +93,7 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/health/ready"): OPEN,
     ("GET", "/metrics"): KEY,
     ("POST", "/v1/closed-form"): KEY,
+    ("POST", "/v1/closed-form/batch"): KEY,
     ("POST", "/v1/random-matrix"): KEY,
     ("POST", "/v1/estimates"): KEY,
     ("GET", "/v1/models"): KEY,
@@ -123,7 +124,14 @@ OF_A_SHARED_JOB = OF_A_PRIVATE_JOB | {
     ("POST", f"{JOB_ROUTE}/cancel"): (401, 401, 403, 200, 200),
     ("DELETE", JOB_ROUTE): (401, 401, 403, 204, 404),
 }
-BODIES = {"/v1/closed-form": CLOSED_FORM, "/v1/random-matrix": LAW, "/v1/estimates": JOB, "/v1/jobs": JOB}
+BATCH = {"items": [CLOSED_FORM]}
+BODIES = {
+    "/v1/closed-form": CLOSED_FORM,
+    "/v1/closed-form/batch": BATCH,
+    "/v1/random-matrix": LAW,
+    "/v1/estimates": JOB,
+    "/v1/jobs": JOB,
+}
 
 
 def answers(people: dict[str, httpx.Client], method: str, route: str, *, job_id: str = NO_JOB) -> tuple[int, ...]:

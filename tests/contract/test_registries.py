@@ -37,6 +37,14 @@ from hessian_spectrum.worker.builders import build_dataset, build_loss, build_mo
 from tests.fixtures.longer import long
 
 HTTP = httpx.Client(timeout=100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed_connections() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 SAMPLES = {
     "numbers": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[1.0, 0.0], [-1.0, 2.0]]},
     "labels": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [1, 0]},

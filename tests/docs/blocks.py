@@ -1,6 +1,7 @@
 """The fenced blocks of the documents."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -18,7 +19,8 @@ class Block:
     text: str
 
 
-def blocks() -> list[Block]:
+@cache
+def blocks() -> tuple[Block, ...]:
     """Every fenced block of every document."""
     found = []
     for path in DOCUMENTS:
@@ -27,4 +29,4 @@ def blocks() -> list[Block]:
                 assert token.map is not None
                 place = f"{path.relative_to(ROOT)}:{token.map[0] + 1}"
                 found.append(Block(place, token.info.strip(), token.content))
-    return found
+    return tuple(found)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ from hessian_spectrum.client.http import SpectrumClient
 from tests.docs.blocks import ROOT, blocks
 
 HTTP = httpx.Client(timeout=100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed_connections() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 DISTRIBUTIONS = ("api_schemas", "client", "core", "launcher", "service", "worker")
 
 
