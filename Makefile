@@ -145,6 +145,9 @@ bench-tracking: setup  ## what a training loop pays for being tracked; on a quie
 bench-hostile-files: setup  ## how soon each hostile file of the tests is refused
 	$(BIN)/python -m benchmarks.hostile_files --save
 
+test-browser: setup  ## use the page in Chromium; the browser of the machine, or that of `playwright install chromium`
+	$(BIN)/python -m pytest -n 2 -m browser tests/browser
+
 test-clients: build/clients/bin/python  ## clients of the OpenAPI document by four generators, against a real server
 	$(BIN)/python -m pytest -n 0 -m clients tests/clients
 
@@ -157,4 +160,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-ensembles bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-browser test-clients test-faults test-compose test-redis

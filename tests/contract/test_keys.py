@@ -85,6 +85,9 @@ KEY = (401, 401, 200, 200, 200)
 JOB_ROUTE = "/v1/jobs/{job_id}"
 
 ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("GET", "/"): OPEN,
+    ("GET", "/page"): OPEN,
+    ("GET", "/page/uplot"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", "/static-offline-docs"): OPEN,
@@ -108,6 +111,9 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/v1/artifacts/{artifact_id}"): (401, 401, 404, 404, 404),
     ("DELETE", "/v1/artifacts/{artifact_id}"): (401, 401, 404, 404, 404),
 }
+ENDLESS: dict[tuple[str, str], tuple[int, ...]] = {("GET", "/v1/events"): KEY}
+"""Streams that do not end."""
+
 OF_A_PRIVATE_JOB: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", JOB_ROUTE): (401, 401, 404, 200, 200),
     ("GET", f"{JOB_ROUTE}/events"): (401, 401, 404, 200, 200),
@@ -140,7 +146,9 @@ def answers(people: dict[str, httpx.Client], method: str, route: str, *, job_id:
         path.replace("{model_name:path}", "none")
         .replace("{series_name}", "none")
         .replace("static-offline-docs", "static-offline-docs/swagger-ui.css")
+        .replace("page/uplot", "page/uplot/uPlot.min.css")
     )
+    path = "/page/style.css" if path == "/page" else path
     fresh = {"Cache-Control": "no-cache"}  # of a job that was computed before
     found = [people[name].request(method, path, json=BODIES.get(path), headers=fresh) for name in PEOPLE]
     for answer in found:
@@ -153,6 +161,13 @@ def answers(people: dict[str, httpx.Client], method: str, route: str, *, job_id:
 @pytest.mark.parametrize(("method", "route"), ROUTES)
 def test_everyone_is_answered_as_the_table_says(people: dict[str, httpx.Client], method: str, route: str) -> None:
     assert answers(people, method, route) == ROUTES[method, route]
+
+
+@pytest.mark.parametrize(("method", "route"), ENDLESS)
+def test_endless_streams_are_for_holders_of_keys(people: dict[str, httpx.Client], method: str, route: str) -> None:
+    for name, expected in zip(PEOPLE, ENDLESS[method, route], strict=True):
+        with people[name].stream(method, route) as response:
+            assert response.status_code == expected
 
 
 @pytest.mark.parametrize(("kind", "table"), [("private", OF_A_PRIVATE_JOB), ("shared", OF_A_SHARED_JOB)])
@@ -172,11 +187,11 @@ def test_every_route_has_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch, tm
         for each in iter_route_contexts(app.routes)
         for method in (each.methods or {"GET"}) - {"HEAD"}
     }
-    assert found == set(ROUTES) | set(OF_A_PRIVATE_JOB)
+    assert found == set(ROUTES) | set(OF_A_PRIVATE_JOB) | set(ENDLESS)
 
 
 def test_what_is_not_there_needs_a_key_too(people: dict[str, httpx.Client]) -> None:
-    for path in ("/", "/v1", "/v1/none", "/docs/none", "/V1/health/live", "//v1/health/live", "/docs/"):
+    for path in ("/v1", "/v1/none", "/docs/none", "/V1/health/live", "//v1/health/live", "/docs/"):
         assert people["nobody"].get(path).status_code == 401, path
         assert people["anna"].get(path).status_code in (404, 307), path
     assert people["nobody"].options("/v1/jobs").status_code == 401

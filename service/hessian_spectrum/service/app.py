@@ -38,6 +38,7 @@ from hessian_spectrum.service.routes import (
     jobs,
     models,
     monitoring,
+    page,
     random_matrix,
     series,
 )
@@ -89,6 +90,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for module in _ROUTES:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
+    page.add_page(app)
     messages = (ClosedFormRequest, ClosedFormBatch, RandomMatrixRequest, JobRequest, Problem)
     file_paths = [API_PREFIX + module.FILE_PATH for module in (jobs, series)]
     complete_document(app, *messages, file_paths=file_paths, is_open=is_public)

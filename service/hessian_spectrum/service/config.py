@@ -7,11 +7,13 @@ MAX_SHARE_PER_KEY = 0.75
 """Largest share of a common resource (request slots, disk space for uploads) that one API key may hold."""
 
 _PUBLIC_PATHS = frozenset(
-    {"/docs", "/openapi.json", f"{API_PREFIX}/version", f"{HEALTH_PREFIX}live", f"{HEALTH_PREFIX}ready"}
+    {"/", "/docs", "/openapi.json", f"{API_PREFIX}/version", f"{HEALTH_PREFIX}live", f"{HEALTH_PREFIX}ready"}
 )
-_PUBLIC_PREFIX = "/static-offline-docs/"
+PAGE_FILES = "/page/"
+
+_PUBLIC_PREFIXES = ("/static-offline-docs/", PAGE_FILES)
 
 
 def is_public(path: str) -> bool:
     """Return whether a path never requires an API key; where the server has keys, every other path requires one."""
-    return path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIX)
+    return path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES)

@@ -32,7 +32,9 @@ class JobEventBroker:
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._subscribers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._watchers: set[ChangedJobs] = set()
         self._has_subscribers = asyncio.Event()
+        self._is_reading = asyncio.Event()
         self._reads: dict[tuple[str, str], asyncio.Task[list[JobEvent]]] = {}
 
     async def run(self) -> None:
@@ -42,13 +44,15 @@ class JobEventBroker:
         """
         cursor: str | None = None
         while True:
-            if not self._subscribers:
+            if not self._has_subscribers.is_set():
                 cursor = None
+                self._is_reading.clear()
                 await self._has_subscribers.wait()
             try:
                 if cursor is None:
                     cursor = await self._events.newest_change()
                     changed = set(self._subscribers)  # their jobs may have changed before this position was read
+                    self._is_reading.set()
                 else:
                     cursor, changed = await self._events.changes(cursor)
                     await asyncio.sleep(_SECONDS_BETWEEN_READS)
@@ -59,6 +63,8 @@ class JobEventBroker:
             for job_id in changed:
                 for notification in self._subscribers.get(job_id, ()):
                     notification.set()
+            for watcher in self._watchers:
+                watcher.add(changed)
 
     @contextlib.contextmanager
     def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -73,8 +79,38 @@ class JobEventBroker:
             self._subscribers[job_id].discard(notification)
             if not self._subscribers[job_id]:
                 del self._subscribers[job_id]
-            if not self._subscribers:
-                self._has_subscribers.clear()
+            self._stop_reading_if_alone()
+
+    @contextlib.asynccontextmanager
+    async def watch(self) -> AsyncGenerator["ChangedJobs", None]:
+        """Yield the ids of all jobs that change from the beginning of the block to its end."""
+        watcher = ChangedJobs()
+        self._watchers.add(watcher)
+        self._has_subscribers.set()
+        try:
+            await self._is_reading.wait()
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+            self._stop_reading_if_alone()
+
+    def _stop_reading_if_alone(self) -> None:
+        if not self._subscribers and not self._watchers:
+            self._has_subscribers.clear()
+
+    async def newest(self, job_id: str) -> JobEvent | None:
+        """Read the last event of a job.
+
+        Args:
+            job_id: The id of the job.
+
+        Returns:
+            The event; None if the job is deleted.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return await self._events.newest(job_id)
 
     async def reader(
         self, record: JobRecord, last_event_id: str | None, is_authorized: Callable[[], bool] = lambda: True
@@ -143,8 +179,73 @@ class JobEventBroker:
         return await self._events.newest(job_id) is not None
 
 
+class ChangedJobs:
+    """Ids of the jobs that have changed since they were last taken."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self.notification = asyncio.Event()
+
+    def add(self, job_ids: set[str]) -> None:
+        """Add ids, and notify whoever waits for them."""
+        if job_ids:
+            self._ids |= job_ids
+            self.notification.set()
+
+    def take(self) -> set[str]:
+        """Return the ids, and forget them."""
+        ids, self._ids = self._ids, set()
+        return ids
+
+
+class JobListReader:
+    """Reads the changes of all jobs that a caller lists.
+
+    Args:
+        broker: Source of the changes.
+        is_listed: Whether the caller lists a job.
+        is_authorized: Whether the caller may still read jobs.
+    """
+
+    is_resumable = False
+    """Whether a later reader can go on after an event that was received."""
+
+    def __init__(
+        self, broker: JobEventBroker, *, is_listed: Callable[[JobRecord], bool], is_authorized: Callable[[], bool]
+    ) -> None:
+        self._broker = broker
+        self._is_listed = is_listed
+        self._is_authorized = is_authorized
+
+    async def events(self, stopping: anyio.Event) -> AsyncGenerator[JobEvent | None, None]:
+        """Yield the newest state of each job that changes; several changes in short succession may be one.
+
+        The events end if Redis is unavailable, or soon after `stopping` is set or the caller is no longer authorized.
+
+        Args:
+            stopping: Is set when the service stops.
+
+        Yields:
+            None as soon as no change is missed any more, then the events.
+        """
+        async with self._broker.watch() as changed:
+            yield None
+            while not stopping.is_set() and self._is_authorized():
+                await _notified(changed.notification, stopping)
+                for job_id in changed.take():
+                    try:
+                        event = await self._broker.newest(job_id)
+                    except RedisError:
+                        return
+                    if event is not None and self._is_listed(event.record):
+                        yield event
+
+
 class JobEventReader:
     """Reads the events of one job for one caller."""
+
+    is_resumable = True
+    """Whether a later reader can go on after an event that was received."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`/v1/jobs/{job_id}/events`: the changes of a job as server-sent events."""
+"""`/v1/jobs/{job_id}/events` and `/v1/events`: the changes of one job or of all as server-sent events."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from hessian_spectrum.jobs.events import JobEvent
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
-from hessian_spectrum.service.job_events import JobEventReader
+from hessian_spectrum.service.job_events import JobEventReader, JobListReader
 from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
 from hessian_spectrum.service.routes.jobs import JobId, job_message
@@ -27,11 +27,33 @@ _SEND_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 1.5
 _RETRY_MILLISECONDS = 1000
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
+router = APIRouter(tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 
 @router.get(
-    "/{job_id}/events",
+    "/events",
+    response_class=Response,
+    responses={**problem_documentation(status_429="Too many requests wait for events."), 200: EVENTS},
+    summary="Follow all jobs",
+)
+async def follow_jobs(request: Request, caller: CurrentPrincipal) -> Response:
+    """Server-sent events: each change of the caller's jobs, or of all for an admin, from the first comment on.
+
+    The data of an event is what `GET /v1/jobs/{job_id}` returned at that moment. Changes in short succession may come
+    as one event. The stream does not end. After an interruption, list the jobs again once it is connected.
+    """
+    context = service_context(request)
+    reader = JobListReader(
+        context.job_events,
+        is_listed=lambda record: caller.is_admin or record.owner == caller.owner,
+        is_authorized=lambda: context.key_store.is_authorized(caller.owner),
+    )
+    request.state.slot.start_waiting()
+    return JobEventResponse(reader, _texts(request))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
     response_class=Response,
     responses={
         **UNKNOWN,
@@ -63,7 +85,11 @@ async def follow_job(
     if reader is None:
         return Response(status_code=204)
     request.state.slot.start_waiting()
+    return JobEventResponse(reader, _texts(request))
 
+
+def _texts(request: Request) -> Callable[[JobEvent], str]:
+    """Return a function that makes the data of an event, once for all callers who use the same base URL."""
     address = str(request.base_url)
 
     def text(event: JobEvent) -> str:
@@ -71,7 +97,7 @@ async def follow_job(
             event.texts[address] = job_message(request, event.record).model_dump_json()
         return event.texts[address]
 
-    return JobEventResponse(reader, text)
+    return text
 
 
 class JobEventResponse(EventSourceResponse):
@@ -82,7 +108,7 @@ class JobEventResponse(EventSourceResponse):
         text: Makes the data of an event.
     """
 
-    def __init__(self, reader: JobEventReader, text: Callable[[JobEvent], str]) -> None:
+    def __init__(self, reader: JobEventReader | JobListReader, text: Callable[[JobEvent], str]) -> None:
         stopping = anyio.Event()
         super().__init__(
             _messages(reader, text, stopping),
@@ -100,8 +126,12 @@ class JobEventResponse(EventSourceResponse):
 
 
 async def _messages(
-    reader: JobEventReader, text: Callable[[JobEvent], str], stopping: anyio.Event
+    reader: JobEventReader | JobListReader, text: Callable[[JobEvent], str], stopping: anyio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     async with contextlib.aclosing(reader.events(stopping)) as events:
         async for event in events:
-            yield ServerSentEvent(text(event), id=event.id, retry=_RETRY_MILLISECONDS, sep="\n")
+            if event is None:
+                yield ServerSentEvent(comment="connected", sep="\n")
+                continue
+            event_id = event.id if reader.is_resumable else None
+            yield ServerSentEvent(text(event), id=event_id, retry=_RETRY_MILLISECONDS, sep="\n")

@@ -1,0 +1,119 @@
+// Elements of the page. Text from the server becomes text nodes: it is never parsed as markup.
+
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (["value", "checked", "disabled"].includes(name)) node[name] = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+export function list(pairs) {
+  return element("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+// Wide content, which scrolls by keyboard, too.
+export function scrollable(label, ...children) {
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, children);
+}
+
+// columns: [{name, title, number}], rows: arrays of text or elements.
+export function table(columns, rows, caption) {
+  const classOf = (column) => [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || undefined;
+  return scrollable(caption ?? "Table", element("table", {},
+    caption ? element("caption", {}, caption) : null,
+    element("thead", {}, element("tr", {}, columns.map((column) =>
+      element("th", { scope: "col", class: classOf(column) }, column.title)))),
+    element("tbody", {}, rows.map((row) => element("tr", {}, row.map((cell, index) =>
+      element("td", { class: classOf(columns[index]) }, cell)))))));
+}
+
+export function number(value, digits = 6) {
+  if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return String(value);
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en");
+  const text = value.toPrecision(digits);
+  return text.includes("e") ? text.replace(/\.?0+e/, "e") : text.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+}
+
+// A number with its 95 % interval.
+export function withInterval(estimate, digits = 6) {
+  if (!estimate) return "–";
+  const { value, lower, upper } = estimate;
+  const ends = [lower, upper].map((end) => (end === null || end === undefined ? "?" : number(end, digits)));
+  return lower === null && upper === null ? number(value, digits) : `${number(value, digits)} [${ends.join(", ")}]`;
+}
+
+export function duration(seconds) {
+  if (seconds === null || !Number.isFinite(seconds)) return "";
+  if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
+}
+
+// Ids begin with the time of submission in milliseconds, twelve digits of it.
+export function shortId(id) {
+  return id.slice(0, 12);
+}
+
+export function time(text) {
+  return text ? element("time", { datetime: text }, new Date(text).toLocaleString("en-GB")) : "";
+}
+
+export function announce(text) {
+  const status = document.getElementById("status");
+  status.textContent = text;
+  clearTimeout(announce.timer);
+  announce.timer = setTimeout(() => { status.textContent = ""; }, 6000);
+}
+
+export function copyButton(label, text) {
+  return element("button", { type: "button", click: async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      announce("Copied.");
+    } catch {
+      announce("The browser does not allow this page to copy; select the text instead.");
+    }
+  } }, label);
+}
+
+// A problem of the server as people read it: its title, and each field with what is wrong.
+export function problemElement(error) {
+  const problem = error.problem ?? { title: String(error.message ?? error) };
+  const errors = problem.errors ?? [];
+  return element("div", { class: "error", role: "alert" },
+    element("strong", {}, problem.title),
+    errors.length
+      ? element("ul", {}, errors.map((each) => element("li", {},
+        element("code", {}, each.loc.filter((part) => part !== "body").join(".") || "request"), `: ${each.msg}`)))
+      : element("p", {}, problem.detail ?? ""));
+}
+
+// A slider with its value beside it. `format` makes the text of a value.
+export function slider({ name, label, min, max, step, value, help, change, format = (each) => number(each, 4) }) {
+  const output = element("output", { for: name }, format(value));
+  const input = element("input", { type: "range", id: name, min, max, step, value: String(value), input: () => {
+    output.textContent = format(Number(input.value));
+    change(Number(input.value));
+  } });
+  return element("div", { class: "field" }, output, element("label", { for: name }, label), input,
+    help ? element("small", {}, help) : null);
+}
+
+export function choice({ name, label, options, value, change }) {
+  return element("div", { class: "field" }, element("label", { for: name }, label),
+    element("select", { id: name, change: (event) => change(event.target.value) },
+      options.map(([key, text]) => element("option", { value: key, selected: key === value }, text))));
+}

@@ -1,0 +1,90 @@
+// One job with its result, or the densities of several jobs in one plot.
+
+import { follow, json } from "./api.js";
+import { Chart, zoomHelp } from "./chart.js";
+import { act, progressOf, Rate } from "./jobs.js";
+import { copyButton, element, list, problemElement, shortId, time } from "./elements.js";
+import { downloads, resultElement } from "./result.js";
+
+const ENDED = ["succeeded", "failed", "cancelled", "expired"];
+
+function facts(job) {
+  return list([
+    ["Kind", job.kind], ["State", element("span", { class: `state-${job.state}` }, job.state)],
+    ["Submitted", time(job.created_at)], ["Started", time(job.started_at)], ["Ended", time(job.finished_at)],
+    ["Attempts", job.attempt > 1 ? String(job.attempt) : ""], ["Key", job.owner ?? ""],
+    ["Tags", Object.entries(job.tags).map(([name, value]) => `${name}: ${value}`).join(", ")],
+  ]);
+}
+
+function commands(id) {
+  const url = new URL(`v1/jobs/${id}`, document.baseURI).href;
+  const server = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  const python = `from hessian_spectrum.client import SpectrumClient\n\nwith SpectrumClient("${server}") as client:\n    result = client.result("${id}")`;
+  return element("details", {}, element("summary", {}, "Use this job elsewhere"),
+    element("div", { class: "row" }, copyButton("Copy curl", () => `curl -s ${url}/result`), copyButton("Copy Python", () => python),
+      copyButton("Copy the link to this view", () => location.href)),
+    element("pre", { tabindex: "0" }, `curl -s ${url}/result\n\n${python}`));
+}
+
+export async function jobView(place, context) {
+  const ids = context.parameters[0].split(",");
+  await (ids.length === 1 ? single(place, ids[0], context) : several(place, ids, context));
+}
+
+async function single(place, id, context) {
+  const { signal } = context;
+  const status = element("div");
+  const result = element("div");
+  const rate = new Rate();
+  place.append(element("h1", {}, `Job ${shortId(id)}`), status, result);
+
+  function showJob(job) {
+    rate.add(job);
+    const cancel = element("button", { type: "button", disabled: job.state === "cancelling",
+      click: () => act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.") }, "Cancel");
+    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? null : cancel));
+    if (job.error) status.append(problemElement({ problem: job.error }));
+  }
+
+  async function showResult(job) {
+    try {
+      const document = await json(`v1/jobs/${id}/result`, { signal });
+      result.replaceChildren(downloads(id, document), await resultElement(id, document, context), commands(id));
+    } catch (error) {
+      if (error.name !== "AbortError" && !job.error) result.replaceChildren(problemElement(error));
+    }
+  }
+
+  let job = await json(`v1/jobs/${id}`, { signal });
+  showJob(job);
+  if (!ENDED.includes(job.state)) {
+    for await (job of follow(`v1/jobs/${id}/events`, signal)) {
+      showJob(job);
+      if (ENDED.includes(job.state)) break;
+    }
+  }
+  if (!signal.aborted) await showResult(job);
+}
+
+async function several(place, ids, { signal }) {
+  place.append(element("h1", {}, `${ids.length} jobs`));
+  const curves = [];
+  for (const id of ids) {
+    try {
+      const document = await json(`v1/jobs/${id}/result`, { signal });
+      const name = shortId(id);
+      if (document.density) {
+        const { grid, values, band } = document.density;
+        curves.push({ label: name, x: grid, y: values, lower: band.lower, upper: band.upper });
+      } else place.append(element("p", {}, element("a", { href: `#/jobs/${id}` }, name), " has no density: it cannot be overlaid."));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      place.append(element("p", {}, `${shortId(id)}: `), problemElement(error));
+    }
+  }
+  if (!curves.length) return;
+  const chart = new Chart({ label: `Densities of ${curves.length} jobs`, height: 440 });
+  place.append(chart.node, zoomHelp());
+  chart.draw({ curves, xLabel: "eigenvalue", yLabel: "density" });
+}

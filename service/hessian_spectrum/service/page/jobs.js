@@ -1,0 +1,180 @@
+// The list of jobs, which changes as the jobs do.
+
+import { follow, json } from "./api.js";
+import { announce, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
+
+const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
+const ENDED = ["succeeded", "failed", "cancelled", "expired"];
+const SORTS = {
+  created: (a, b) => b.created_at.localeCompare(a.created_at),
+  state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state),
+  kind: (a, b) => a.kind.localeCompare(b.kind),
+};
+
+// Units per second of a running job, from the changes that this page has seen.
+export class Rate {
+  constructor() {
+    this.first = null;
+  }
+
+  add(job) {
+    const { phase, done } = job.progress;
+    if (job.state !== "running" || this.first?.phase !== phase || done < this.first.done) this.first = { phase, done, at: performance.now() };
+    const seconds = (performance.now() - this.first.at) / 1000;
+    this.value = seconds > 0.5 && done > this.first.done ? (done - this.first.done) / seconds : null;
+  }
+}
+
+export function progressOf(job, rate) {
+  const { phase, done, total, unit, estimated_seconds: estimated } = job.progress;
+  if (ENDED.includes(job.state)) return job.cached ? "reused an earlier result" : "";
+  const passed = job.started_at ? (Date.now() - Date.parse(job.started_at)) / 1000 : 0;
+  const left = estimated ? Math.max(0, estimated - passed) : rate?.value ? (total - done) / rate.value : null;
+  return element("span", {},
+    total ? element("progress", { value: done, max: total, "aria-label": `Progress of ${phase}` }) : null,
+    ` ${phase}`, total ? `, ${number(done)} of ${number(total)} ${unit}` : "",
+    rate?.value ? `, ${number(rate.value, 3)} per second` : "", left ? `, about ${duration(left)} left` : "");
+}
+
+export async function act(action, done) {
+  try {
+    await action();
+    announce(done);
+    return true;
+  } catch (error) {
+    announce(`${error.problem?.title ?? error}: ${error.problem?.detail ?? ""}`);
+    return false;
+  }
+}
+
+export async function jobsView(place, { signal, settings, keepSettings }) {
+  const chosen = { state: settings.get("state") ?? "", tag: settings.get("tag") ?? "", sort: settings.get("sort") ?? "created" };
+  const known = new Map(); // id -> {job, rate, row}
+  const selected = new Set();
+  const body = element("tbody");
+  const more = element("button", { type: "button", click: () => load(nextPage) }, "Older jobs");
+  const overlay = element("button", { type: "button", disabled: true, click: () => {
+    location.hash = `#/jobs/${[...selected].join(",")}`;
+  } }, "Overlay the selected jobs");
+  let nextPage = null;
+
+  function choose(changes) {
+    Object.assign(chosen, changes);
+    keepSettings({ ...chosen, sort: chosen.sort === "created" ? "" : chosen.sort });
+  }
+
+  function matches(job) {
+    const [name, ...value] = chosen.tag.split(":");
+    return (!chosen.state || job.state === chosen.state) && (!chosen.tag.includes(":") || job.tags[name] === value.join(":"));
+  }
+
+  // Cells change in place, so that whoever has the focus on a row keeps it.
+  function row(entry) {
+    const { job } = entry;
+    const box = element("input", { type: "checkbox", "aria-label": `Select job ${shortId(job.id)}`, checked: selected.has(job.id),
+      change: () => { selected[box.checked ? "add" : "delete"](job.id); overlay.disabled = selected.size < 2; } });
+    const tags = Object.entries(job.tags).map(([name, value]) => `${name}:${value}`).join(" ");
+    entry.cells = { state: element("td"), progress: element("td"), action: element("td") };
+    const made = element("tr", { "data-job": job.id },
+      element("td", {}, box), element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
+      element("td", {}, job.kind), entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, tags),
+      element("td", { class: "wide" }, time(job.created_at)), entry.cells.action);
+    refresh(entry);
+    return made;
+  }
+
+  function refresh({ job, rate, cells }) {
+    cells.state.textContent = job.state;
+    cells.state.className = `state-${job.state}`;
+    cells.progress.replaceChildren(progressOf(job, rate));
+    const action = ENDED.includes(job.state) ? "Delete" : "Cancel";
+    const button = cells.action.firstChild;
+    if (button?.textContent === action) button.disabled = job.state === "cancelling";
+    else cells.action.replaceChildren(element("button", { type: "button", click: () => (action === "Delete" ? erase(job.id) : stop(job.id)) }, action));
+  }
+
+  function stop(id) {
+    return act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.");
+  }
+
+  async function erase(id) {
+    if (await act(() => json(`v1/jobs/${id}`, { method: "DELETE" }), "The job was deleted.")) remove(id);
+  }
+
+  function remove(id) {
+    known.get(id)?.row.remove();
+    known.delete(id);
+    selected.delete(id);
+  }
+
+  function update(job) {
+    if (!matches(job)) {
+      remove(job.id);
+      return;
+    }
+    const entry = known.get(job.id) ?? { rate: new Rate() };
+    const isNew = !entry.row;
+    entry.job = job;
+    entry.rate.add(job);
+    known.set(job.id, entry);
+    if (isNew) {
+      entry.row = row(entry);
+      insert(entry);
+    } else refresh(entry);
+  }
+
+  function insert(entry) {
+    const compare = SORTS[chosen.sort];
+    const before = [...body.children].find((each) => compare(entry.job, known.get(each.dataset.job).job) < 0);
+    body.insertBefore(entry.row, before ?? null);
+  }
+
+  function arrange() {
+    const entries = [...known.values()].sort((a, b) => SORTS[chosen.sort](a.job, b.job));
+    body.replaceChildren(...entries.map((entry) => entry.row));
+  }
+
+  async function load(page) {
+    const query = new URLSearchParams({ page_size: "200" });
+    if (chosen.state) query.set("state", chosen.state);
+    if (chosen.tag.includes(":")) query.set("tag", chosen.tag);
+    if (page) query.set("page_token", page);
+    const { jobs, next_page_token: next } = await json(`v1/jobs?${query}`, { signal });
+    jobs.forEach(update);
+    arrange();
+    nextPage = next;
+    more.hidden = !next;
+    empty.hidden = known.size > 0;
+  }
+
+  async function reload() {
+    known.clear();
+    try {
+      await load(null);
+    } catch (error) {
+      if (error.name !== "AbortError") place.append(problemElement(error));
+    }
+  }
+
+  const empty = element("p", { hidden: true }, "There are no such jobs. ", element("a", { href: "#/new" }, "Submit one."));
+  const heads = [["", null], ["Job", null], ["Kind", "kind"], ["State", "state"], ["Progress", null], ["Tags", null], ["Submitted", "created"], ["", null]];
+  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Tags", "Submitted"].includes(title) ? "wide" : undefined },
+    sort ? element("button", { type: "button", click: () => { choose({ sort }); arrange(); } }, `${title} ↕`) : title));
+  place.append(
+    element("h1", {}, "Jobs"),
+    element("div", { class: "row" },
+      choice({ name: "state", label: "State", value: chosen.state, options: STATES.map((each) => [each, each || "all"]),
+        change: (state) => { choose({ state }); reload(); } }),
+      element("div", { class: "field" }, element("label", { for: "tag" }, "Tag"),
+        element("input", { id: "tag", type: "search", placeholder: "name:value", value: chosen.tag,
+          change: (event) => { choose({ tag: event.target.value.trim() }); reload(); } })),
+      overlay),
+    scrollable("Jobs", element("table", {}, element("thead", {}, element("tr", {}, head)), body)),
+    empty, more);
+  more.hidden = true;
+  await load(null);
+  for await (const event of follow("v1/events", signal, { connected: () => load(null).catch(() => {}) })) {
+    update(event);
+    empty.hidden = known.size > 0;
+  }
+}

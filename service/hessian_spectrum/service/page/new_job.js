@@ -1,0 +1,121 @@
+// A form for a new job: presets, fields from the schema, files, and the cost before anything is submitted.
+
+import { json, send } from "./api.js";
+import { Form } from "./form.js";
+import { announce, choice, copyButton, duration, element, problemElement } from "./elements.js";
+
+const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onnx", npz: "application/x-npz", npy: "application/x-npy",
+  safetensors: "application/x-safetensors", bin: "application/octet-stream" };
+const PAUSE_MILLISECONDS = 400;
+
+export async function newJobView(place, { signal, settings }) {
+  const document = await json("openapi.json", { signal });
+  const components = document.components.schemas;
+  const { examples } = document.paths["/v1/jobs"].post.requestBody.content["application/json"];
+  const mapping = components.JobRequest.discriminator.mapping;
+  const form = new Form(components, () => changed());
+  const text = element("textarea", { rows: "16", "aria-label": "The request as JSON", spellcheck: "false", change: () => {
+    try {
+      fill(JSON.parse(text.value));
+    } catch (error) {
+      announce(`This is not JSON: ${error.message}`);
+    }
+  } });
+  const cost = element("div", { role: "status" });
+  const submit = element("button", { type: "button", class: "primary", click: () => post() }, "Submit");
+  let timer = null;
+  let pending = null;
+  let kind = null;
+
+  function fill(request) {
+    if (!(request.kind in mapping)) {
+      announce(`There is no kind of job ${request.kind}.`);
+      return;
+    }
+    kind = request.kind;
+    form.fill({ $ref: mapping[kind] }, request);
+    changed();
+  }
+
+  function request() {
+    return { ...form.value, kind };
+  }
+
+  function changed() {
+    if (!form.root) return;
+    text.value = JSON.stringify(request(), null, 2);
+    clearTimeout(timer);
+    timer = setTimeout(estimate, PAUSE_MILLISECONDS);
+  }
+
+  function showProblem(error) {
+    const others = form.showErrors(error.problem?.errors ?? []);
+    cost.replaceChildren(error.problem?.errors && !others.length ? element("p", { class: "error" }, error.problem.detail) : problemElement(error));
+  }
+
+  async function estimate() {
+    pending?.abort();
+    pending = new AbortController();
+    try {
+      const found = await json("v1/estimates", { method: "POST", body: request(), signal: pending.signal });
+      form.showErrors([]);
+      cost.replaceChildren(element("p", { class: found.fits === false ? "error" : undefined }, found.summary,
+        found.seconds ? ` About ${duration(found.seconds)} on two cores.` : ""));
+    } catch (error) {
+      if (error.name !== "AbortError") showProblem(error);
+    }
+  }
+
+  async function post() {
+    submit.disabled = true;
+    try {
+      const job = await json("v1/jobs", { method: "POST", body: request(), signal });
+      location.hash = `#/jobs/${job.id}`;
+    } catch (error) {
+      if (error.name !== "AbortError") showProblem(error);
+    } finally {
+      submit.disabled = false;
+    }
+  }
+
+  async function upload(file) {
+    const type = MEDIA_TYPES[file.name.split(".").at(-1).toLowerCase()];
+    if (!type) {
+      announce(`Files of these kinds are accepted: ${Object.keys(MEDIA_TYPES).join(", ")}.`);
+      return;
+    }
+    announce(`${file.name} is being uploaded.`);
+    try {
+      const artifact = await (await send("v1/artifacts", { method: "POST", body: file, headers: { "Content-Type": type }, signal })).json();
+      const reference = { kind: "artifact", id: artifact.id };
+      const now = request();
+      if (artifact.kind === "program") fill({ ...now, model: { kind: "exported", program: reference } });
+      else fill({ ...now, data: reference });
+      announce(`${file.name} is uploaded and entered as ${artifact.kind === "program" ? "model" : "data"}.`);
+    } catch (error) {
+      if (error.name !== "AbortError") cost.replaceChildren(problemElement(error));
+    }
+  }
+
+  const input = element("input", { type: "file", id: "file", change: () => input.files[0] && upload(input.files[0]) });
+  const drop = element("fieldset", { dragover: (event) => event.preventDefault(), drop: (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+  } }, element("legend", {}, "Your own network or data"), element("label", { for: "file" }, "Drop a .pt2, .onnx, .npz or .safetensors file here, or choose one: "), input);
+
+  place.append(element("h1", {}, "New job"),
+    choice({ name: "preset", label: "Start from", value: "", options: Object.entries(examples).map(([name, each]) => [name, each.summary]),
+      change: (name) => fill(examples[name].value) }),
+    drop,
+    element("div", { class: "columns" }, form.node, element("div", {},
+      element("h2", {}, "Cost"), cost, element("div", { class: "row" }, submit,
+        copyButton("Copy JSON", () => text.value),
+        copyButton("Copy curl", () => `curl -s ${new URL("v1/jobs", globalThis.document.baseURI)} -H 'Content-Type: application/json' -d '${text.value.replaceAll("'", "'\\''")}'`)),
+      element("h2", {}, "Request"), text)));
+  signal.addEventListener("abort", () => { clearTimeout(timer); pending?.abort(); }, { once: true });
+  let start = Object.values(examples)[0].value;
+  try {
+    start = JSON.parse(settings.get("request")) ?? start;
+  } catch { /* the link holds no request */ }
+  fill(start);
+}

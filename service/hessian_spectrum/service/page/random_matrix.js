@@ -1,0 +1,58 @@
+// The law of the Hessian: Wishart plus Wigner, with sliders for energy and ratio.
+
+import { Chart, zoomHelp } from "./chart.js";
+import { choice, copyButton, element, list, number, problemElement, slider } from "./elements.js";
+import { Live } from "./live.js";
+
+export async function randomMatrixView(place, { signal, settings, keepSettings }) {
+  const values = { activation: settings.get("activation") ?? "linear", energy: Number(settings.get("energy") ?? 0.3), ratio: Number(settings.get("ratio") ?? 0.5),
+    sample: settings.get("sample") ?? "" };
+  const chart = new Chart({ label: "Density of the law", height: 360 });
+  const curve = new Chart({ label: "Index against energy", height: 260 });
+  const facts = element("div");
+  let request = null;
+
+  function show(law) {
+    const curves = [{ label: "density", x: law.grid, y: law.density }];
+    if (law.sample) {
+      const { edges: ends, density } = law.sample;
+      curves.push({ label: "drawn matrix", x: density.map((_, index) => (ends[index] + ends[index + 1]) / 2), y: density, style: "markers" });
+    }
+    const edges = law.support.flat().map((value) => ({ value, label: number(value, 4) }));
+    chart.draw({ curves, xLabel: "eigenvalue", yLabel: "density", vertical: edges });
+    facts.replaceChildren(list([
+      ["Index: mass below 0", number(law.index)], ["Atom at 0", number(law.atom_at_zero)], ["Critical energy", number(law.critical_energy)],
+      ["alpha_0", number(law.alpha_0)], ["Support", law.support.map((each) => `[${each.map((end) => number(end, 5)).join(", ")}]`).join(", ")],
+      ["Mean, second moment", law.moments.slice(0, 2).map((each) => number(each, 5)).join(", ")], ["Source", law.source]]));
+  }
+
+  function showIndex({ curves }) {
+    curve.draw({ curves: curves.map((each) => ({ label: `ratio ${number(each.ratio, 3)}`, x: each.energies, y: each.index })), xLabel: "energy", yLabel: "index",
+      vertical: curves.map((each) => ({ value: each.critical_energy, label: "critical energy" })).filter((each) => each.value !== null) });
+  }
+
+  const fail = (error) => facts.replaceChildren(problemElement(error));
+  const law = new Live("v1/random-matrix", { signal, show, fail });
+  const index = new Live("v1/random-matrix", { signal, show: showIndex, fail });
+
+  function changed(changes = {}) {
+    Object.assign(values, changes);
+    keepSettings(values);
+    request = { law: "hessian", activation: values.activation, energy: values.energy, ratio: values.ratio, num_points: 400,
+      ...(values.sample ? { sample: { size: 400, seed: Number(values.sample) } } : {}) };
+    law.ask(request);
+    if (!("energy" in changes || "sample" in changes)) index.ask({ law: "index-curve", activation: values.activation, ratios: [values.ratio], num_points: 129 });
+  }
+
+  const controls = element("div", {},
+    choice({ name: "activation", label: "Activation", value: values.activation, options: [["linear", "linear"], ["relu", "ReLU"]], change: (activation) => changed({ activation }) }),
+    slider({ name: "energy", label: "Energy", min: 0.001, max: 1, step: 0.001, value: values.energy, change: (energy) => changed({ energy }) }),
+    slider({ name: "ratio", label: "Ratio of parameters to data", min: 0.05, max: 2, step: 0.01, value: values.ratio, change: (ratio) => changed({ ratio }) }),
+    element("div", { class: "row" },
+      element("button", { type: "button", click: () => changed({ sample: String(Number(values.sample || 0) + 1) }) }, "Draw a matrix"),
+      element("button", { type: "button", click: () => changed({ sample: "" }) }, "The law alone"),
+      copyButton("Copy the request", () => JSON.stringify(request))), facts);
+  place.append(element("h1", {}, "Random matrices"),
+    element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, element("h2", {}, "Index against energy"), curve.node, zoomHelp())));
+  changed();
+}

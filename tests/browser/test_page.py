@@ -1,0 +1,305 @@
+"""The page in Chromium: submit, watch, look, compare, cancel; keys, errors, outages, phones, keyboards."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Response, expect
+
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.service.auth import KeyStore
+
+VIEWS = ("jobs", "new", "closed-form", "random-matrix", "series", "figures", "server")
+JOB: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 8, 10]},
+    "data": {"kind": "digits", "num_samples": 64},
+    "loss": "cross-entropy",
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "lanczos": {"kind": "lanczos", "num_steps": 20, "num_probes": 3},
+    "exact": {"kind": "exact"},
+    "top-k": {"kind": "top-k", "k": 4},
+    "trace": {"kind": "trace", "num_probes": 8},
+}
+LONG: dict[str, Any] = JOB | {
+    "train": {"num_steps": 1_000_000, "learning_rate": 0.01},
+    "method": {"kind": "trace", "num_probes": 8},
+}
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def results(server: Any) -> dict[str, str]:
+    """The ids of ended jobs by method."""
+    with SpectrumClient(server.url) as client:
+        jobs = {
+            name: client.submit(JOB | {"method": method, "tags": {"method": name}}).id
+            for name, method in METHODS.items()
+        }
+        return {name: client.wait(job_id).id for name, job_id in jobs.items()}
+
+
+def legend(page: Page, label: str) -> Any:
+    return page.locator(".u-legend tr", has_text=label).first
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_is_accessible_and_fits_a_phone(server: Any, open_page: OpenPage, view: str) -> None:
+    page = open_page(server.url, f"#/{view}", viewport={"width": 360, "height": 740})
+    page.wait_for_load_state("networkidle") if view != "jobs" else page.wait_for_selector("table")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 360
+    violations = Axe().run(page).response["violations"]
+    serious = [each["id"] for each in violations if each["impact"] in ("serious", "critical")]
+    assert serious == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_result_is_accessible_in_light_and_dark(
+    server: Any, open_page: OpenPage, results: dict[str, str], scheme: str
+) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-legend", color_scheme=scheme)
+    violations = Axe().run(page).response["violations"]
+    assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
+
+
+def test_a_job_is_submitted_watched_and_looked_at(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/new", wait_for="textarea")
+    page.get_by_label("The request as JSON").fill(json.dumps(JOB | {"method": METHODS["lanczos"], "seed": 17}))
+    page.get_by_label("The request as JSON").dispatch_event("change")
+    request = JOB | {"method": METHODS["lanczos"], "seed": 17}
+    assert json.loads(page.get_by_label("The request as JSON").input_value()) == request
+    expect(page.locator("[role=status]", has_text="610 parameters")).to_be_visible()  # 64 x 8 + 8 + 8 x 10 + 10
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("dd", has_text="succeeded")).to_be_visible()
+    expect(legend(page, "density")).to_be_visible()
+    job_id = re.search(r"jobs/([0-9a-f]{32})", page.url)
+    assert job_id is not None
+    result = httpx.get(f"{server.url}/v1/jobs/{job_id[1]}/result").json()
+    shown = page.locator("dt", has_text="Largest").locator("xpath=following-sibling::dd[1]").inner_text()
+    assert float(shown.split()[0]) == pytest.approx(result["largest"]["value"], rel=1e-5)
+
+
+@pytest.mark.allowed("422")
+def test_fields_of_the_form_make_the_request_and_show_their_errors(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/new", wait_for="textarea")
+    page.locator("#field-model-widths").fill("[64, 5, 10]")
+    page.locator("#field-model-widths").dispatch_event("change")
+    assert json.loads(page.get_by_label("The request as JSON").input_value())["model"]["widths"] == [64, 5, 10]
+    page.locator("#field-method-num_probes").fill("-3")
+    page.locator("#field-method-num_probes").dispatch_event("change")
+    error = page.locator(".field", has=page.locator("#field-method-num_probes")).locator(".error")
+    expect(error).to_contain_text("greater than or equal to 1")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_show_their_numbers(server: Any, open_page: OpenPage, results: dict[str, str], method: str) -> None:
+    page = open_page(server.url, f"#/jobs/{results[method]}", wait_for="summary")
+    text = page.locator("main").inner_text()
+    result = httpx.get(f"{server.url}/v1/jobs/{results[method]}/result").json()
+    known = {
+        "lanczos": lambda: result["trace"]["value"],
+        "exact": lambda: max(result["eigenvalues"]),
+        "top-k": lambda: result["eigenpairs"][0]["value"],
+        "trace": lambda: result["trace"]["value"],
+    }[method]()
+    numbers = [float(each) for each in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)]
+    assert min(abs(each - known) for each in numbers) <= 1e-5 * abs(known)
+
+
+def test_a_density_is_smoothed_again_and_its_axes_change(
+    server: Any, open_page: OpenPage, results: dict[str, str]
+) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-legend")
+    with page.expect_response(re.compile("kappa=")) as answer:
+        page.locator("#kappa").fill("2")
+    assert answer.value.status == 200
+    page.locator("#curve").select_option("cumulative")
+    expect(legend(page, "share of eigenvalues")).to_be_visible()
+    page.locator("#y").select_option("log")
+    page.locator("#nodes").check()
+    assert {"kappa=100", "curve=cumulative", "y=log", "nodes=1"} <= set(page.url.split("?")[1].split("&"))
+    page.reload()
+    expect(legend(page, "share of eigenvalues")).to_be_visible()  # a link shows the same
+    assert page.locator("#y").input_value() == "log"
+
+
+def test_a_chart_is_zoomed_by_mouse_and_keyboard(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-over")
+    chart, over = page.locator("figure.chart"), page.locator(".u-over")
+
+    def value_at_the_left() -> float:
+        over.hover(position={"x": 2, "y": 50})
+        return float(page.locator(".u-legend .u-value").first.inner_text())
+
+    whole = value_at_the_left()
+    box = over.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 102, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    assert value_at_the_left() > whole
+    chart.focus()
+    page.keyboard.press("0")
+    page.wait_for_timeout(100)
+    assert value_at_the_left() == whole
+    page.keyboard.press("+")
+    page.wait_for_timeout(100)
+    assert value_at_the_left() > whole
+
+
+def test_several_densities_are_overlaid(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
+    page = open_page(server.url, "#/jobs?tag=method:lanczos", wait_for="tbody tr")
+    other = httpx.post(
+        f"{server.url}/v1/jobs",
+        json=JOB | {"method": METHODS["lanczos"], "seed": 5, "tags": {"method": "lanczos"}},
+        headers={"Prefer": "wait=30"},
+    ).json()["id"]
+    for job_id in (results["lanczos"], other):
+        page.locator(f"tr[data-job='{job_id}'] input[type=checkbox]").check()
+    page.get_by_role("button", name="Overlay").click()
+    for job_id in (results["lanczos"], other):
+        expect(legend(page, job_id[:12])).to_be_visible()
+
+
+def test_a_running_job_is_seen_and_cancelled_from_the_list(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/jobs", wait_for="table")
+    job_id = httpx.post(f"{server.url}/v1/jobs", json=LONG, headers={"Cache-Control": "no-cache"}).json()["id"]
+    row = page.locator(f"tr[data-job='{job_id}']")
+    expect(row).to_contain_text("running")
+    expect(row).to_contain_text("per second")
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_contain_text("cancelled")
+    row.get_by_role("button", name="Delete").click()
+    expect(row).to_have_count(0)
+
+
+def test_sliders_of_closed_forms_move_the_numbers(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/closed-form", wait_for=".u-legend")
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer) if answer.url.endswith("closed-form") else None)
+    for kind, name in (("linear", "w"), ("relu", "positive"), ("self-attention", "sink")):
+        page.locator("#kind").select_option(kind)
+        slider = page.locator(f"#{name}")
+        expect(slider).to_be_visible()
+        slider.fill("3.5")
+        page.wait_for_timeout(500)
+        sharpness = answers[-1].json()["sharpness"]
+        shown = page.locator("dt", has_text="Sharpness").locator("xpath=following-sibling::dd[1]")
+        expect(shown).to_have_text(re.compile(re.escape(f"{sharpness:.6g}"[:5])))
+        assert f"{name}=3.5" in page.url
+
+
+def test_sliders_of_random_matrices_move_the_law(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/random-matrix", wait_for=".u-legend")
+    with page.expect_response(lambda answer: answer.url.endswith("random-matrix")) as last:
+        page.locator("#energy").fill("0.5")
+    index = last.value.json()["index"]
+    shown = page.locator("dt", has_text="Index").locator("xpath=following-sibling::dd[1]")
+    expect(shown).to_have_text(re.compile(f"{index:.4f}"[:6]))
+    page.get_by_role("button", name="Draw a matrix").click()
+    expect(legend(page, "drawn matrix")).to_be_visible()
+
+
+def test_the_keyboard_alone_reaches_every_view(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    for view in VIEWS:
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("nav a[aria-current=page]")).to_have_attribute("href", f"#/{view}")
+        page.wait_for_selector("h1")
+
+
+@pytest.fixture(scope="module")
+def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    directory = tmp_path_factory.mktemp("guarded") / "data"
+    text = KeyStore(directory / "keys.json").add("Anna")
+    return start_server(directory), text
+
+
+@pytest.mark.allowed("401")
+def test_a_key_is_asked_for_and_a_wrong_one_is_told(guarded: tuple[Any, str], open_page: OpenPage) -> None:
+    server, text = guarded
+    page = open_page(server.url, "#/jobs", wait_for="#key-input")
+    expect(page.locator("#key-message")).to_contain_text("requires an API key")
+    page.locator("#key-input").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-message")).to_contain_text("does not know this key")
+    page.locator("#key-input").fill(text)
+    page.keyboard.press("Enter")
+    expect(page.locator("table")).to_be_visible()
+    expect(page.locator("#key-dialog")).to_be_hidden()
+    job_id = httpx.post(
+        f"{server.url}/v1/jobs", json=JOB | {"method": METHODS["trace"]}, headers={"Authorization": f"Bearer {text}"}
+    ).json()["id"]
+    expect(page.locator(f"tr[data-job='{job_id}']")).to_contain_text("succeeded")
+
+
+@pytest.mark.allowed("ERR_", "Failed to load resource", "503")
+def test_a_list_goes_on_when_the_server_was_restarted_underneath(
+    start_server: Callable[..., Any], tmp_path: Path, open_page: OpenPage
+) -> None:
+    server = start_server(tmp_path / "data")
+    page = open_page(server.url, "#/jobs", wait_for="table")
+    for pid in server.pids("-m hessian_spectrum.service"):
+        os.kill(pid, signal.SIGKILL)
+    server.wait_until_ready()
+    job_id = httpx.post(f"{server.url}/v1/jobs", json=JOB | {"method": METHODS["trace"]}).json()["id"]
+    expect(page.locator(f"tr[data-job='{job_id}']")).to_contain_text("succeeded")
+
+
+def test_five_hundred_jobs_stay_fluid(server: Any, open_page: OpenPage) -> None:
+    with SpectrumClient(server.url) as client:
+        request = JOB | {"method": METHODS["trace"], "tags": {"crowd": "yes"}}
+        for _ in range(500):
+            client.submit(request)
+    page = open_page(server.url, "#/jobs?tag=crowd:yes", wait_for="tbody tr")
+    while (more := page.get_by_role("button", name="Older jobs")).is_visible():
+        count = page.locator("tbody tr").count()
+        more.click()
+        expect(page.locator("tbody tr")).not_to_have_count(count)
+    assert page.locator("tbody tr").count() == 500
+    started = time.monotonic()
+    page.get_by_role("button", name="State").click()
+    page.locator("tbody tr input").last.check()
+    assert time.monotonic() - started < 5
+
+
+def test_what_is_not_there_is_said(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/nowhere")
+    expect(page.locator("h1")).to_have_text("There is no such view")
+
+
+@pytest.mark.allowed("404")
+def test_an_unknown_job_is_said(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, f"#/jobs/{'0' * 32}", wait_for="[role=alert]")
+    expect(page.locator("[role=alert]")).to_contain_text("job")
+
+
+def test_the_page_forbids_inline_code_and_other_hosts(server: Any) -> None:
+    policy = httpx.get(server.url).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "style-src 'self';" in policy
+    for word in ("unsafe", "http:", "https:", "*"):
+        assert word not in policy
+    files = Path("service/hessian_spectrum/service/page")
+    for path in files.iterdir():
+        text = path.read_text()
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            path
+        )
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), path
