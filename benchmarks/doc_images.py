@@ -2,13 +2,15 @@
 
 The picture of the README is one of the demo's. Each of the others is the picture of the request in the nearest block of
 commands before it, or is written by the nearest program before it, so that a document cannot show a picture of
-something else than it says. Takes about a quarter of an hour on two cores.
+something else than it says. Pictures of the page are taken in Chromium. Takes about a quarter of an hour on two cores.
 """
 
 import argparse
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+from playwright.sync_api import sync_playwright
 
 from benchmarks.stack import RunningStack
 from hessian_spectrum.client.http import SpectrumClient
@@ -25,6 +28,9 @@ IMAGES = ROOT / "docs" / "images"
 DEMO_IMAGE = "digits-density"
 PROGRAM = "program"
 """Stands for an endpoint where a program writes the picture."""
+
+PAGE_VIEWS = {"page-result": "#/jobs/{job_id}", "page-closed-form": "#/closed-form?kind=self-attention&sink=1"}
+"""Views of the page in pictures, by the name of the picture; `job_id` is that of the README's job."""
 
 WRITTEN_URL = "http://127.0.0.1:8000"
 _BLOCK_OR_IMAGE = re.compile(
@@ -39,6 +45,8 @@ def image_requests() -> dict[str, tuple[str, str]]:
     for document in sorted((ROOT / "docs").rglob("*.md")):
         sent: list[tuple[str, str]] = []
         for match in _BLOCK_OR_IMAGE.finditer(document.read_text()):
+            if match["name"] in PAGE_VIEWS:
+                continue
             if match["name"]:
                 requests[match["name"]] = sent[-1]
             elif match["language"] == "python":
@@ -65,6 +73,8 @@ def make_image(name: str, url: str) -> bytes:
     """
     if name == DEMO_IMAGE:
         return _demo_image()
+    if name in PAGE_VIEWS:
+        return _page_image(PAGE_VIEWS[name], url)
     endpoint, body = image_requests()[name]
     if endpoint == PROGRAM:
         return _written_image(name, body.replace(WRITTEN_URL, url))
@@ -83,6 +93,22 @@ def _demo_image() -> bytes:
         return (Path(directory) / f"{DEMO_IMAGE}.png").read_bytes()
 
 
+def _page_image(view: str, url: str) -> bytes:
+    with SpectrumClient(url) as client:
+        requests = dict(_requests((ROOT / "README.md").read_text().partition("## Submit a job")[2].split("```")[1][5:]))
+        job_id = client.wait(client.submit(json.loads(requests["jobs"])).id).id
+    options = ["--no-sandbox"] if os.getuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        page = browser.new_page(viewport={"width": 1100, "height": 820})
+        page.goto(f"{url}/{view.format(job_id=job_id)}")
+        page.wait_for_selector(".u-legend")
+        page.wait_for_load_state("networkidle")
+        picture = page.screenshot()
+        browser.close()
+    return picture
+
+
 def _written_image(name: str, program: str) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run([sys.executable, "-c", program], cwd=directory, check=True)
@@ -90,7 +116,7 @@ def _written_image(name: str, program: str) -> bytes:
 
 
 def main() -> None:
-    names = sorted([DEMO_IMAGE, *image_requests()])
+    names = sorted([DEMO_IMAGE, *PAGE_VIEWS, *image_requests()])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", default=names, help=f"images to make; default: {', '.join(names)}")
     parser.add_argument("--url", help="a running server; default: one is started and stopped")

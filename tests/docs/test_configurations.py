@@ -20,6 +20,7 @@ import redis
 import yaml
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.closed_form_batch import ClosedFormBatch
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import ROOT, Block, blocks
@@ -30,6 +31,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
 REQUESTS = {
     "closed-form": ClosedFormRequest,
+    "closed-form/batch": ClosedFormBatch,
     "random-matrix": RandomMatrixRequest,
     "jobs": JobRequest,
     "estimates": JobRequest,
@@ -204,6 +206,8 @@ def test_bash_parses_the_commands(block: Block) -> None:
 def test_bodies_that_commands_send_are_requests(block: Block) -> None:
     for endpoint, body in _sent(block.text):
         request = json.loads(body)
+        for item in request.get("items", ()):
+            ClosedFormRequest.model_validate(item)
         if '"ID"' not in body and "checkpoint" not in body:  # which this machine would have to hold
             REQUESTS[endpoint].model_validate(request)
 

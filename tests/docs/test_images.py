@@ -3,7 +3,7 @@
 import json
 import re
 
-from benchmarks.doc_images import DEMO_IMAGE, IMAGES, PROGRAM, WRITTEN_URL, image_requests
+from benchmarks.doc_images import DEMO_IMAGE, IMAGES, PAGE_VIEWS, PROGRAM, WRITTEN_URL, image_requests
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import DOCUMENTS
@@ -14,7 +14,7 @@ MESSAGES = {"jobs": JobRequest, "random-matrix": RandomMatrixRequest}
 def test_every_picture_is_shown_and_can_be_made() -> None:
     files = {path.stem for path in IMAGES.iterdir()}
     shown = {name for page in DOCUMENTS for name in re.findall(r"\]\([\w./]*images/([\w-]+)\.png\)", page.read_text())}
-    assert files == shown == {DEMO_IMAGE, *image_requests()}
+    assert files == shown == {DEMO_IMAGE, *PAGE_VIEWS, *image_requests()}
 
 
 def test_the_requests_of_pictures_are_valid() -> None:
