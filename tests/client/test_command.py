@@ -69,7 +69,7 @@ def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     listed = spectrum("list", "--tag", "test:command", "--state", "succeeded")
-    job_id = listed.stdout.split()[0]
+    job_id = listed.stdout.splitlines()[1].split()[0]
     assert json.loads(spectrum("job", job_id).stdout)["state"] == "succeeded"
     assert json.loads(spectrum("result", job_id).stdout)["num_parameters"] == 7
     assert json.loads(spectrum("cancel", job_id).stdout)["state"] == "succeeded"
@@ -214,3 +214,117 @@ def test_an_unreachable_server_is_named() -> None:
     called = CliRunner().invoke(app, ["closed-form", "-", "--url", "http://127.0.0.1:1"], input=QUADRATIC)
     assert called.exit_code == 1
     assert "127.0.0.1:1 does not answer" in called.output
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of servers of this test, without settings of the environment beside it."""
+    for name in ("SPECTRUM_URL", "SPECTRUM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "settings" / "servers.json"
+    monkeypatch.setenv("SPECTRUM_CONFIG", str(path))
+    return path
+
+
+def called(*arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=text)
+
+
+def test_jobs_are_listed_for_people_and_for_programs(spectrum: Any) -> None:
+    job = json.loads(spectrum("run", "-", text=json.dumps(JOB)).stdout)
+    assert job["method"] == "lanczos"
+    table = spectrum("list", "--tag", "test:command").stdout.splitlines()
+    assert table[0].split() == ["id", "state", "kind", "summary", "progress", "submitted", "tags"]
+    assert any("lanczos, hessian of mlp" in line and "succeeded" in line and "test:command" in line for line in table)
+    records = json.loads(spectrum("list", "--tag", "test:command", "--json").stdout)
+    assert len(records) == len(table) - 1
+    assert "lanczos, hessian of mlp" in {record["summary"] for record in records}
+    nothing = spectrum("list", "--tag", "test:nothing")
+    assert nothing.stdout == ""
+    assert "no such jobs" in nothing.output
+    assert json.loads(spectrum("list", "--tag", "test:nothing", "--json").stdout) == []
+    for command in ("models", "artifacts"):
+        assert isinstance(json.loads(spectrum(command, "--json").stdout), list)
+
+
+def test_the_beginning_of_an_id_is_enough_if_no_other_has_it(spectrum: Any) -> None:
+    ids = [json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"] for _ in range(2)]
+    assert json.loads(spectrum("job", ids[0][:20]).stdout)["id"] == ids[0]
+    assert json.loads(spectrum("job", ids[0][:20].upper()).stdout)["id"] == ids[0]
+    several = spectrum("job", ids[0][:4])
+    assert several.exit_code == 2
+    assert "jobs begin with" in " ".join(several.output.split())
+    none = spectrum("job", "f" * 20)
+    assert none.exit_code == 2
+    assert "no job begins with" in " ".join(none.output.split())
+
+
+def test_results_are_compared_side_by_side(spectrum: Any) -> None:
+    methods = ({"kind": "exact"}, {"kind": "trace", "num_probes": 4})
+    ids = [
+        json.loads(spectrum("submit", "-", text=json.dumps(JOB | {"method": each})).stdout)["id"] for each in methods
+    ]
+    for job_id in ids:
+        assert spectrum("watch", job_id).exit_code == 0
+    numbers = json.loads(spectrum("compare", *ids, "--json").stdout)
+    assert list(numbers) == ids
+    exact, estimated = (numbers[job_id]["trace"] for job_id in ids)
+    assert estimated["lower"] <= exact["value"] <= estimated["upper"]
+    table = spectrum("compare", *ids).stdout.splitlines()
+    assert table[0].split() == ["quantity", *ids]
+    assert {line.split()[0] for line in table[1:]} == {"parameters", "loss", "largest", "smallest", "trace"}
+
+
+def test_a_sweep_varies_fields_of_a_request(spectrum: Any, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    settings = ("--set", "method.num_probes=2,3", "--set", "model.widths=[[1,2,1],[1,3,1]]", "--set", "loss=mse,huber")
+    done = spectrum("sweep", "-", *settings, "-o", str(path), text=json.dumps(JOB))
+    assert done.exit_code == 0, done.output
+    assert len(path.read_text().splitlines()) == 1 + 8
+    wrong = spectrum("sweep", "-", "--set", "method.num_probes", text=json.dumps(JOB))
+    assert wrong.exit_code == 2
+    assert "field=value,value" in " ".join(wrong.output.split())
+
+
+def test_servers_are_stored_with_their_keys_for_their_owner_alone(server: Any, own_file: Path) -> None:
+    stored = called("login", "here", server.url, text="")
+    assert stored.exit_code == 0, stored.output
+    assert own_file.stat().st_mode & 0o777 == 0o600
+    assert called("list", "--server", "here").exit_code == 0
+    assert called("list").exit_code == 0  # the first one is the default
+    assert called("login", "there", "http://127.0.0.1:1", text="secret").exit_code == 1
+    assert list(json.loads(own_file.read_text())["servers"]) == ["here"]
+    file = json.loads(own_file.read_text())
+    file["servers"]["there"] = {"url": "http://127.0.0.1:1", "key": "secret"}
+    own_file.write_text(json.dumps(file))
+    shown = called("servers", "--json").stdout + called("servers").stdout
+    assert "there" in shown
+    assert "secret" not in shown
+    assert called("logout", "here").exit_code == 0
+    assert json.loads(own_file.read_text()) == {"servers": {"there": file["servers"]["there"]}}
+    assert called("logout", "here").exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["{", '{"servers": {"a": {}}}', '{"colour": 1}'])
+def test_a_file_of_servers_that_is_none_is_named(own_file: Path, text: str) -> None:
+    own_file.parent.mkdir()
+    own_file.write_text(text)
+    refused = called("list")
+    assert refused.exit_code == 2
+    assert "is not a file of servers" in " ".join(refused.output.split())
+
+
+def test_a_server_of_an_unknown_name_is_refused(own_file: Path) -> None:
+    refused = called("list", "--server", "nowhere")
+    assert refused.exit_code == 2
+    assert "no server nowhere" in " ".join(refused.output.split())
+    assert not own_file.exists()
+
+
+def test_the_page_is_opened(spectrum: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    job_id = json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"]
+    assert spectrum("open").stdout.strip() == f"{server.url}/"
+    assert spectrum("open", job_id[:20]).stdout.strip() == f"{server.url}/#/jobs/{job_id}"
+    assert opened == [f"{server.url}/", f"{server.url}/#/jobs/{job_id}"]

@@ -199,8 +199,8 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
     try:
         assert process.returncode == 130, errors
         assert f"Job {job.id} goes on" in errors
-        assert f"spectrum watch {job.id} --url {passage.url}" in errors
-        assert f"spectrum result {job.id} --url {passage.url} -o FILE" in errors
+        assert f"spectrum watch {job.id} --server {passage.url}" in errors
+        assert f"spectrum result {job.id} --server {passage.url} -o FILE" in errors
         assert job.state in ("queued", "running")
     finally:
         client.cancel(job.id)

@@ -206,6 +206,11 @@ class HessianVsGgnRequest(KindMessage):
         default=False, description="Whether holders of every API key of the server may read the job and its result."
     )
 
+    @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{len(self.models)} models, {len(self.seeds)} seeds"
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         for index, model in enumerate(self.models):

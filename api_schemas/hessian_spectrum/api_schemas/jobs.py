@@ -117,6 +117,9 @@ class Job(Message):
 
     id: str = Field(description="Unique id of the job.")
     kind: str = Field(description="Kind of the job, as in the request.")
+    summary: str = Field(
+        default="", description="What the job computes, in a few words; empty for jobs of older servers."
+    )
     state: JobState = Field(description="Current state of the job.")
     progress: Progress = Field(description="Progress of the current phase.")
     attempt: int = Field(description="Number of times that a worker has started the job.")

@@ -146,6 +146,11 @@ class SpectrumRequest(RequestMessage):
         return loss_of(self.model, self.loss)
 
     @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{self.method.kind}, {self.matrix_kind} of {self.model.kind}"
+
+    @property
     def matrix_kind(self) -> Matrix:
         """Name of the matrix."""
         return matrix_name(self.matrix)

@@ -59,11 +59,12 @@ class EventLog:
         return await self._events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
 
     async def _events(self, job_id: str, entries: Any) -> list[JobEvent]:
-        """Events from stream entries; the tags, which never change, come from the record."""
+        """Events from stream entries; tags and summary, which never change, come from the record."""
         if not entries:
             return []
-        tags = await cast("Awaitable[str | None]", self._client.hget(JOB + job_id, "tags")) or "{}"
-        return [JobEvent(event_id, record_from_fields(job_id, {"tags": tags} | fields)) for event_id, fields in entries]
+        stored = await cast("Awaitable[list[str | None]]", self._client.hmget(JOB + job_id, ["tags", "summary"]))
+        fixed = {"tags": stored[0] or "{}", "summary": stored[1] or ""}
+        return [JobEvent(event_id, record_from_fields(job_id, fixed | fields)) for event_id, fields in entries]
 
     async def newest_change(self) -> str:
         """Position in the stream of changes after which `changes` returns what happens from now on."""

@@ -38,6 +38,7 @@ class JobRecord:
     owner: str | None = None  # id of the API key that it was submitted with
     shared: bool = False  # whether every key may read it
     cached: bool = False  # whether its result is that of an earlier job
+    summary: str = ""  # what it computes, in a few words
 
     @property
     def ended(self) -> bool:
@@ -78,9 +79,11 @@ def new_record_fields(
     *,
     shared: bool = False,
     request_id: str | None = None,
+    summary: str = "",
 ) -> dict[str, str]:
     """Hash fields of a job that is being accepted."""
     return {
+        **({"summary": summary} if summary else {}),
         **({"request_id": request_id} if request_id is not None else {}),
         **({"owner": owner} if owner is not None else {}),
         **({"shared": "1"} if shared else {}),
@@ -129,6 +132,7 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         owner=fields.get("owner"),
         shared="shared" in fields,
         cached="cached" in fields,
+        summary=fields.get("summary") or "",
     )
 
 

@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
-_CLIENT_VARIABLES = ("URL", "API_KEY")
+_CLIENT_VARIABLES = ("CONFIG", "URL", "API_KEY")
 _COMPOSE_VARIABLES = (
     *("PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS"),
     *("SERVICE_MEMORY", "WORKER_MEMORY", "REDIS_MEMORY"),

@@ -106,6 +106,7 @@ class JobStore:
         cache_key: str = "",
         cached_result: CachedResult | None = None,
         request_id: str | None = None,
+        summary: str = "",
         plan: str | None = None,
         owner_quotas: Quotas = UNLIMITED,
         total_quotas: Quotas = UNLIMITED,
@@ -122,6 +123,7 @@ class JobStore:
             cache_key: Cache key of the request.
             cached_result: Result with which the job succeeds at once, unless it has been deleted meanwhile.
             request_id: Id of the HTTP request that brought the job, for logs.
+            summary: What the job computes, in a few words.
             plan: The job's plan as JSON, which is kept until the job ends.
             owner_quotas: Quotas of the owner.
             total_quotas: Quotas of all owners together.
@@ -134,7 +136,8 @@ class JobStore:
             QuotaError: A quota is exhausted.
             OSError: A large request cannot be written.
         """
-        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": cache_key}
+        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id, summary=summary)
+        fields["question"] = cache_key
         if plan is not None:
             fields["plan"] = plan
         fields |= sizes(request + (plan or ""), fields["tags"], len(tags))

@@ -48,6 +48,7 @@ class Submission:
         tags: Names that the caller gave the job.
         shared: Whether other keys may read the job.
         cache_key: The digest of everything in the request that affects its numbers.
+        summary: What the job computes, in a few words.
     """
 
     kind: str
@@ -55,13 +56,14 @@ class Submission:
     tags: dict[str, str]
     shared: bool
     cache_key: str
+    summary: str = ""
 
     @classmethod
     def of(cls, request: AnyJobRequest) -> Self:
         """Return the submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
         tags = request.all_tags if isinstance(request, ExperimentRequest) else dict(request.tags)
-        return cls(request.kind, text, tags, request.shared, cache_key(request))
+        return cls(request.kind, text, tags, request.shared, cache_key(request), request.summary)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ class JobService:
             cache_key=submission.cache_key,
             cached_result=None if fresh else self._cached_result(submission.cache_key),
             request_id=request_id,
+            summary=submission.summary,
             plan=plan,
             owner_quotas=self._owner_quotas(caller),
             total_quotas=self._total_quotas,

@@ -48,6 +48,11 @@ class FigureRequest(ExperimentRequest):
         return [each for each in self.computations if isinstance(each, Measurement)]
 
     @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{self.figure}, {self.scale}"
+
+    @property
     def location_of_sizes(self) -> tuple[str, ...]:
         """The scale, or the overrides if they change anything."""
         figure = FIGURES[self.figure]

@@ -61,6 +61,11 @@ class ExperimentRequest(KindMessage):
         return 0.0
 
     @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{len(self._points)} points"
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The labels of the job: the caller's own, and those that the server adds."""
         return dict(self.tags)

@@ -120,6 +120,11 @@ class SeriesRequest(ExperimentRequest):
         return {"points": sorted(self.points, key=lambda point: point.step)}
 
     @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{self.name}: {self.method.kind}, {super().summary}"
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The caller's own labels, and the name of the series."""
         return dict(self.tags) | {TAG: self.name}

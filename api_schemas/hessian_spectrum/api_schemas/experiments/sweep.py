@@ -46,6 +46,11 @@ class SweepRequest(ExperimentRequest):
     )
 
     @property
+    def summary(self) -> str:
+        """What the job computes, in a few words."""
+        return f"{self.base.summary}, {super().summary}"
+
+    @property
     def location_of_sizes(self) -> tuple[str, ...]:
         """The job whose fields are varied."""
         return ("base",)

@@ -62,9 +62,9 @@ export function bytes(count) {
   return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
-// Ids begin with the time of submission in milliseconds, twelve digits of it.
+// Ids begin with the time of submission in microseconds, sixteen digits of it.
 export function shortId(id) {
-  return id.slice(0, 12);
+  return id.slice(0, 16);
 }
 
 export function time(text) {

@@ -10,7 +10,7 @@ export async function figuresView(place, { signal }) {
 
   async function compute(figure, scale) {
     try {
-      const job = await json("v1/jobs", { method: "POST", body: { kind: "figure", figure, scale, tags: { figure } } });
+      const job = await json("v1/jobs", { method: "POST", body: { kind: "figure", figure, scale } });
       announce(`${figure} is being computed.`);
       location.hash = `#/jobs/${job.id}`;
     } catch (error) {
@@ -19,7 +19,7 @@ export async function figuresView(place, { signal }) {
   }
 
   const rows = figures.map(({ figure, title, source, estimates }) => {
-    const done = jobs.find((job) => job.kind === "figure" && job.tags.figure === figure);
+    const done = jobs.find((job) => job.kind === "figure" && job.summary.split(", ")[0] === figure);
     return [element("strong", {}, figure), title, source,
       element("div", { class: "row" }, ["quick", "paper"].map((scale) => element("button", { type: "button", click: () => compute(figure, scale),
         "aria-label": `Compute ${figure} at the scale ${scale}` }, `${scale}: ${duration(estimates[scale].seconds ?? NaN) || "unknown"}`))),

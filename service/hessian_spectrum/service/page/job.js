@@ -10,7 +10,7 @@ const ENDED = ["succeeded", "failed", "cancelled", "expired"];
 
 function facts(job) {
   return list([
-    ["Kind", job.kind], ["State", element("span", { class: `state-${job.state}` }, job.state)],
+    ["Kind", job.kind], ["Summary", job.summary], ["State", element("span", { class: `state-${job.state}` }, job.state)],
     ["Submitted", time(job.created_at)], ["Started", time(job.started_at)], ["Ended", time(job.finished_at)],
     ["Attempts", job.attempt > 1 ? String(job.attempt) : ""], ["Key", job.owner ?? ""],
     ["Tags", Object.entries(job.tags).map(([name, value]) => `${name}: ${value}`).join(", ")],

@@ -77,7 +77,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     entry.cells = { state: element("td"), progress: element("td"), action: element("td") };
     const made = element("tr", { "data-job": job.id },
       element("td", {}, box), element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
-      element("td", {}, job.kind), entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, tags),
+      element("td", {}, job.kind), element("td", {}, job.summary), entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, tags),
       element("td", { class: "wide" }, time(job.created_at)), entry.cells.action);
     refresh(entry);
     return made;
@@ -157,7 +157,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   }
 
   const empty = element("p", { hidden: true }, "There are no such jobs. ", element("a", { href: "#/new" }, "Submit one."));
-  const heads = [["", null], ["Job", null], ["Kind", "kind"], ["State", "state"], ["Progress", null], ["Tags", null], ["Submitted", "created"], ["", null]];
+  const heads = [["", null], ["Job", null], ["Kind", "kind"], ["Summary", null], ["State", "state"], ["Progress", null], ["Tags", null], ["Submitted", "created"], ["", null]];
   const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Tags", "Submitted"].includes(title) ? "wide" : undefined },
     sort ? element("button", { type: "button", click: () => { choose({ sort }); arrange(); } }, `${title} ↕`) : title));
   place.append(

@@ -307,6 +307,7 @@ def job_message(request: Request, record: JobRecord) -> Job:
     return Job(
         id=record.id,
         kind=record.kind,
+        summary=record.summary,
         state=record.state,
         progress=record.progress,
         attempt=record.attempt,

@@ -1,0 +1,1 @@
+"""Commands of `spectrum`, a file for each kind of thing that they are about; `main.py` puts them together."""
