@@ -4,7 +4,7 @@ Arrays are nested lists in JSON; in Python also array objects, which are checked
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Protocol, Self, cast, runtime_checkable
 
 from pydantic import (
@@ -26,10 +26,35 @@ MAX_EXACT_INTEGER = 2**53
 """Largest magnitude up to which every integer is exactly representable in float64."""
 
 
+_PRINTED_ENTRIES = 6
+"""Length of a list up to which it is printed in full."""
+
+
 class Message(BaseModel):
     """Base of everything that the server sends: immutable, and tolerant of fields that a newer server adds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the fields with long lists abbreviated: a density has thousands of numbers."""
+        for name, value in super().__repr_args__():
+            yield name, _abbreviated(value)
+
+
+class _AbbreviatedList(list[Any]):
+    """A list that is printed as its first two entries, its last one and their number."""
+
+    def __repr__(self) -> str:
+        first, second, last = (repr(_abbreviated(self[index])) for index in (0, 1, -1))
+        return f"[{first}, {second}, ..., {last}] ({len(self):,} entries)"
+
+
+def _abbreviated(value: Any) -> Any:
+    if isinstance(value, list):
+        return _AbbreviatedList(value) if len(value) > _PRINTED_ENTRIES else [_abbreviated(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _abbreviated(each) for name, each in value.items()}
+    return value
 
 
 def _whole_number(value: Any) -> Any:

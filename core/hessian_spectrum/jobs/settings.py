@@ -177,6 +177,11 @@ class ServiceSettings(StorageSettings):
         default="",
         description="Host names, separated by commas, to which the service answers besides its addresses; *: any.",
     )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins of other sites, separated by commas, whose pages may use the API, as in "
+        "https://lab.example.org.",
+    )
     trusted_proxies: str = Field(
         default="",
         description="Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are trusted.",
@@ -240,7 +245,12 @@ class ServiceSettings(StorageSettings):
     @property
     def host_names(self) -> list[str]:
         """The allowed host names as a list."""
-        return [name for part in self.allowed_hosts.split(",") if (name := part.strip())]
+        return _listed(self.allowed_hosts)
+
+    @property
+    def origins(self) -> list[str]:
+        """The allowed origins as a list."""
+        return _listed(self.allowed_origins)
 
 
 class WorkerSettings(StorageSettings):
@@ -273,6 +283,10 @@ def _known_variables() -> frozenset[str]:
     fields = ServiceSettings.model_fields | WorkerSettings.model_fields
     names = (name for field_name, field in fields.items() for name in _variables(field_name, field))
     return OTHER_VARIABLES.union(names)
+
+
+def _listed(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def _variables(name: str, field: FieldInfo) -> list[str]:

@@ -19,6 +19,7 @@ from hessian_spectrum.service.lifespan import running
 from hessian_spectrum.service.middleware.authentication import Authentication, Authorization
 from hessian_spectrum.service.middleware.body_limit import BodyLimit
 from hessian_spectrum.service.middleware.concurrency_limit import ConcurrencyLimit
+from hessian_spectrum.service.middleware.cross_origin import CrossOrigin
 from hessian_spectrum.service.middleware.rate_limit import RateLimit, TokenBucketLimiter
 from hessian_spectrum.service.middleware.request_syntax import RequestSyntax
 from hessian_spectrum.service.middleware.request_telemetry import RequestMetrics, RequestTelemetry
@@ -108,13 +109,15 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
     """
     settings = context.settings
     is_upload = partial(has_media_type, media_types=_UPLOADS)
+    cross_origin = [Middleware(CrossOrigin, allowed_origins=settings.origins)] if settings.origins else []
     return [
         Middleware(RequestTelemetry, access_log=context.access_log, metrics=RequestMetrics(context.metrics)),
         Middleware(SecurityHeaders),
+        *cross_origin,
         Middleware(RequestSyntax),
         Middleware(SlowClient, is_upload=is_upload),
         Middleware(Authentication, key_store=context.key_store),
-        Middleware(TrustedHost, allowed_hosts=settings.host_names),
+        Middleware(TrustedHost, allowed_hosts=settings.host_names, allowed_origins=settings.origins),
         Middleware(RateLimit, limiter=TokenBucketLimiter(), requests_per_minute=settings.requests_per_minute),
         Middleware(Authorization),
         Middleware(ConcurrencyLimit, slots=context.slots),

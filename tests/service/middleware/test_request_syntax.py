@@ -42,11 +42,17 @@ def test_a_whole_url_is_served_like_its_path(service: Service, prefix: str) -> N
     assert json.loads(found)["sharpness"] == 2.0
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1", "http://127.0.0.1?x=1", "http://127.0.0.1/no/such/page"])
-def test_a_path_that_is_not_there_is_named_without_the_host(service: Service, target: str) -> None:
-    head, _, problem = answer(service, target).partition(b"\r\n\r\n")
+def test_a_path_that_is_not_there_is_named_without_the_host(service: Service) -> None:
+    head, _, problem = answer(service, "http://127.0.0.1/no/such/page").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404")
-    assert json.loads(problem)["instance"] in ("/", "/no/such/page")
+    assert json.loads(problem)["instance"] == "/no/such/page"
+
+
+def test_a_url_without_a_path_is_that_of_the_page(service: Service) -> None:
+    assert answer(service, "http://127.0.0.1").startswith(b"HTTP/1.1 200")
+    head, _, problem = answer(service, "http://127.0.0.1?x=1").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 422")
+    assert json.loads(problem)["instance"] == "/"
 
 
 @pytest.mark.parametrize("authority", ["evil.example", "localhost@evil.example", "user@127.0.0.1", "", "127.0.0.1:x"])
