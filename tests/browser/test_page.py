@@ -87,6 +87,9 @@ def test_a_job_is_submitted_watched_and_looked_at(server: Any, open_page: OpenPa
     result = httpx.get(f"{server.url}/v1/jobs/{job_id[1]}/result").json()
     shown = page.locator("dt", has_text="Largest").locator("xpath=following-sibling::dd[1]").inner_text()
     assert float(shown.split()[0]) == pytest.approx(result["largest"]["value"], rel=1e-5)
+    page.get_by_text("Request", exact=True).click()
+    page.get_by_role("link", name="Run again with changes").click()
+    assert json.loads(page.get_by_label("The request as JSON").input_value()) == request
 
 
 @pytest.mark.allowed("422")

@@ -2,6 +2,7 @@
 
 import { follow, json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
+import { recall } from "./history.js";
 import { act, progressOf, Rate } from "./jobs.js";
 import { copyButton, element, list, problemElement, shortId, time } from "./elements.js";
 import { downloads, resultElement } from "./result.js";
@@ -15,6 +16,19 @@ function facts(job) {
     ["Attempts", job.attempt > 1 ? String(job.attempt) : ""], ["Key", job.owner ?? ""],
     ["Tags", Object.entries(job.tags).map(([name, value]) => `${name}: ${value}`).join(", ")],
   ]);
+}
+
+function requestOf(id) {
+  const request = recall(id);
+  if (!request) return null;
+  const text = JSON.stringify(request, null, 2);
+  const url = new URL("v1/jobs", document.baseURI).href;
+  const curl = `curl -s ${url} -H 'Content-Type: application/json' -d '${text.replaceAll("'", "'\\''")}'`;
+  return element("details", {}, element("summary", {}, "Request"),
+    element("div", { class: "row" }, element("a", { class: "button", href: `#/new?request=${encodeURIComponent(JSON.stringify(request))}` }, "Run again with changes"),
+      copyButton("Copy JSON", () => text), copyButton("Copy curl", () => curl),
+      copyButton("Copy Python", () => `client.run(${text.replaceAll(/\btrue\b/g, "True").replaceAll(/\bfalse\b/g, "False").replaceAll(/\bnull\b/g, "None")})`)),
+    element("pre", { tabindex: "0" }, text));
 }
 
 function commands(id) {
@@ -50,7 +64,7 @@ async function single(place, id, context) {
   async function showResult(job) {
     try {
       const document = await json(`v1/jobs/${id}/result`, { signal });
-      result.replaceChildren(downloads(id, document), await resultElement(id, document, context), commands(id));
+      result.replaceChildren(downloads(id, document), await resultElement(id, document, context), requestOf(id), commands(id));
     } catch (error) {
       if (error.name !== "AbortError" && !job.error) result.replaceChildren(problemElement(error));
     }

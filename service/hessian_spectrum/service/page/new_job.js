@@ -2,6 +2,7 @@
 
 import { json, send } from "./api.js";
 import { Form } from "./form.js";
+import { remember } from "./history.js";
 import { announce, choice, copyButton, duration, element, problemElement } from "./elements.js";
 
 const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onnx", npz: "application/x-npz", npy: "application/x-npy",
@@ -70,6 +71,7 @@ export async function newJobView(place, { signal, settings }) {
     submit.disabled = true;
     try {
       const job = await json("v1/jobs", { method: "POST", body: request(), signal });
+      remember(job.id, request());
       location.hash = `#/jobs/${job.id}`;
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error);
