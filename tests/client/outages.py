@@ -13,22 +13,32 @@ class Passage:
         self._target = (urlsplit(url).hostname, urlsplit(url).port)
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock, self._is_over = threading.Lock(), False
         self.has_answered = threading.Event()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._serve()
 
     def open(self) -> None:
-        """Let callers through again."""
-        self._listener = socket.create_server(("127.0.0.1", urlsplit(self.url).port or 0))
-        self._serve()
+        """Let callers through again, unless the test is over."""
+        with self._lock:
+            if not self._is_over:
+                self._listener = socket.create_server(("127.0.0.1", urlsplit(self.url).port or 0))
+                self._serve()
 
     def close(self) -> None:
         """Cut all connections, and take no more."""
-        for each in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        self._sockets.clear()
+        with self._lock:
+            for each in (self._listener, *self._sockets):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+            self._sockets.clear()
+
+    def end(self) -> None:
+        """Close for good."""
+        with self._lock:
+            self._is_over = True
+        self.close()
 
     def _serve(self) -> None:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -37,8 +47,13 @@ class Passage:
         with contextlib.suppress(OSError):
             while True:
                 caller, _ = listener.accept()
-                server = socket.create_connection(self._target)
-                self._sockets += [caller, server]
+                with self._lock:
+                    if listener.fileno() < 0:  # closed meanwhile
+                        caller.close()
+                        return
+                    self._sockets.append(caller)
+                    server = socket.create_connection(self._target)
+                    self._sockets.append(server)
                 for source, sink in ((caller, server), (server, caller)):
                     threading.Thread(target=self._pour, args=(source, sink), daemon=True).start()
 

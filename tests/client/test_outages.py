@@ -48,7 +48,7 @@ NOW = datetime.now(UTC)
 def passage(server: Any) -> Iterator[Passage]:
     passage = Passage(server.url)
     yield passage
-    passage.close()
+    passage.end()
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from hessian_spectrum.service.request_parsing import (
 )
 from hessian_spectrum.service.routes import closed_form
 from hessian_spectrum.service.routes.documentation import (
+    BINARY,
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,
     batch_documentation,
@@ -56,7 +57,7 @@ router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 @router.post(
     PATH,
     response_model=ClosedFormBatchResult,
-    responses=INVALID_BODY,
+    responses={**INVALID_BODY, 200: {"content": {JSON: {}, NDJSON: {"schema": BINARY}}}},
     openapi_extra=batch_documentation(ClosedFormBatch, "items", CLOSED_FORM_EXAMPLES, ndjson=NDJSON),
     summary="Many closed forms in one request",
 )
