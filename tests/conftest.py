@@ -57,8 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Use one process more than there are cores, because tests of servers spend a third of their time waiting."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Use two processes more than there are cores, because tests of servers spend a third of their time waiting."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
