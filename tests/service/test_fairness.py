@@ -130,18 +130,18 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_what_nobody_waits_for_is_not_done(shared: Shared) -> None:
-    message = {"law": "wigner", "sample": {"size": 2000}}
+    message = {"law": "wigner", "sample": {"size": 2000}}  # several tenths of a second
     pid = shared.service.process.pid
 
     with shared.http() as http:
         http.post("/v1/random-matrix", json=SAMPLE).raise_for_status()
         before = cpu_seconds(pid)
-        whole = http.post("/v1/random-matrix", json=message).raise_for_status().elapsed.total_seconds()
+        http.post("/v1/random-matrix", json=message).raise_for_status()
         of_one, before = cpu_seconds(pid) - before, cpu_seconds(pid)
 
         def ask() -> None:
             with pytest.raises(httpx.TimeoutException):
-                http.post("/v1/random-matrix", json=message, timeout=whole / 4)
+                http.post("/v1/random-matrix", json=message, timeout=0.1)
 
         threads = [threading.Thread(target=ask) for _ in range(NUM_AT_ONCE)]
         for thread in threads:
