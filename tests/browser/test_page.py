@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,8 +210,8 @@ def test_sliders_of_random_matrices_move_the_law(server: Any, open_page: OpenPag
     index = last.value.json()["index"]
     shown = page.locator("dt", has_text="Index").locator("xpath=following-sibling::dd[1]")
     expect(shown).to_have_text(re.compile(f"{index:.4f}"[:6]))
-    page.get_by_role("button", name="Draw a matrix").click()
-    expect(legend(page, "drawn matrix")).to_be_visible()
+    page.get_by_role("button", name="Sample a matrix").click()
+    expect(legend(page, "sampled matrix")).to_be_visible()
 
 
 def test_the_keyboard_alone_reaches_every_view(server: Any, open_page: OpenPage) -> None:
@@ -264,7 +263,7 @@ def test_a_list_goes_on_when_the_server_was_restarted_underneath(
     expect(page.locator(f"tr[data-job='{job_id}']")).to_contain_text("succeeded")
 
 
-def test_five_hundred_jobs_stay_fluid(server: Any, open_page: OpenPage) -> None:
+def test_five_hundred_jobs_are_listed_sorted_and_selected(server: Any, open_page: OpenPage) -> None:
     with SpectrumClient(server.url) as client:
         request = JOB | {"method": METHODS["trace"], "tags": {"crowd": "yes"}}
         for _ in range(500):
@@ -275,10 +274,9 @@ def test_five_hundred_jobs_stay_fluid(server: Any, open_page: OpenPage) -> None:
         more.click()
         expect(page.locator("tbody tr")).not_to_have_count(count)
     assert page.locator("tbody tr").count() == 500
-    started = time.monotonic()
     page.get_by_role("button", name="State").click()
     page.locator("tbody tr input").last.check()
-    assert time.monotonic() - started < 5
+    expect(page.locator("tbody tr input").last).to_be_checked()
 
 
 def test_what_is_not_there_is_said(server: Any, open_page: OpenPage) -> None:

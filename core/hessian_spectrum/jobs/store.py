@@ -137,9 +137,7 @@ class JobStore:
             OSError: A large request cannot be written.
         """
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id, summary=summary)
-        fields["question"] = cache_key
-        if plan is not None:
-            fields["plan"] = plan
+        fields |= {"question": cache_key} | ({} if plan is None else {"plan": plan})
         fields |= sizes(request + (plan or ""), fields["tags"], len(tags))
         job = NewJob(
             id=new_job_id(),

@@ -3,11 +3,9 @@
 import { follow, json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { recall } from "./history.js";
-import { act, progressOf, Rate } from "./jobs.js";
+import { act, ENDED, progressOf, Rate } from "./jobs.js";
 import { copyButton, element, list, problemElement, shortId, time } from "./elements.js";
 import { downloads, resultElement } from "./result.js";
-
-const ENDED = ["succeeded", "failed", "cancelled", "expired"];
 
 function facts(job) {
   return list([

@@ -4,7 +4,7 @@ import { follow, json } from "./api.js";
 import { announce, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
-const ENDED = ["succeeded", "failed", "cancelled", "expired"];
+export const ENDED = ["succeeded", "failed", "cancelled", "expired"];
 const SORTS = {
   created: (a, b) => b.created_at.localeCompare(a.created_at),
   state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state),

@@ -16,7 +16,7 @@ export async function randomMatrixView(place, { signal, settings, keepSettings }
     const curves = [{ label: "density", x: law.grid, y: law.density }];
     if (law.sample) {
       const { edges: ends, density } = law.sample;
-      curves.push({ label: "drawn matrix", x: density.map((_, index) => (ends[index] + ends[index + 1]) / 2), y: density, style: "markers" });
+      curves.push({ label: "sampled matrix", x: density.map((_, index) => (ends[index] + ends[index + 1]) / 2), y: density, style: "markers" });
     }
     const edges = law.support.flat().map((value) => ({ value, label: number(value, 4) }));
     chart.draw({ curves, xLabel: "eigenvalue", yLabel: "density", vertical: edges });
@@ -49,7 +49,7 @@ export async function randomMatrixView(place, { signal, settings, keepSettings }
     slider({ name: "energy", label: "Energy", min: 0.001, max: 1, step: 0.001, value: values.energy, change: (energy) => changed({ energy }) }),
     slider({ name: "ratio", label: "Ratio of parameters to data", min: 0.05, max: 2, step: 0.01, value: values.ratio, change: (ratio) => changed({ ratio }) }),
     element("div", { class: "row" },
-      element("button", { type: "button", click: () => changed({ sample: String(Number(values.sample || 0) + 1) }) }, "Draw a matrix"),
+      element("button", { type: "button", click: () => changed({ sample: String(Number(values.sample || 0) + 1) }) }, "Sample a matrix"),
       element("button", { type: "button", click: () => changed({ sample: "" }) }, "The law alone"),
       copyButton("Copy the request", () => JSON.stringify(request))), facts);
   place.append(element("h1", {}, "Random matrices"),

@@ -12,7 +12,7 @@ async function state(signal) {
     json("v1/jobs?state=queued&page_size=200", { signal }), json("v1/jobs?state=running&page_size=200", { signal })]);
   const count = ({ jobs, next_page_token: next }) => `${jobs.length}${next ? " or more" : ""}`;
   return element("div", {},
-    ready.error ? problemElement(ready.error) : element("p", { class: "state-succeeded" }, "The server takes closed forms and jobs."),
+    ready.error ? problemElement(ready.error) : element("p", { class: "state-succeeded" }, "The server accepts closed forms and jobs."),
     list([["Release", version.version], ["Queued jobs", count(queued)], ["Running jobs", count(running)], ["Code", version.code_version.slice(0, 16)]]),
     element("h2", {}, "Workers"),
     ready.workers.length ? table([{ title: "Name" }, { title: "Device" }, { title: "Memory for a job", number: true }, { title: "Resident", number: true }, { title: "Jobs at once", number: true }, { title: "Fault" }],
