@@ -41,11 +41,11 @@ def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
     assert shards.take(helpers[1], "signature") == Claim(2, 1, 0, "setup")
     assert shards.take(helpers[2], "signature") is None
     assert shards.finish(lease, 0, 10, go_on=True) is None
-    assert shards.num_left(lease.job_id) == 2
+    assert shards.done(lease.job_id) == {0}
     shards.release(helpers[0])
     assert shards.finish(helpers[1], 2, 10, go_on=True) == Claim(1, 2, 0, "setup")
     assert shards.finish(helpers[1], 1, 9, go_on=False) is None
-    assert shards.num_left(lease.job_id) == 0
+    assert shards.done(lease.job_id) == {0, 1, 2}
     assert shards.products(lease.job_id) == ({0: 10, 1: 9, 2: 10}, None)
 
 
@@ -61,7 +61,7 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(shards: ShardStore, leas
         assert shards.finish(helper, 1, 10, go_on=True) == Claim(3, 1, 1, "setup")
     for _ in range(2):
         assert shards.finish(helper, 3, 10, go_on=False) is None
-    assert shards.num_left(lease.job_id) == 2
+    assert shards.done(lease.job_id) == {0, 1, 3}
     assert shards.finish(lease, 2, 10, go_on=True) == Claim(4, 1, 0, "setup")
     for _ in range(2):
         assert shards.finish(lease, 4, 10, go_on=True) is None

@@ -135,6 +135,11 @@ class Job(Message):
     cached: bool = Field(
         default=False, description="Whether the result was reused from an earlier job with an equal request."
     )
+    interim: str | None = Field(
+        default=None,
+        description="Identifies the newest interim result of a running Lanczos job, which `GET` of its result with "
+        "`?interim=true` returns; null if there is none.",
+    )
     links: Links = Field(description="Paths of the requests that concern this job.")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,13 @@ from hessian_spectrum.client.requests import (
     async_chunks,
     refusal,
 )
-from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
+from hessian_spectrum.client.retries import (
+    SECONDS_BETWEEN_TRIES,
+    EventCursor,
+    InterimCursor,
+    OutageRetry,
+    pause_before_repeat,
+)
 
 T = TypeVar("T")
 
@@ -99,6 +106,19 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
                 pause = retry.pause_seconds(to_client_error(self._http.base_url, error))
             if not cursor.ended:
                 await asyncio.sleep(pause)
+
+    async def interim_results(self, job_id: str) -> AsyncIterator[AnyJobResult]:
+        """Yield what is known of a Lanczos spectrum, then the result, as `SpectrumClient.interim_results` does."""
+        retry, shown = self._retry(job_id), InterimCursor()
+        while (job := await self._follow(endpoints.job(job_id, POLL_SECONDS), retry)).state not in ENDED_STATES:
+            if shown.is_news(job):
+                with suppress(ProblemResponseError):  # the job has ended: its record says how
+                    answer = await self._follow(endpoints.result(job_id, interim=True), retry)
+                    if (found := shown.read(answer)) is not None:
+                        yield found
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        yield await self._follow(endpoints.result(job_id), retry)
 
     async def save_result(
         self,

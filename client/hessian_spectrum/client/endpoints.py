@@ -181,11 +181,18 @@ def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Api
     return ApiRequest("GET", "/v1/jobs", JobPage.model_validate_json, query=query)
 
 
-def result(job_id: str, smoothing: Smoothing | None = None) -> ApiRequest[AnyJobResult]:
-    """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
+def result(job_id: str, smoothing: Smoothing | None = None, *, interim: bool = False) -> ApiRequest[AnyJobResult]:
+    """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again.
+
+    Args:
+        job_id: Id of the job.
+        smoothing: Settings with which to smooth the curves of `lanczos` again.
+        interim: Whether the newest interim result will do while the job runs.
+    """
     seconds = _HEAVY_SECONDS if smoothing else 0.0
     path = f"/v1/jobs/{job_id}/result"
-    return ApiRequest("GET", path, _RESULT.validate_json, query=smoothing or {}, wait_seconds=seconds)
+    query = {**(smoothing or {}), **({"interim": "true"} if interim else {})}
+    return ApiRequest("GET", path, _RESULT.validate_json, query=query, wait_seconds=seconds)
 
 
 def result_file(

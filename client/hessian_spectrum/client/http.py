@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,13 @@ from hessian_spectrum.client.requests import (
     chunks,
     refusal,
 )
-from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
+from hessian_spectrum.client.retries import (
+    SECONDS_BETWEEN_TRIES,
+    EventCursor,
+    InterimCursor,
+    OutageRetry,
+    pause_before_repeat,
+)
 from hessian_spectrum.client.tracking.spool import DISK_BYTES
 from hessian_spectrum.client.tracking.start import SentRun, new_run, send_spooled, start_tracking
 from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
@@ -124,6 +131,30 @@ class SpectrumClient(ClientBase[httpx.Client]):
                 pause = retry.pause_seconds(to_client_error(self._http.base_url, error))
             if not cursor.ended:
                 time.sleep(pause)
+
+    def interim_results(self, job_id: str) -> Iterator[AnyJobResult]:
+        """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job.
+
+        A caller that is slower than the server gets the newest interim results only.
+
+        Args:
+            job_id: Id of the job; a job of another method has no interim results.
+
+        Yields:
+            Results with `interim` true, whose bands become narrower, and at last the result.
+
+        Raises:
+            JobFailedError: If the job ends without a result.
+        """
+        retry, shown = self._retry(job_id), InterimCursor()
+        while (job := self._follow(endpoints.job(job_id, POLL_SECONDS), retry)).state not in ENDED_STATES:
+            if shown.is_news(job):
+                with suppress(ProblemResponseError):  # the job has ended: its record says how
+                    if (found := shown.read(self._follow(endpoints.result(job_id, interim=True), retry))) is not None:
+                        yield found
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        yield self._follow(endpoints.result(job_id), retry)
 
     def save_result(
         self,

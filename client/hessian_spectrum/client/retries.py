@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from httpx_sse import ServerSentEvent
 
-from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job
 from hessian_spectrum.client import requests
 from hessian_spectrum.client.errors import (
     ProblemResponseError,
@@ -150,3 +150,24 @@ class EventCursor:
         self._last_event_id = event.id
         self.ended = job.state in ENDED_STATES
         return job
+
+
+class InterimCursor:
+    """Remembers which interim results of a job a caller has been given."""
+
+    def __init__(self) -> None:
+        self._announced: str | None = None
+        self._last: AnyJobResult | None = None
+
+    def is_news(self, job: Job) -> bool:
+        """Return whether the job has an interim result that was not announced before."""
+        is_news = job.interim not in (None, self._announced)
+        self._announced = job.interim
+        return is_news
+
+    def read(self, result: AnyJobResult) -> AnyJobResult | None:
+        """Return the result if it is an interim one that was not read before."""
+        if not getattr(result, "interim", False) or result == self._last:
+            return None
+        self._last = result
+        return result

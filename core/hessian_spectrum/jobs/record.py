@@ -39,6 +39,7 @@ class JobRecord:
     shared: bool = False  # whether every key may read it
     cached: bool = False  # whether its result is that of an earlier job
     summary: str = ""  # what it computes, in a few words
+    interim_digest: str | None = None  # of the newest interim result; none once the job has ended
 
     @property
     def ended(self) -> bool:
@@ -133,6 +134,7 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         shared="shared" in fields,
         cached="cached" in fields,
         summary=fields.get("summary") or "",
+        interim_digest=fields.get("interim_digest"),
     )
 
 

@@ -203,10 +203,10 @@ class JobScripts:
         return Claimed(int(attempt), float(run_seconds), str(crash_signal))
 
     def renew(
-        self, job_id: str, *, token: str, lease_seconds: float, progress: str, num_products: int
+        self, job_id: str, *, token: str, lease_seconds: float, progress: str, num_products: int, interim_digest: str
     ) -> JobState | Literal["lost"]:
-        """Extend a lease; `progress` is JSON, or empty."""
-        return self._state("renew_lease", job_id, token, lease_seconds, progress, num_products)
+        """Extend a lease; `progress` is JSON, or empty, as the digest may be."""
+        return self._state("renew_lease", job_id, token, lease_seconds, progress, num_products, interim_digest)
 
     def succeed(self, job_id: str, *, token: str, result_digest: str, cache_prefix: str) -> JobState | Literal["lost"]:
         """End a job with a result, which enters the cache if there is a prefix."""

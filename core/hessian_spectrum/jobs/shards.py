@@ -178,10 +178,9 @@ class ShardStore:
         if not self._scripts.reopen(lease.job_id, token=lease.token, index=index):
             raise LeaseLostError
 
-    def num_left(self, job_id: str) -> int:
-        """Number of shards that are not done."""
-        fields = self._fields(job_id)
-        return int(fields.get("shards", 0)) - sum(name.endswith(":done") for name in fields)
+    def done(self, job_id: str) -> set[int]:
+        """Indices of the shards that are done."""
+        return {int(name.split(":")[1]) for name in self._fields(job_id) if name.endswith(":done")}
 
     def products(self, job_id: str) -> tuple[dict[int, int], Problem | None]:
         """Return how many products of each shard are known to be done, and the problem of a shard that failed."""

@@ -270,13 +270,16 @@ class JobStore:
             crashed_by=claimed.crash_signal or None,
         )
 
-    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
-        """Renew the lease, and write the progress if there is one.
+    def renew(
+        self, lease: Lease, progress: Progress | None, num_products: int = 0, interim_digest: str = ""
+    ) -> JobState:
+        """Renew the lease, and write what has changed.
 
         Args:
             lease: Lease of the job.
             progress: Progress of the job.
             num_products: Matrix-vector products since the last call, which are added to those of all jobs.
+            interim_digest: Digest of a new interim result, if there is one.
 
         Returns:
             The state of the job: running or cancelling.
@@ -290,6 +293,7 @@ class JobStore:
             lease_seconds=self._lease_seconds,
             progress=progress.model_dump_json() if progress else "",
             num_products=num_products,
+            interim_digest=interim_digest,
         )
         return _held(state)
 

@@ -285,12 +285,13 @@ class JobService:
             self._remove_files(digest)
 
     @asynccontextmanager
-    async def result_of(self, job_id: str, caller: Principal) -> AsyncIterator[str]:
+    async def result_of(self, job_id: str, caller: Principal, *, interim: bool = False) -> AsyncIterator[str]:
         """Keep track of a result while it is read, as the job may be deleted or expire meanwhile.
 
         Args:
             job_id: The id of the job.
             caller: The principal that reads the result.
+            interim: Whether an interim result will do while the job runs.
 
         Yields:
             The digest of the result.
@@ -300,17 +301,20 @@ class JobService:
             ProblemError: There is no result yet, or the problem of a failed job.
             ResultDamagedError: A file of the result is missing or damaged, and the job still has it.
         """
-        digest = await run_in_threadpool(self._result_digest, job_id, caller)
+        digest = await run_in_threadpool(self._result_digest, job_id, caller, interim)
         try:
             yield digest
         except ResultDamagedError:
+            # of a job that runs: another interim result has taken the place of this one
             await run_in_threadpool(self._result_digest, job_id, caller)
             raise
 
-    def _result_digest(self, job_id: str, caller: Principal) -> str:
+    def _result_digest(self, job_id: str, caller: Principal, interim: bool = False) -> str:
         record = self.get(job_id, caller)
         if record.state == "succeeded" and record.result_digest:
             return record.result_digest
+        if interim and record.interim_digest:
+            return record.interim_digest
         raise _no_result(record)
 
     def result(self, digest: str) -> bytes:

@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.algorithms.lanczos import (
     StochasticLanczosQuadrature,
     lockstep,
 )
-from hessian_spectrum.curvature.iteration import run
+from hessian_spectrum.curvature.iteration import iterates, last_state, run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
@@ -104,6 +104,46 @@ def test_full_runs_have_the_density_of_the_exact_spectrum(seeded: Seeded) -> Non
     gap = np.abs(spectrum.density.values - smoothed.values)
     assert (gap < 5 * spectrum.density.standard_error + 1e-12).all()
     assert gap.max() < 0.15 * smoothed.values.max()
+
+
+def test_interim_bands_and_intervals_hold_the_exact_spectrum(seeded: Seeded) -> None:
+    """At every step of every group the cumulative spectrum and its largest eigenvalue lie within what is stated."""
+    matrix = random_symmetric(40, seeded(0))
+    operator, eigenvalues = DenseOperator(matrix), np.linalg.eigvalsh(matrix.numpy())
+    memory = 4 * probe_bytes(40, 12, itemsize=8, reorthogonalisation="full")
+    method = StochasticLanczosQuadrature(12, 12, Smoothing(64, 3.0), memory_bytes=memory)
+    shares, ends = list[float](), list[bool]()
+    for seed in range(5):
+        widths: dict[int, float] = {}
+        for state in iterates(method, operator, generator=seeded(seed)):
+            found = method.interim(operator, [state])
+            if found is None:
+                assert state.num_products <= 4
+                continue
+            band = found.cumulative.band
+            exact = np.array([np.mean(eigenvalues <= point) for point in found.cumulative.grid])
+            shares.append(float(np.mean((band.lower <= exact) & (exact <= band.upper))))
+            upper = found.largest.interval.upper
+            ends.append(upper is None or upper >= eigenvalues[-1])
+            if state.current is None:
+                widths[len(state.tridiagonals)] = float(np.mean(band.upper - band.lower))
+        assert widths[4] > widths[8] > widths[12]
+    assert np.mean(shares) > 0.95
+    assert np.mean(ends) > 0.95
+
+
+def test_an_interim_result_of_many_steps_and_probes_costs_little(seeded: Seeded) -> None:
+    """Of 200 probes with 160 steps those are shown that a run of 128 steps with 32 probes has, up to rounding."""
+    operator = DenseOperator(random_symmetric(170, seeded(0)))
+    method = StochasticLanczosQuadrature(160, 200, Smoothing(1024, 3.0))
+    found = method.interim(operator, [last_state(method, operator, generator=seeded(1))])
+    assert found is not None
+    expected = lanczos(operator, 128, 32, seed=1, num_points=512)
+    for one, other in zip(found.quadrature, expected.quadrature, strict=True):
+        np.testing.assert_allclose(one.nodes, other.nodes, rtol=0, atol=1e-12 * other.nodes.max())
+        np.testing.assert_allclose(one.residuals, other.residuals, rtol=0, atol=1e-9 * other.nodes.max())
+    np.testing.assert_allclose(found.density.values, expected.density.values, rtol=0, atol=1e-9)
+    assert found.num_products == 128 * 32
 
 
 def test_standard_errors_shrink_with_probes(seeded: Seeded) -> None:

@@ -34,7 +34,7 @@ def test_a_table_in_a_region_bounds_the_indices() -> None:
 
 def test_many_regions_beside_many_values_take_no_more_than_their_number() -> None:
     calls = [region(f"r{index}", ("x",)) for index in range(10_000)]
-    program = program_of(*calls, values=((f"v{index}", ROW) for index in range(90_000)))
-    started = time.monotonic()
+    program = program_of(*calls, values=((f"v{index}", ROW) for index in range(200_000)))
+    started = time.process_time()
     assert index_ranges(program) == {}
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3  # 0.1 s; a copy of all values for each region takes 12 s

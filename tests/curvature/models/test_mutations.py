@@ -82,6 +82,6 @@ def test_long_chains_of_views_of_many_parameters_take_no_more_than_their_length(
     calls += [call("aten.view.default", f"v{index + 1}", ref(f"v{index}"), [2]) for index in range(num_views)]
     calls.append(call(RELU, "y", ref("x")))
     program = program_of(calls, num_parameters=num_parameters)
-    started = time.monotonic()
+    started = time.process_time()
     assert changed_inputs(program) == {"x"}
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 1.5  # 0.1 s

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -346,6 +346,17 @@ class Tridiagonal:
     off_diagonal: Tensor  # (m - 1,) float64, on the CPU, >= 0, in units of A
     remainder: float  # ||A Q - Q T||, all of it in the last column; 0 for an invariant subspace
     scale: float  # largest ||A q_j||, a lower bound of ||A||
+
+    def first(self, num_steps: int) -> "Tridiagonal":
+        """Return the matrix after the first num_steps steps, or after all if there are no more."""
+        if num_steps >= len(self.diagonal):
+            return self
+        return replace(
+            self,
+            diagonal=self.diagonal[:num_steps],
+            off_diagonal=self.off_diagonal[: num_steps - 1],
+            remainder=float(self.off_diagonal[num_steps - 1]),
+        )
 
 
 def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:

@@ -5,8 +5,8 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn, Protocol
 
@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.iteration import Progress, last_state
+from hessian_spectrum.curvature.iteration import Progress, iterates
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.jobs.fingerprints import shard_fingerprint
@@ -83,6 +83,9 @@ class ShardedTask(ABC):
     def num_done(self, index: int, state: Any) -> int:
         """Return the units of a shard that are accounted for in its state."""
 
+    def observe(self, index: int, state: Any) -> None:  # noqa: B027 - most tasks have no use for it
+        """Take note of the present state of a shard, which may change later."""
+
     @abstractmethod
     def first_step(self) -> Any | None:
         """Take the step that decides how the products of all shards run; None if there is nothing to decide."""
@@ -99,6 +102,7 @@ class ShardedMethod(ShardedTask):
     Attributes:
         new_generator: Returns the generator of the spectrum's random numbers, in its first state.
         sizes: Sizes that decide, with the number of shards, which vectors are multiplied together.
+        on_states: Called after every step here with the states of all shards that are known here.
     """
 
     phase: ClassVar[str] = "products"
@@ -107,6 +111,8 @@ class ShardedMethod(ShardedTask):
     new_generator: Callable[[], torch.Generator]
     num_parts: int
     sizes: tuple[int, ...]
+    on_states: Callable[[Sequence[Any]], None] = lambda _: None
+    _states: dict[int, Any] = field(default_factory=dict, init=False)
 
     @property
     def num_shards(self) -> int:
@@ -132,6 +138,11 @@ class ShardedMethod(ShardedTask):
         """Return the products of a shard that are accounted for in its state."""
         return self.shards[index].count(state).done
 
+    def observe(self, index: int, state: Any) -> None:
+        """Take note of the present state of a shard, and pass on all that are known."""
+        self._states[index] = state
+        self.on_states([self._states[each] for each in sorted(self._states)])
+
     def first_step(self) -> Any:
         """Return the state of the first shard after its first product."""
         shard = self.shards[0]
@@ -139,13 +150,16 @@ class ShardedMethod(ShardedTask):
 
     def finished(self, index: int, progress: Progress, stage: Stage) -> Any:
         """Return the finished state of a shard, computed from where the stage restores it."""
-        return last_state(
+        states = iterates(
             self.shards[index],
             self.operator,
             generator=self.new_generator(),
             progress=progress,
             checkpointer=stage,
         )
+        for state in states:
+            self.observe(index, state)
+        return self._states[index]
 
 
 class Sharding(Protocol):
@@ -207,6 +221,7 @@ class LocalSharding:
                 before = sum(task.num_done(done, state) for done, state in enumerate(states))
                 stage.finish(task.finished(index, _after(before, task, progress), stage))
             begun = None
+            task.observe(index, stage.value)
             states.append(stage.value)
         return states
 
@@ -363,22 +378,26 @@ class ShardCoordinator(LocalSharding):
                     deployment.call(lease.job_id)
                 report = self._reporting(claim.index, task, progress)
                 first = begun if claim.index == 0 else None
+                self._collect(results, task, fingerprint, among=self._shards.done(lease.job_id))
                 result = deployment.compute(task, claim, job_id=lease.job_id, begun=first, progress=report)
                 results[claim.index] = result
+                task.observe(claim.index, result.state)
                 num_products = task.num_done(claim.index, result.state)
                 claim = self._shards.finish(lease, claim.index, num_products, go_on=True)
-            elif self._shards.num_left(lease.job_id):
+            elif len(self._shards.done(lease.job_id)) < task.num_shards:
                 self._report(task, progress)
                 time.sleep(SECONDS_BETWEEN_CHECKS)
                 claim = claimed()
             else:
-                self._collect(results, fingerprint, task.num_shards)
+                self._collect(results, task, fingerprint, among=range(task.num_shards))
                 claim = claimed()
         return results
 
-    def _collect(self, results: dict[int, ShardResult], fingerprint: str, num_shards: int) -> None:
+    def _collect(
+        self, results: dict[int, ShardResult], task: ShardedTask, fingerprint: str, *, among: Iterable[int]
+    ) -> None:
         """Read what others have computed; what of that is lost is to be computed again."""
-        for index in set(range(num_shards)) - results.keys():
+        for index in set(among) - results.keys():
             saved = self._deployment.shard_checkpointer(
                 self._lease.job_id, index, attempt=0, shard_fingerprint=fingerprint
             )
@@ -387,6 +406,7 @@ class ShardCoordinator(LocalSharding):
                 self._shards.reopen(self._lease, index)
             else:
                 results[index] = ShardResult(state, set(saved.notes["workers"]))
+                task.observe(index, state)
 
     def _reporting(self, index: int, task: ShardedTask, progress: Progress) -> Progress:
         """Return a callback that reports the progress of a shard as progress of all shards."""
@@ -450,7 +470,9 @@ class ShardWorker:
         )
         return self._job
 
-    def renew(self, lease: Lease, progress: JobProgress | None, num_products: int = 0) -> JobState:
+    def renew(
+        self, lease: Lease, progress: JobProgress | None, num_products: int = 0, interim_digest: str = ""
+    ) -> JobState:
         """Renew the lease for a `LeaseRenewer`; a worker that lost it stops as if the job was cancelled.
 
         Products are stored for this shard alone; the coordinator counts those of the job.
@@ -459,6 +481,7 @@ class ShardWorker:
             lease: The lease.
             progress: Not used.
             num_products: Not used.
+            interim_digest: Not used.
 
         Returns:
             "running", or "cancelling" once the lease is lost.

@@ -84,6 +84,11 @@ class LanczosResult(MethodResult):
     num_steps: int = Field(
         description="Largest number of Lanczos steps per probe; a probe whose subspace became invariant did fewer."
     )
+    interim: bool = Field(
+        default=False,
+        description="Whether more probes or steps are to come; the bands of an interim result are as wide as what is "
+        "missing makes them.",
+    )
     smoothing: Smoothing = Field(description="Smoothing of these curves; `?kappa=&margin=&num_points=` returns others.")
 
 

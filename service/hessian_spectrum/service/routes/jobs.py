@@ -223,6 +223,13 @@ def _smoothing_overrides(
 
 
 Overrides = Annotated[SmoothingOverrides, Depends(_smoothing_overrides)]
+Interim = Annotated[
+    bool,
+    Query(
+        description="While a Lanczos job runs, the result of the probes that are done, or of the steps of those under "
+        "way, with `interim` true; once it has ended, its result."
+    ),
+]
 
 
 @router.get(
@@ -238,6 +245,7 @@ async def get_job_result(
     service: Service,
     caller: CurrentPrincipal,
     overrides: Overrides,
+    interim: Interim = False,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz, CSV or a figure, chosen by the Accept header; a failed job responds with its problem.
@@ -246,7 +254,7 @@ async def get_job_result(
     main numbers. The parameters
     `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
-    async with service.result_of(job_id, caller) as digest:
+    async with service.result_of(job_id, caller, interim=interim) as digest:
         name = require_format(request.headers.get("accept"))
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)
@@ -266,10 +274,11 @@ async def get_job_result_file(
     service: Service,
     caller: CurrentPrincipal,
     overrides: Overrides,
+    interim: Interim = False,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """`result.json`, `result.npz`, `result.csv`, `result.png`, `result.svg` or `result.pdf`."""
-    async with service.result_of(job_id, caller) as digest:
+    async with service.result_of(job_id, caller, interim=interim) as digest:
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
         return await _result_response(request, service, rendering, if_none_match=if_none_match)
 
@@ -319,6 +328,7 @@ def job_message(request: Request, record: JobRecord) -> Job:
         owner=record.owner,
         shared=record.shared,
         cached=record.cached,
+        interim=record.interim_digest,
         links=Links(
             self=link("get_job"), result=link("get_job_result"), events=link("follow_job"), cancel=link("cancel_job")
         ),

@@ -32,6 +32,13 @@ from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisa
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.
 BREAKDOWN_ROUNDINGS = 10
 
+LEAST_INTERIM_STEPS = 2
+"""Steps from which on unfinished probes are shown."""
+
+MOST_INTERIM_POINTS, MOST_INTERIM_STEPS, MOST_INTERIM_WORK = 512, 128, 2**19
+"""Largest numbers of points, steps, and probes times squared steps, for curves that are made while probes are under
+way, and are to cost little."""
+
 # Without reorthogonalisation: the vector under way and the one before it.
 SHORT_BASIS = 2
 
@@ -340,6 +347,31 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
     def result(self, problem: SymmetricOperator, state: SLQState) -> LanczosSpectrum:
         """Return curves, extremes and moments from the finished probes."""
         return summarise_probes(problem, state, self.smoothing)
+
+    def interim(self, problem: SymmetricOperator, states: Sequence[SLQState]) -> LanczosSpectrum | None:
+        """Return the spectrum from the finished probes or, before there is one, from the steps of those under way.
+
+        Of many probes or steps the first are used. Curves are smoothed for the number of steps that is used.
+        """
+        tridiagonals = [each for state in states for each in state.tridiagonals]
+        if not tridiagonals:
+            under_way = [state.current for state in states if state.current is not None]
+            tridiagonals = [
+                tridiagonal(current, probe)
+                for current in under_way
+                if current.step >= LEAST_INTERIM_STEPS
+                for probe in range(len(current.num_done))
+            ]
+        if not tridiagonals:
+            return None
+        tridiagonals = [each.first(MOST_INTERIM_STEPS) for each in tridiagonals]
+        num_steps = max(len(each.diagonal) for each in tridiagonals)
+        tridiagonals = tridiagonals[: max(1, MOST_INTERIM_WORK // num_steps**2)]
+        return summarise_probes(
+            problem,
+            replace(states[0], num_steps=num_steps, tridiagonals=tridiagonals, current=None),
+            replace(self.smoothing, num_points=min(self.smoothing.num_points, MOST_INTERIM_POINTS)),
+        )
 
     def split(self, num_shards: int) -> Sequence[Self]:
         """Return methods for consecutive probes; the first shards have one more if the number is not divisible."""

@@ -45,6 +45,15 @@ class Method(Iteration[SymmetricOperator, State, Result]):
             raise InvalidProblemError(f"{type(self).__name__} cannot be split into {num_shards} shards")
         return [self]
 
+    def interim(self, problem: SymmetricOperator, states: Sequence[State]) -> Result | None:
+        """Return what unfinished states of some shards say of the spectrum; None if that is nothing, the default.
+
+        Args:
+            problem: The matrix.
+            states: State of each shard that has begun, which stays as it is.
+        """
+        return None
+
     def join(self, states: Sequence[State]) -> State:
         """Return the finished state of this method from those of its shards, in their order."""
         (state,) = states

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
 from hessian_spectrum.curvature.iteration import Progress, finish
-from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, sphere_probe
+from hessian_spectrum.curvature.linear_algebra import sphere_probe
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.operators.matrices import OPERATORS
@@ -24,6 +25,7 @@ from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.interim import OfferInterim, ignore_interim
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
 
@@ -88,6 +90,12 @@ class Point(ABC):
     ) -> Any:
         """Return what is saved of a spectrum of `operator`, which is a block of `whole`, or all of it."""
 
+    def interim(
+        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> AnySpectrumResult | None:
+        """Return a spectrum that is under way as a message; None if that is shown nowhere, the default."""
+        return None
+
     @abstractmethod
     def summary(self, records: list[Any]) -> Any:
         """Return what is saved of the point instead of the records of its tasks."""
@@ -112,10 +120,12 @@ class PointRunner:
     Args:
         job: The checkpoints of the job.
         sharding: Assignment of shards to workers.
+        offer_interim: Takes interim results of spectra.
     """
 
     job: JobCheckpointer
     sharding: Sharding
+    offer_interim: OfferInterim = ignore_interim
 
     def run(self, experiment: Experiment) -> JobOutput:
         """Compute all points.
@@ -148,7 +158,9 @@ class PointRunner:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
-            spectrum = self._spectrum(point, task, method=method, operator=operator, progress=progress, stage=stage)
+            spectrum = self._spectrum(
+                point, task, method=method, whole=whole, operator=operator, progress=progress, stage=stage
+            )
             stage.finish(point.record(task, spectrum, whole=whole, operator=operator))
             if method.may_end_early:
                 # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
@@ -161,17 +173,24 @@ class PointRunner:
         task: SpectrumTask,
         *,
         method: Method[Any, Any],
-        operator: SymmetricOperator,
+        whole: RiskOperator,
+        operator: RiskOperator | Submatrix,
         progress: Progress,
         stage: Stage,
     ) -> Spectrum:
         plan = task.plan
+
+        def interim(states: Sequence[Any]) -> AnySpectrumResult | None:
+            known = method.interim(operator, states)
+            return None if known is None else point.interim(task, known, whole=whole, operator=operator)
+
         sharded = ShardedMethod(
             method=method,
             operator=operator,
             new_generator=task.new_generator,
             num_parts=plan.num_shards,
             sizes=(plan.work.num_columns, plan.micro_batch_size, plan.recording_bytes or 0),
+            on_states=lambda states: self.offer_interim(partial(interim, states)),
         )
         states = self.sharding.states(sharded, point.execution, progress=progress, stage=stage)
         spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)

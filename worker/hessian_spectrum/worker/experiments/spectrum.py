@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, LanczosResult, SpectrumResult
 from hessian_spectrum.api_schemas.models import AttentionSink as SinkSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
@@ -34,6 +34,7 @@ from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
+from hessian_spectrum.quadrature.results import LanczosSpectrum
 from hessian_spectrum.worker.builders import (
     NO_INPUTS,
     PRECISIONS,
@@ -60,6 +61,7 @@ from hessian_spectrum.worker.experiments.points import (
 from hessian_spectrum.worker.experiments.product_check import checked_fallback
 from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.interim import OfferInterim, ignore_interim
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import LocalSharding, Sharding
 
@@ -75,6 +77,7 @@ def run_spectrum_job(
     job: JobCheckpointer | None = None,
     sharding: Sharding | None = None,
     plan: ComputationPlan | None = None,
+    offer_interim: OfferInterim = ignore_interim,
 ) -> JobOutput:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
@@ -86,6 +89,7 @@ def run_spectrum_job(
         job: The job's checkpoints; None: nothing is saved.
         sharding: Who computes the shards of a job that is long enough; None: this worker.
         plan: How the spectra are computed within the worker's memory; None: it is made here.
+        offer_interim: Takes interim results of the spectrum under way.
 
     Returns:
         The result, and the arrays that only the npz file holds.
@@ -106,7 +110,7 @@ def run_spectrum_job(
         job=job,
         sharding=sharding,
     )
-    return PointRunner(job, sharding).run(experiment)
+    return PointRunner(job, sharding, offer_interim).run(experiment)
 
 
 @dataclass(frozen=True)
@@ -303,8 +307,11 @@ class SpectrumExperiment(Experiment):
     def seconds(self) -> float:
         """Return the time since the last spectrum ended, or the job began."""
         started: float = self.job.notes.get("last_spectrum", 0.0)
-        self.job.notes["last_spectrum"] = self.job.seconds
         return self.job.seconds - started
+
+    def end_spectrum(self) -> None:
+        """Note that a spectrum ends now."""
+        self.job.notes["last_spectrum"] = self.job.seconds
 
 
 @dataclass(frozen=True)
@@ -354,7 +361,29 @@ class SinkPoint(Point):
         self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
     ) -> dict[str, Any]:
         """Return the result as JSON, and the arrays that go with it."""
-        experiment, request, preparation = self.experiment, task.request, self.experiment.preparation
+        result = self._result(task.request, spectrum, whole=whole, operator=operator)
+        self.experiment.end_spectrum()
+        return {"result": result.model_dump_json(), "arrays": vectors_of(task.request, spectrum)}
+
+    def interim(
+        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> AnySpectrumResult | None:
+        """Return the result of a Lanczos spectrum under way, with the steps and points that its curves have."""
+        assert isinstance(spectrum, LanczosSpectrum)
+        result = self._result(task.request, spectrum, whole=whole, operator=operator)
+        assert isinstance(result, LanczosResult)
+        num_points = len(spectrum.density.grid)
+        changes = {
+            "interim": True,
+            "num_steps": max(len(each.nodes) for each in spectrum.quadrature),
+            "smoothing": result.smoothing.model_copy(update={"num_points": num_points}),
+        }
+        return result.model_copy(update=changes)
+
+    def _result(
+        self, request: SpectrumRequest, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> AnySpectrumResult:
+        experiment, preparation = self.experiment, self.experiment.preparation
         # the first of all: this may be the first product, which says whether products are recorded
         deviation = measured_deviation(request, whole)
         origin = provenance(
@@ -371,7 +400,7 @@ class SinkPoint(Point):
             num_shards=experiment.plan.num_shards,
             num_workers=len(experiment.sharding.workers),
         )
-        result = result_of(
+        return result_of(
             request,
             spectrum,
             loss=self._sink_risk.loss,
@@ -379,7 +408,6 @@ class SinkPoint(Point):
             provenance=origin,
             sink=self._sink_risk.sink,
         )
-        return {"result": result.model_dump_json(), "arrays": vectors_of(request, spectrum)}
 
     def summary(self, records: list[Any]) -> list[Any]:
         """Return all records."""

@@ -56,6 +56,7 @@ from hessian_spectrum.worker.failures import (
     too_large,
 )
 from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.interim import InterimResults
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.runtime.program_process import ProgramProcesses
 from hessian_spectrum.worker.runtime.supervision import LeaseRenewer, MemoryGuard, RemainingTime
@@ -396,7 +397,16 @@ class JobRunner:
             return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         whole = plan.whole
         progress = RemainingTime(request, whole, hardware.device, report=renewer.report, expect=renewer.expect)
-        return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator, plan=whole)
+        return run_spectrum_job(
+            request,
+            hardware,
+            progress,
+            inputs=inputs,
+            job=job,
+            sharding=coordinator,
+            plan=whole,
+            offer_interim=InterimResults(self._results, renewer.announce_interim).offer,
+        )
 
     def _deployment(self, fingerprint: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device

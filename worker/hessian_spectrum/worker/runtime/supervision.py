@@ -61,8 +61,16 @@ _logger = logging.getLogger(__name__)
 class LeaseStore(Protocol):
     """The store of leases: a `JobStore`, or the shards of one job."""
 
-    def renew(self, lease: Lease, progress: JobProgress | None, num_products: int = 0) -> JobState:
+    def renew(
+        self, lease: Lease, progress: JobProgress | None, num_products: int = 0, interim_digest: str = ""
+    ) -> JobState:
         """Renew the lease, pass on progress and the products since the last renewal, and return the state of the job.
+
+        Args:
+            lease: The lease.
+            progress: Progress of the job, if there is news.
+            num_products: Matrix-vector products since the last renewal.
+            interim_digest: Digest of a new interim result, if there is one.
 
         Raises:
             LeaseLostError: Another process holds the job by now.
@@ -107,6 +115,7 @@ class LeaseRenewer:
         self._estimated_seconds: float | None = None
         self._last_done: int | None = None  # products of the spectrum under way; None: none yet
         self._num_products = self._num_reported = 0
+        self._interim_digest = ""  # of an interim result that is not announced yet
         self._ending: JobCancelledError | JobFailure | None = None
         self._ending_since = 0.0
         self._lost = threading.Event()
@@ -175,6 +184,10 @@ class LeaseRenewer:
         """Report the expected duration of the whole computation, in seconds, with all later progress."""
         self._estimated_seconds = seconds
 
+    def announce_interim(self, digest: str) -> None:
+        """Tell clients of a new interim result with the next renewal."""
+        self._interim_digest = digest
+
     def write_last_progress(self) -> None:
         """Write the progress that the thread has not written yet."""
         self._renew()
@@ -203,11 +216,15 @@ class LeaseRenewer:
 
     def _renew(self) -> None:
         progress, self._progress = self._progress, None
+        interim_digest, self._interim_digest = self._interim_digest, ""
         num_products = self._num_products
         try:
-            state = self._store.renew(self._lease, progress, num_products - self._num_reported)
+            state = self._store.renew(
+                self._lease, progress, num_products - self._num_reported, interim_digest=interim_digest
+            )
         except RedisError:
             self._progress = self._progress or progress
+            self._interim_digest = self._interim_digest or interim_digest
             raise
         self._num_reported = num_products
         if state == "cancelling":

@@ -63,6 +63,19 @@ local function account_bytes(what, size_field, sign)
   end
 end
 
+-- Replaces the interim result of the job by another, or by none if the digest is ''.
+local function set_interim_result(digest)
+  local old = field('interim_digest')
+  if old then
+    redis.call('SADD', UNUSED_RESULTS, old)
+    unset('interim_digest')
+  end
+  if digest ~= '' then
+    redis.call('SREM', UNUSED_RESULTS, digest)
+    set('interim_digest', digest)
+  end
+end
+
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 local function change_state(from, to)
@@ -75,6 +88,7 @@ local function change_state(from, to)
     redis.call('DEL', REQUEST .. job_id)
     account_bytes('requests', 'request_bytes', -1)
     unset('request_sha256', 'plan')
+    set_interim_result('')
     redis.call('ZADD', index_prefix .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), job_id)
   end
 end

@@ -1,0 +1,53 @@
+"""Interim results: what is known of a spectrum while it is computed."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
+from hessian_spectrum.storage.results import ResultStore
+
+SECONDS_BETWEEN = 1.0
+"""Least time in seconds from one interim result to the next, and from the beginning to the first."""
+
+LARGEST_SHARE = 0.02
+"""Largest share of a job's time for interim results; those that take long to make are made less often."""
+
+_logger = logging.getLogger(__name__)
+
+OfferInterim: TypeAlias = Callable[[Callable[[], AnySpectrumResult | None]], None]
+"""Takes a function that makes an interim result, and calls it if one is due."""
+
+
+def ignore_interim(make: Callable[[], AnySpectrumResult | None]) -> None:
+    """Make no interim result; this is the default."""
+
+
+class InterimResults:
+    """Stores interim results of one job; those that another one has replaced, or the result, are deleted later.
+
+    Args:
+        results: Where they are stored.
+        announce: Called with the digest of each.
+        clock: Returns a time in seconds.
+    """
+
+    def __init__(
+        self, results: ResultStore, announce: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._results, self._announce, self._clock = results, announce, clock
+        self._due = clock() + SECONDS_BETWEEN
+
+    def offer(self, make: Callable[[], AnySpectrumResult | None]) -> None:
+        """Store what `make` returns, if an interim result is due; a disk that cannot take it does not stop the job."""
+        started = self._clock()
+        if started < self._due:
+            return
+        if (result := make()) is not None:
+            try:
+                self._announce(self._results.write(result.model_dump_json().encode()))
+            except OSError as error:
+                _logger.warning("no interim result could be stored: %s", error)
+        now = self._clock()
+        self._due = now + max(SECONDS_BETWEEN, (now - started) / LARGEST_SHARE)
