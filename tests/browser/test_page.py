@@ -187,6 +187,28 @@ def test_a_running_job_is_seen_and_cancelled_from_the_list(server: Any, open_pag
     expect(row).to_have_count(0)
 
 
+def test_a_density_is_drawn_while_it_is_computed(server: Any, open_page: OpenPage) -> None:
+    running = JOB | {
+        "model": {"kind": "mlp", "widths": [64, 400, 400, 10]},
+        "data": {"kind": "digits"},
+        "method": {"kind": "lanczos", "num_steps": 30, "num_probes": 20},
+    }
+    with SpectrumClient(server.url) as client:
+        job_id = client.submit(running, fresh=True).id
+    page = open_page(server.url, f"#/jobs/{job_id}")
+    expect(page.get_by_role("heading", name="Interim result")).to_be_visible()
+    expect(legend(page, "density")).to_be_visible()
+    probes = page.locator("dt", has_text="Probes").locator("xpath=following-sibling::dd[1]")
+    first = probes.inner_text()
+    page.get_by_label("Curve").select_option("cumulative")
+    expect(probes).not_to_have_text(first, timeout=60_000)
+    assert page.get_by_label("Curve").input_value() == "cumulative"
+    expect(page.locator("dd", has_text="succeeded")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="NPZ")).to_be_visible()
+    expect(probes).to_have_text("20, of 30 steps each")
+    assert page.get_by_label("Curve").input_value() == "cumulative"
+
+
 def test_sliders_of_closed_forms_move_the_numbers(server: Any, open_page: OpenPage) -> None:
     page = open_page(server.url, "#/closed-form", wait_for=".u-legend")
     answers: list[Response] = []

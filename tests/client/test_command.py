@@ -1,8 +1,10 @@
 """The `spectrum` command against the real stack."""
 
+import contextlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.main import app
 
 JOB: dict[str, Any] = {
@@ -138,6 +141,29 @@ def test_a_picture_is_not_printed_on_a_terminal() -> None:
     os.close(terminal)
     assert done.returncode == 2
     assert b"png is not written to a terminal" in done.stderr
+
+
+def test_a_density_is_drawn_in_the_terminal_while_it_is_computed(server: Any, client: SpectrumClient) -> None:
+    long = JOB | {
+        "model": {"kind": "mlp", "widths": [64, 400, 400, 10]},
+        "data": {"kind": "digits"},
+        "method": {"kind": "lanczos", "num_steps": 30, "num_probes": 8},
+    }
+    job_id = client.submit(long, fresh=True).id
+    controller, terminal = pty.openpty()
+    command = [Path(sys.executable).with_name("spectrum"), "watch", job_id, "--url", server.url]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as watching:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the last reader of a terminal gets an error in place of an end
+            while piece := os.read(controller, 2**16):
+                shown += piece
+    os.close(controller)
+    assert watching.returncode == 0
+    drawn = re.findall(r"density of the eigenvalues, (\d+) probes of (\d+) steps", shown.decode())
+    assert drawn[-1] == ("8", "30")
+    assert len(set(drawn)) > 1
+    assert "⣀" in shown.decode()
 
 
 def test_a_destination_is_refused_before_anything_is_asked(tmp_path: Path) -> None:

@@ -153,16 +153,22 @@ class EventCursor:
 
 
 class InterimCursor:
-    """Remembers which interim results of a job a caller has been given."""
+    """Remembers which interim results of a job a caller has been given.
+
+    Attributes:
+        has_seen_any: Whether any was announced.
+    """
 
     def __init__(self) -> None:
         self._announced: str | None = None
         self._last: AnyJobResult | None = None
+        self.has_seen_any = False
 
     def is_news(self, job: Job) -> bool:
         """Return whether the job has an interim result that was not announced before."""
         is_news = job.interim not in (None, self._announced)
         self._announced = job.interim
+        self.has_seen_any |= is_news
         return is_news
 
     def read(self, result: AnyJobResult) -> AnyJobResult | None:

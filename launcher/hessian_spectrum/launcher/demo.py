@@ -161,8 +161,8 @@ def _run(
     client: SpectrumClient, console: Console, request: dict[str, Any], stop: threading.Event, *, picture: Path
 ) -> AnyJobResult:
     job_id = client.submit(request).id
-    with job_progress(console, request["method"]["kind"]) as show:
-        wait_until_ended(client, job_id, stop, on_change=show)
+    with job_progress(console, request["method"]["kind"]) as progress:
+        wait_until_ended(client, job_id, stop, on_change=progress.show)
     result = client.result(job_id)
     picture.write_bytes(client.result_file(job_id, "png"))
     console.print(f"Picture: {picture}")

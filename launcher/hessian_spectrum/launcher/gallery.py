@@ -109,8 +109,8 @@ def _write_figure(
     request = {"kind": "figure", "figure": name, "scale": options.scale, "overrides": dict(options.overrides)}
     started = time.monotonic()
     job = client.submit(request)
-    with job_progress(console, name) as show:
-        wait_until_ended(client, job.id, stop, on_change=show)
+    with job_progress(console, name) as progress:
+        wait_until_ended(client, job.id, stop, on_change=progress.show)
     result = client.result(job.id)
     if not isinstance(result, FigureResult):
         raise TypeError("the server returned a result of another kind")

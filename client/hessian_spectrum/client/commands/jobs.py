@@ -2,6 +2,7 @@
 
 import json
 import webbrowser
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -9,15 +10,19 @@ from rich.console import Console
 
 from hessian_spectrum.api_schemas.headlines import headlines
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, Job, JobState
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult
 from hessian_spectrum.client.commands.destination import Destination, cannot_write, destination
 from hessian_spectrum.client.commands.options import Format, Fresh, JobId, Json, Output, RequestFile, Server
 from hessian_spectrum.client.commands.picture_options import given, with_picture_style
 from hessian_spectrum.client.commands.printing import Cell, print_message, print_messages, print_table
 from hessian_spectrum.client.commands.session import connected, leaving, read_request, server_named, whole_id
+from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.client.progress import job_progress
+from hessian_spectrum.client.progress import JobProgress, job_progress
 from hessian_spectrum.client.requests import PictureStyle, Smoothing
+from hessian_spectrum.client.retries import InterimCursor
+from hessian_spectrum.client.terminal_plots import density_plot
 
 
 def submit(request: RequestFile, fresh: Fresh = False, server: Server = None) -> None:
@@ -96,8 +101,8 @@ def _run(request: dict[str, Any], where: Destination, *, style: PictureStyle, fr
     with connected(server) as client:
         job = client.submit(request, fresh=fresh)
         with leaving(job.id, server):
-            with job_progress(Console(stderr=True), job.id) as show:
-                job = client.wait(job.id, on_change=show)
+            with job_progress(Console(stderr=True), job.id) as progress:
+                job = client.wait(job.id, on_change=progress.show)
             if job.state != "succeeded":
                 print_message(job)
                 raise typer.Exit(1)
@@ -113,17 +118,30 @@ def show(job_id: JobId, server: Server = None) -> None:
 def watch(job_id: JobId, server: Server = None) -> None:
     """Follow a job until it ends, then print its record; the exit status is 0 only if it succeeded.
 
+    In a terminal, the density of a Lanczos job is drawn while it is computed.
+
     If the server stops for a while, the command continues after it returns. Ctrl-C leaves the job running and prints
     how to return to it.
     """  # noqa: DOC501 - the docstring is the help of the command
     with connected(server) as client:
         job_id = whole_id(client, job_id)
-        with leaving(job_id, server), job_progress(Console(stderr=True), job_id) as shown:
+        console, cursor = Console(stderr=True), InterimCursor()
+        with leaving(job_id, server), job_progress(console, job_id) as progress:
             for job in client.events(job_id):
-                shown(job)
+                progress.show(job)
+                has_news = cursor.is_news(job) or (cursor.has_seen_any and job.state == "succeeded")
+                if console.is_terminal and has_news:
+                    _draw_density(client, job_id, progress, columns=console.width)
         print_message(job := client.job(job_id))
         if job.state != "succeeded":
             raise typer.Exit(1)
+
+
+def _draw_density(client: SpectrumClient, job_id: str, progress: JobProgress, *, columns: int) -> None:
+    with suppress(ProblemResponseError):  # the job has ended meanwhile
+        result = client.result(job_id, interim=True)
+        if isinstance(result, LanczosResult):
+            progress.draw(density_plot(result, columns))
 
 
 def list_jobs(

@@ -4,8 +4,8 @@ import { follow, json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { recall } from "./history.js";
 import { act, ENDED, progressOf, Rate } from "./jobs.js";
-import { copyButton, element, list, problemElement, shortId, time } from "./elements.js";
-import { downloads, resultElement } from "./result.js";
+import { announce, copyButton, element, list, problemElement, shortId, time } from "./elements.js";
+import { downloads, lanczosView, resultElement } from "./result.js";
 
 function facts(job) {
   return list([
@@ -59,6 +59,26 @@ async function single(place, id, context) {
     if (job.error) status.append(problemElement({ problem: job.error }));
   }
 
+  let interim = null; // the view of the interim results, once there is one
+  let known = null;
+
+  async function showInterim(job) {
+    if (!job.interim || job.interim === known) return;
+    known = job.interim;
+    try {
+      const document = await json(`v1/jobs/${id}/result?interim=true`, { signal });
+      if (!document.interim) return;
+      if (interim) interim.show(document);
+      else {
+        interim = lanczosView(null, document, context);
+        result.replaceChildren(element("h2", {}, "Interim result"), element("p", { class: "muted" },
+          "From the probes and steps so far. The bands contain the exact curves already, and narrow until the job ends."), interim.node);
+      }
+    } catch (error) {
+      if (error.name !== "AbortError" && ![404, 409, 410].includes(error.status)) announce(error.problem?.title ?? String(error));
+    }
+  }
+
   async function showResult(job) {
     try {
       const document = await json(`v1/jobs/${id}/result`, { signal });
@@ -74,6 +94,7 @@ async function single(place, id, context) {
     for await (job of follow(`v1/jobs/${id}/events`, signal)) {
       showJob(job);
       if (ENDED.includes(job.state)) break;
+      showInterim(job);
     }
   }
   if (!signal.aborted) await showResult(job);

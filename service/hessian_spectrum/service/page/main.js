@@ -53,7 +53,7 @@ async function show() {
     return;
   }
   try {
-    await view(place, { signal, settings: settings(), keepSettings, parameters: match.slice(1).map((each) => each && decodeURIComponent(each)) });
+    await view(place, { signal, get settings() { return settings(); }, keepSettings, parameters: match.slice(1).map((each) => each && decodeURIComponent(each)) });
   } catch (error) {
     if (error.name !== "AbortError") place.append(problemElement(error));
   }

@@ -60,10 +60,12 @@ function outliersOf(result) {
   return found.slice(0, 12);
 }
 
-function lanczos(id, result, { signal, settings, keepSettings }) {
+// A Lanczos result that `show` replaces by a newer one of the same job; without an id it is not smoothed again.
+export function lanczosView(id, result, { signal, settings, keepSettings }) {
   const chosen = { curve: settings.get("curve") ?? "density", y: settings.get("y") ?? "linear", kappa: settings.get("kappa") ?? "",
     nodes: settings.get("nodes") ?? "" };
   const chart = new Chart({ label: "Spectral density with its 95 % band", height: 440 });
+  const numbers = element("div");
   let shown = result;
   let pending = null;
 
@@ -71,13 +73,21 @@ function lanczos(id, result, { signal, settings, keepSettings }) {
     const isLog = chosen.curve === "log_density";
     const { grid, values, band } = shown[chosen.curve];
     const nodes = chosen.nodes ? shown.quadrature.flatMap((each) => each.nodes).map((value) => ({ value: isLog ? Math.abs(value) + 1e-5 : value })) : [];
-    const outliers = outliersOf(result).map((value) => ({ value: isLog ? Math.abs(value) + 1e-5 : value, label: number(value, 4) }));
+    const outliers = outliersOf(shown).map((value) => ({ value: isLog ? Math.abs(value) + 1e-5 : value, label: number(value, 4) }));
     chart.draw({
       curves: [{ label: chosen.curve === "cumulative" ? "share of eigenvalues" : "density", x: grid, y: values, lower: band.lower, upper: band.upper,
         style: chosen.curve === "cumulative" ? "step" : "line" }],
       xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: chosen.curve === "cumulative" ? "share of eigenvalues" : "density",
       xScale: isLog ? "log" : "linear", yScale: chosen.y, vertical: [...nodes, ...outliers],
     });
+  }
+
+  function show(document) {
+    shown = document;
+    numbers.replaceChildren(list([["Largest", withInterval(shown.largest)], ["Smallest", withInterval(shown.smallest)],
+      ["Trace", withInterval(shown.trace)], ["Frobenius norm", withInterval(shown.frobenius)], ["Loss", number(shown.loss)],
+      ["Parameters", number(shown.num_parameters)], ["Probes", `${number(shown.quadrature.length)}, of ${number(shown.num_steps)} steps each`]]));
+    draw();
   }
 
   function change(changes) {
@@ -106,12 +116,14 @@ function lanczos(id, result, { signal, settings, keepSettings }) {
     choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }),
     id ? slider({ name: "kappa", label: "Sharpness kappa", min: 0.08, max: 4, step: 0.02, value: Math.log10(Number(chosen.kappa) || result.smoothing.kappa),
       format: (each) => number(10 ** each, 3), change: (each) => smooth(10 ** each), help: "Larger values smooth the density less." }) : null,
-    element("div", { class: "field" }, box, element("label", { for: "nodes" }, " quadrature nodes")),
-    list([["Largest", withInterval(result.largest)], ["Smallest", withInterval(result.smallest)], ["Trace", withInterval(result.trace)],
-      ["Frobenius norm", withInterval(result.frobenius)], ["Loss", number(result.loss)], ["Parameters", number(result.num_parameters)]]));
+    element("div", { class: "field" }, box, element("label", { for: "nodes" }, " quadrature nodes")), numbers);
   if (chosen.kappa && id) smooth(Number(chosen.kappa));
-  draw();
-  return element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, zoomHelp()));
+  show(result);
+  return { node: element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, zoomHelp())), show };
+}
+
+function lanczos(id, result, context) {
+  return lanczosView(id, result, context).node;
 }
 
 function exact(id, result) {
