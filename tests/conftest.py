@@ -98,7 +98,7 @@ class Server:
         """Seconds that a SIGTERM took."""
         started = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(60)
         return time.monotonic() - started
 
     def redis(self) -> redis.Redis:

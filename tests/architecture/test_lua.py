@@ -11,7 +11,7 @@ from hessian_spectrum.jobs.scripts import constants_text, script_names, script_t
 
 LUA = resources.files("hessian_spectrum.jobs") / "lua"
 INCLUDES = sorted(path.name for path in (LUA / "include").iterdir())
-BUILT_IN = {"KEYS", "ARGV", "redis", "cjson", "ipairs", "pairs", "string", "tonumber", "unpack"}
+BUILT_IN = {"KEYS", "ARGV", "redis", "cjson", "ipairs", "pairs", "string", "table", "tonumber", "unpack"}
 """Global names of Lua 5.1 and Redis that scripts may use."""
 
 Scope = dict[str, bool]
@@ -156,5 +156,5 @@ def test_the_linter_refuses_what_does_not_parse() -> None:
 def test_every_script_that_changes_the_state_publishes_an_event() -> None:
     """Clients wait for these events."""
     changing = {name for name in script_names() if "change_state(" in source(name)}
-    assert changing >= {"create_job", "claim_job", "finish_job", "requeue_job", "cancel_job", "recover_job"}
+    assert changing >= {"create_jobs", "claim_job", "finish_job", "requeue_job", "cancel_job", "recover_job"}
     assert {name for name in changing if "publish_event()" not in source(name)} == set()

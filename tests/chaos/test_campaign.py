@@ -85,7 +85,10 @@ def test_attempts_are_read_from_a_log_that_grows(tmp_path: Path) -> None:
             file.write(text[:9])
             time.sleep(0.05)
             file.write(text[9:] + "\n")
-        time.sleep(0.1)
+    deadline = time.monotonic() + 20
+    while not all(attempts._found.get((job, 1)) and attempts._found[job, 1].ended for job in "ab"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     ended, dead = attempts.close()
     assert (ended.state, ended.ended, ended.begun) == ("succeeded",) + (datetime.fromisoformat(at).timestamp(),) * 2
     assert dead.state == ""

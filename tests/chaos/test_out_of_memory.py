@@ -59,7 +59,8 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_server(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, faults: Path) -> Any:
     path = os.pathsep.join([str(faults), os.environ.get("PYTHONPATH", "")])
     data = tmp_path_factory.mktemp("memory") / "data"
-    return start_server(data, workers=2, SPECTRUM_MEMORY_BYTES="100000000", PYTHONPATH=path)
+    limits = {"SPECTRUM_MEMORY_BYTES": "100000000", "SPECTRUM_LEASE_SECONDS": "90"}
+    return start_server(data, workers=2, PYTHONPATH=path, **limits)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def process_of(server: Any, job_id: str) -> int:
 
 
 def expect_failure(client: SpectrumClient, job_id: str, kind: str) -> Job:
-    job = client.wait(job_id, timeout_seconds=20)
+    job = client.wait(job_id, timeout_seconds=30)  # no lease has to run out
     assert (job.state, job.attempt) == ("failed", 1)
     assert job.error is not None
     assert (job.error.type, job.error.status) == (f"/problems/{kind}", 507)
@@ -120,9 +121,7 @@ def test_a_job_whose_process_the_kernel_killed_takes_no_other_along(
         assert (Path(f"/proc/{each}/oom_score_adj").read_text().strip() == "1000") is not parent
     (faults / "vmstat").write_text("oom_kill 8\n")
     os.kill(pid, signal.SIGKILL)
-    started = time.monotonic()
     expect_failure(own_client, job.id, "out-of-memory")
-    assert time.monotonic() - started < 5  # no lease had to run out
     beside = own_client.job(beside.id)
     assert (beside.state, beside.attempt) == ("running", 1)
     own_client.cancel(beside.id)
@@ -138,6 +137,6 @@ def test_a_process_that_dies_of_another_cause_is_missed_at_once(
     started = time.monotonic()
     os.kill(process_of(own_server, job.id), signal.SIGSEGV)
     while own_client.job(job.id).attempt == 1:
-        assert time.monotonic() - started < 10  # the lease lasts 15 s
+        assert time.monotonic() - started < 30  # the lease lasts 90 s
         time.sleep(0.05)
     own_client.cancel(job.id)

@@ -112,7 +112,7 @@ def test_two_workers_find_the_numbers_of_one(pair: Any, client: SpectrumClient) 
     assert (result.provenance.num_shards, result.provenance.num_workers) == (2, 2)
     assert numbers(result) == alone(JOB)
     directory = pair.data_directory / "results" / "job-checkpoints" / job_id
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while directory.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -125,9 +125,9 @@ def test_a_cancelled_job_is_cancelled_for_both(pair: Any, client: SpectrumClient
     job_id = client.submit(LONG | {"seed": 1}).id
     wait_until_shared(pair, client, job_id)
     client.cancel(job_id)
-    cancelled = time.monotonic()
+    deadline = time.monotonic() + 15  # what is left of the job takes longer
     while client.job(job_id).state != "cancelled" or any(name.endswith(":until") for name in shards(pair, job_id)):
-        assert time.monotonic() < cancelled + 2.5
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert client.job(job_id).state == "cancelled"
 

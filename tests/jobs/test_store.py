@@ -3,16 +3,28 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.creation import CachedResult, JobSpecification, KeyReusedError
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
-from hessian_spectrum.jobs.record import QUEUED, JobRecord, Lease, LeaseLostError, new_job_id
-from hessian_spectrum.jobs.scripts import CHANGES, COUNTERS, STORED_BYTES, UNUSED_RESULTS
-from hessian_spectrum.jobs.store import JobStore, KeyReusedError, UnknownJobError
+from hessian_spectrum.jobs.record import (
+    KEPT_REQUEST_BYTES,
+    QUEUED,
+    RECORD_BYTES,
+    JobRecord,
+    Lease,
+    LeaseLostError,
+    QuotaError,
+    Quotas,
+    new_job_id,
+)
+from hessian_spectrum.jobs.scripts import CHANGES, COUNTERS, JOB, STORED_BYTES, UNUSED_RESULTS
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -48,13 +60,13 @@ def test_a_key_stands_for_one_job(store: JobStore) -> None:
     assert [replayed for _, replayed in made].count(False) == 1
     job_id = made[0][0].id
     assert [record.id for record in store.page(size=100)] == [job_id]
-    found = store.created_before("{}", "key")
+    found = store.creator.created_before(["{}"], "key")
     assert found is not None
-    assert found.id == job_id
-    assert store.created_before("{}", "another") is None
+    assert [record.id for record in found] == [job_id]
+    assert store.creator.created_before(["{}"], "another") is None
     for call in (
         lambda: store.create("spectrum", "[]", {}, idempotency_key="key"),
-        lambda: store.created_before("[]", "key"),
+        lambda: store.creator.created_before(["[]"], "key"),
     ):
         with pytest.raises(KeyReusedError):
             call()
@@ -66,7 +78,7 @@ def test_a_key_is_free_again_when_its_job_is_deleted(store: JobStore, redis_clie
     assert 0 < redis_client.ttl(redis_client.keys("spectrum:idempotency:*")[0]) <= 24 * 3600
     store.cancel(job_id)
     store.delete(job_id)
-    assert store.created_before("[]", "key") is None
+    assert store.creator.created_before(["[]"], "key") is None
     record, replayed = store.create("spectrum", "[]", {}, idempotency_key="key")
     assert record.id != job_id
     assert not replayed
@@ -488,16 +500,94 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(store: JobStore, redis_c
     assert len(sent) == 3
 
 
-def test_a_request_is_kept_until_its_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
-    ended, cancelled, waiting = (store.create("spectrum", "{}", {})[0].id for _ in range(3))
+def test_a_long_request_is_kept_until_its_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
+    text = "[" + " " * KEPT_REQUEST_BYTES + "]"
+    ended, cancelled, waiting = (store.create("spectrum", text, {})[0].id for _ in range(3))
     lease = store.claim(ended)
     assert lease is not None
-    assert store.request(ended) == "{}"
+    assert store.request(ended) == text
     store.fail(lease, PROBLEM)
     store.cancel(cancelled)
     assert redis_client.keys("spectrum:request:*") == [f"spectrum:request:{waiting}"]
     with pytest.raises(UnknownJobError):
         store.request(ended)
+
+
+def test_a_short_request_is_kept_until_its_job_is_deleted(store: JobStore, redis_client: redis.Redis) -> None:
+    computed = compute(store, "a" * 64)
+    cached = ask(store)
+    assert cached.cached
+    cancelled = store.create("spectrum", "{}", {})[0].id
+    store.cancel(cancelled)
+    num_bytes = {job_id: int(redis_client.hget(JOB + job_id, "record_bytes") or 0) for job_id in (computed, cancelled)}
+    assert redis_client.hget(STORED_BYTES, "requests") is None
+    for job_id in (computed, cached.id, cancelled):
+        assert store.request(job_id) == "{}"
+        store.delete(job_id)
+        with pytest.raises(UnknownJobError):
+            store.request(job_id)
+    assert num_bytes == dict.fromkeys(num_bytes, RECORD_BYTES + len("{}") + len("{}"))
+    assert redis_client.keys("spectrum:request:*") == []
+    assert redis_client.hget(STORED_BYTES, "records") is None
+
+
+def specifications(*texts: str, **fields: Any) -> list[JobSpecification]:
+    return [JobSpecification("spectrum", text, **fields) for text in texts]
+
+
+def test_a_batch_is_created_once_and_in_order(store: JobStore) -> None:
+    first, replayed = store.creator.create(specifications(*(f"[{i}]" for i in range(300))), idempotency_key="key")
+    assert not replayed
+    ids = [record.id for record in first]
+    assert ids == sorted(ids)
+    assert [store.request(job_id) for job_id in ids] == [f"[{i}]" for i in range(300)]
+    assert [record.id for record in store.page(size=200)] == ids[:99:-1]
+    again, replayed = store.creator.create(specifications(*(f"[{i}]" for i in range(300))), idempotency_key="key")
+    assert replayed
+    assert again == first
+    assert store.creator.created_before([f"[{i}]" for i in range(300)], "key") == first
+    with pytest.raises(KeyReusedError):
+        store.creator.create(specifications("[0]"), idempotency_key="key")
+    assert len(store.page(size=400)) == 300
+
+
+def test_a_batch_beyond_a_quota_writes_nothing(store: JobStore, redis_client: redis.Redis) -> None:
+    quotas = {
+        "jobs": Quotas(jobs=4),
+        "requests": Quotas(requests=4 * len("[1]")),
+        "records": Quotas(records=4 * (RECORD_BYTES + len("[1]") + len("{}"))),
+    }
+    for what, quota in quotas.items():
+        before = sorted(redis_client.keys("*")), redis_client.hgetall(STORED_BYTES)
+        for refused in ({"owner_quotas": quota, "owner": "anna"}, {"total_quotas": quota}):
+            with pytest.raises(QuotaError) as caught:
+                store.creator.create(specifications(*["[1]"] * 5), idempotency_key="key", **refused)  # type: ignore[arg-type]
+            assert (caught.value.what, caught.value.is_owners) == (what, "owner" in refused)
+        assert (sorted(redis_client.keys("*")), redis_client.hgetall(STORED_BYTES)) == before
+        records, _ = store.creator.create(specifications(*["[1]"] * 4), total_quotas=quota)
+        for record in records:
+            store.cancel(record.id)
+            store.delete(record.id)
+
+
+def test_a_batch_may_have_cached_results(store: JobStore) -> None:
+    compute(store, "a" * 64)
+    (answer,) = store.cached_results(CACHE_KEY, [VERSION])
+    gone = CachedResult("spectrum:answers:none", "9" * 64)
+    records, _ = store.creator.create(
+        [
+            *specifications("[1]"),
+            *specifications("[2]", cached_result=answer),
+            *specifications("[3]", cached_result=gone),
+        ],
+        total_quotas=Quotas(jobs=2),
+    )
+    assert [(record.state, record.cached) for record in records] == [
+        ("queued", False),
+        ("succeeded", True),
+        ("queued", False),
+    ]
+    assert [store.get(record.id) for record in records] == records
 
 
 def test_a_redis_without_memory_takes_no_new_jobs_and_loses_none(store: JobStore, redis_client: redis.Redis) -> None:

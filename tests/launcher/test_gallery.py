@@ -46,7 +46,7 @@ def test_a_signal_ends_it_in_the_middle_of_a_figure(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped by a signal" in errors
 

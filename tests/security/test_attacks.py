@@ -21,7 +21,7 @@ from tests.security.wire import hostile_messages
 CORPUS = [*hostile_bodies(), *hostile_requests(), *hostile_addresses(), *hostile_uploads()]
 MESSAGES = dict(hostile_messages())
 HARMLESS = dict(harmless_programs())
-SECONDS = 10.0
+SECONDS = 60.0
 SLOW_BODY = (
     b"POST /v1/closed-form HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
 )
@@ -48,7 +48,7 @@ def unharmed(server: Any, http: httpx.Client) -> Iterator[None]:
     yield
     assert state_of(server, http) == state
     assert resident_bytes(state[0]) < memory + GROWTH_BYTES
-    assert seconds_of_a_closed_form(http) < 3 * before + 0.02
+    assert seconds_of_a_closed_form(http) < 10 * before + 0.1
     assert not Path(CANARY).exists()
 
 

@@ -40,5 +40,5 @@ class Service:
     def stop(self) -> float:
         started = time.monotonic()
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(30)
         return time.monotonic() - started

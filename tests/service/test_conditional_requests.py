@@ -1,5 +1,7 @@
 """ETags, long polls and pages of jobs, of a service whose worker is this test."""
 
+import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -15,7 +17,9 @@ from fastapi.testclient import TestClient
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.service import job_service
 from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.job_events import JobEventBroker
 from tests.conftest import running_redis
 
 URL = "http://127.0.0.1"
@@ -47,6 +51,25 @@ def http(start_service: Callable[[str], TestClient], redis_url: str, redis_clien
 @pytest.fixture
 def store(redis_client: redis.Redis) -> JobStore:
     return JobStore(redis_client, lease_seconds=60.0, max_attempts=2)
+
+
+@pytest.fixture
+def subscribed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Waits until so many requests have begun to wait for changes of a job."""
+    subscribe, job_ids = JobEventBroker.subscribe, list[str]()
+
+    def noted(broker: JobEventBroker, job_id: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        job_ids.append(job_id)
+        return subscribe(broker, job_id)
+
+    def wait(number: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(job_ids) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    monkeypatch.setattr(JobEventBroker, "subscribe", noted)
+    return wait
 
 
 def new_job(store: JobStore, **tags: str) -> str:
@@ -123,46 +146,50 @@ def test_a_job_that_is_deleted_while_somebody_waits_is_unknown(
     assert http.get(f"/v1/jobs/{job_id}", params={"wait": 20}).status_code == 404
 
 
-def test_many_long_polls_hear_of_their_jobs(http: TestClient, store: JobStore) -> None:
+def test_many_long_polls_hear_of_their_jobs_at_once(
+    http: TestClient, store: JobStore, subscribed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when their time is over: until then, nothing but the notification has them look again."""
+    monkeypatch.setattr(job_service, "_POLL_SECONDS", 60.0)
     ids = [new_job(store) for _ in range(12)]
     answers: dict[str, Any] = {}
 
     def wait(job_id: str) -> None:
-        answers[job_id] = http.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()
+        answers[job_id] = http.get(f"/v1/jobs/{job_id}", params={"wait": 60}).json()
 
     threads = [threading.Thread(target=wait, args=(job_id,)) for job_id in ids]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    subscribed(12)
     for job_id in ids[:-1]:
         store.cancel(job_id)
     for thread in threads[:-1]:
-        thread.join(10)
+        thread.join(30)
+        assert not thread.is_alive()
     assert {answers[job_id]["state"] for job_id in ids[:-1]} == {"cancelled"}
     assert ids[-1] not in answers
     store.cancel(ids[-1])
-    threads[-1].join(10)
+    threads[-1].join(30)
     assert answers[ids[-1]]["state"] == "cancelled"
 
 
 def test_without_redis_long_polls_are_told_so_and_streams_end(
-    start_service: Callable[[str], TestClient], redis_server: str, tmp_path: Path
+    start_service: Callable[[str], TestClient], redis_server: str, tmp_path: Path, subscribed: Callable[[int], None]
 ) -> None:
     with running_redis(redis_server, tmp_path) as running:
         with connect(running.url) as client:
             job_id = new_job(JobStore(client, lease_seconds=60.0, max_attempts=2))
         http = start_service(running.url)
         answers: list[httpx.Response] = []
-        paths = (f"/v1/jobs/{job_id}?wait=30", f"/v1/jobs/{job_id}/events")
+        paths = (f"/v1/jobs/{job_id}?wait=60", f"/v1/jobs/{job_id}/events")
         threads = [threading.Thread(target=lambda path=path: answers.append(http.get(path))) for path in paths]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        subscribed(2)
         running.process.kill()
-        killed_at = time.monotonic()
         for thread in threads:
             thread.join(20)
-        assert time.monotonic() - killed_at < 4.0
+            assert not thread.is_alive()
     by_status = {answer.status_code: answer for answer in answers}
     assert set(by_status) == {503, 200}
     assert by_status[503].headers["retry-after"]

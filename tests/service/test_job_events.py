@@ -50,13 +50,13 @@ async def running_broker(changes: ChangesOfOneStream) -> AsyncIterator[JobEventB
 
 
 async def notified(notification: asyncio.Event) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await notification.wait()
     notification.clear()
 
 
 async def read_anew(changes: ChangesOfOneStream, num_reads: int = 2) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         before = changes.num_reads
         while changes.num_reads < before + num_reads:
             await asyncio.sleep(0.001)

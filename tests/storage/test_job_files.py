@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.creation import CachedResult
 from hessian_spectrum.jobs.record import Lease, QuotaError, Quotas
-from hessian_spectrum.jobs.scripts import STORED_BYTES, NewJob
-from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
+from hessian_spectrum.jobs.scripts import STORED_BYTES, NewJobs
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.storage import local_directory
 from hessian_spectrum.storage.job_files import (
     LARGE_REQUEST_BYTES,
@@ -56,7 +57,7 @@ def claimed(store: JobStore, job_id: str) -> Lease:
 def test_a_large_request_is_a_file_and_nothing_in_redis(
     store: JobStore, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    store.cancel(store.create("spectrum", "{}", {})[0].id)  # Redis keeps the scripts
+    store.delete(store.cancel(store.create("spectrum", "{}", {})[0].id).id)  # Redis keeps the scripts
     before = redis_client.info("memory")["used_memory"]
     ids = [store.create("spectrum", LARGE, {"n": str(number)})[0].id for number in range(12)]
     assert redis_client.info("memory")["used_memory"] - before < 12 * 20_000
@@ -145,9 +146,9 @@ def test_a_record_is_written_after_its_file(
 def test_a_file_that_was_cleared_away_meanwhile_is_written_again(store: JobStore, files: RequestFiles) -> None:
     create = store._scripts.create
 
-    def stand_still(job: NewJob) -> tuple[str, str]:
-        files.discard(job.id)
-        return create(job)
+    def stand_still(new: NewJobs) -> tuple[str, list[str]]:
+        files.discard(new.jobs[0].id)
+        return create(new)
 
     store._scripts.create = stand_still  # type: ignore[method-assign]
     job_id = store.create("spectrum", LARGE, {})[0].id

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel, SkipValidation
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.message import Message
+from hessian_spectrum.api_schemas.message import Message, RequestMessage
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -141,6 +141,23 @@ class Job(Message):
         "`?interim=true` returns; null if there is none.",
     )
     links: Links = Field(description="Paths of the requests that concern this job.")
+
+
+MAX_BATCH_JOBS = 1000
+
+
+class JobBatch(RequestMessage):
+    """Jobs that are submitted together: all of them are accepted, or none."""
+
+    jobs: list[SkipValidation[JobRequest]] = Field(
+        min_length=1, max_length=MAX_BATCH_JOBS, description="Requests, each as for a single job."
+    )
+
+
+class SubmittedJobs(Message):
+    """The jobs of a batch."""
+
+    jobs: list[Job] = Field(description="Records of the jobs, in the order of the requests.")
 
 
 class JobPage(Message):

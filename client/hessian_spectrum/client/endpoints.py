@@ -4,7 +4,7 @@ The documentation of a function is that of the method of the same name that both
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,15 @@ from hessian_spectrum.api_schemas.closed_form_batch import FailedItem
 from hessian_spectrum.api_schemas.experiments.figure import FigureList
 from hessian_spectrum.api_schemas.experiments.series import SeriesResult
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
+from hessian_spectrum.api_schemas.jobs import (
+    AnyJobResult,
+    CostEstimate,
+    Job,
+    JobPage,
+    JobResult,
+    JobState,
+    SubmittedJobs,
+)
 from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
 from hessian_spectrum.client.arrays import file_pieces, sample_arrays
@@ -60,6 +68,7 @@ _MEDIA_TYPES: dict[ResultFormat, str] = {
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 _BATCH_ITEM: TypeAdapter[ClosedFormSpectrum | FailedItem] = TypeAdapter(ClosedFormSpectrum | FailedItem)
+_DOCUMENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _ARTIFACT: TypeAdapter[AnyArtifact] = TypeAdapter(AnyArtifact)
 
 
@@ -159,13 +168,48 @@ def submit(
     Returns:
         The job's record.
     """
-    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
-    if idempotency_key is not None:
-        headers["Idempotency-Key"] = idempotency_key
-    if fresh:
-        headers["Cache-Control"] = "no-cache"
+    headers = _submission_headers(idempotency_key, fresh)
+    if wait_seconds:
+        headers["Prefer"] = f"wait={wait_seconds}"
     seconds = _HEAVY_SECONDS + wait_seconds  # a large request is read before it is waited for
     return ApiRequest("POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=seconds)
+
+
+def submit_batch(
+    requests: Sequence[Body], *, idempotency_key: str | None = None, fresh: bool = False
+) -> ApiRequest[list[Job]]:
+    """Submit at most 1,000 jobs in one request: all of them are accepted, or none.
+
+    Args:
+        requests: Models of the requests or dictionaries of their fields.
+        idempotency_key: Key under which the same requests, sent again within a day, return the same jobs.
+        fresh: Whether to compute even if an equal request has a stored result.
+
+    Returns:
+        The jobs' records, in the order of the requests.
+    """
+    bodies = [
+        each.model_dump(mode="json", exclude_none=True) if isinstance(each, BaseModel) else each for each in requests
+    ]
+    headers = _submission_headers(idempotency_key, fresh)
+    return ApiRequest(
+        "POST",
+        "/v1/jobs/batch",
+        lambda answer: SubmittedJobs.model_validate_json(answer).jobs,
+        body={"jobs": bodies},
+        headers=headers,
+        wait_seconds=_HEAVY_SECONDS,
+    )
+
+
+def _submission_headers(idempotency_key: str | None, fresh: bool) -> dict[str, str]:
+    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    return headers | ({"Cache-Control": "no-cache"} if fresh else {})
+
+
+def request(job_id: str) -> ApiRequest[dict[str, Any]]:
+    """Return the request of a job with its defaults, to submit it again; long ones are kept until the job ends."""
+    return ApiRequest("GET", f"/v1/jobs/{job_id}/request", _DOCUMENT.validate_json)
 
 
 def job(job_id: str, wait_seconds: float = 0.0) -> ApiRequest[Job]:

@@ -15,9 +15,16 @@ from hessian_spectrum.api_schemas.problem import Problem
 _TAGS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
-def new_job_id() -> str:
-    """32 hexadecimal digits: the microsecond of creation, so that ids sort by age, then 64 random bits."""
-    return f"{time.time_ns() // 1000:016x}{secrets.token_hex(8)}"
+def new_job_id(index: int = 0) -> str:
+    """32 hexadecimal digits: the microsecond of creation, so that ids sort by age, then 64 random bits.
+
+    Args:
+        index: Position among jobs that are created together, whose ids are to keep their order.
+
+    Returns:
+        The id.
+    """
+    return f"{time.time_ns() // 1000 + index:016x}{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +188,27 @@ class QuotaError(Exception):
         self.is_owners = is_owners
 
 
-def sizes(request: str, tags: str, num_tags: int) -> dict[str, str]:
+KEPT_REQUEST_BYTES = 8192
+"""Size in bytes up to which a request is kept until the record of its job is deleted; longer ones until it ends."""
+
+
+def sizes(request: str, plan: str, tags: str, num_tags: int) -> dict[str, str]:
     """Build the fields of a record that hold the bytes that the job takes.
 
     Args:
-        request: What is stored until the job ends.
+        request: The request.
+        plan: The plan, which is stored until the job ends.
         tags: The tags as JSON.
         num_tags: Number of the tags.
 
     Returns:
         The fields.
     """
-    record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES
-    return {"request_bytes": str(len(request.encode())), "record_bytes": str(record_bytes)}
+    num_bytes = len(request.encode())
+    is_kept = num_bytes <= KEPT_REQUEST_BYTES
+    record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES + (num_bytes if is_kept else 0)
+    return {
+        "request_bytes": str(num_bytes + len(plan.encode())),
+        "record_bytes": str(record_bytes),
+        **({"keeps_request": "1"} if is_kept else {}),
+    }

@@ -6,8 +6,9 @@ script.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -152,18 +153,33 @@ class NewJob:
     Attributes:
         id: Id of the job.
         fields: Fields of its record.
+        cached: Fields that it has, too, if it succeeds with a cached result; None: there is none.
         request: The request as JSON, or empty where it is stored in a file.
-        request_digest: SHA-256 of the request.
-        idempotency_key: Redis key of the client's idempotency key, or empty.
-        owner_quotas: Quotas of the owner.
-        total_quotas: Quotas of all owners together.
     """
 
     id: str
     fields: Mapping[str, str]
+    cached: Mapping[str, str] | None
     request: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJobs:
+    """Jobs that are to be written together, or not at all.
+
+    Attributes:
+        jobs: The jobs.
+        owner: Id of the API key that they belong to.
+        idempotency_key: Redis key of the client's idempotency key, if there is one.
+        request_digest: SHA-256 of the requests.
+        owner_quotas: Quotas of the owner.
+        total_quotas: Quotas of all owners together.
+    """
+
+    jobs: Sequence[NewJob]
+    owner: str | None
+    idempotency_key: str | None
     request_digest: str
-    idempotency_key: str
     owner_quotas: Quotas
     total_quotas: Quotas
 
@@ -177,25 +193,27 @@ class JobScripts:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def create(self, job: NewJob) -> tuple[str, str]:
-        """Write a job; returns the outcome as `create_job.lua` describes it, and the id of a job."""
-        result_digest = job.fields.get("result_digest")
-        limits = [
-            getattr(quotas, kind) for quotas in (job.owner_quotas, job.total_quotas) for kind in get_args(QuotaKind)
+    def create(self, new: NewJobs) -> tuple[str, list[str]]:
+        """Write jobs; returns the outcome as `create_jobs.lua` describes it, and states or ids of jobs."""
+        common = {
+            "idempotency_key": new.idempotency_key or False,
+            "request_digest": new.request_digest,
+            "idempotency_seconds": IDEMPOTENCY_SECONDS,
+            "owner": new.owner or False,
+            "limits": {"owner": _limits(new.owner_quotas), "all": _limits(new.total_quotas)},
+        }
+        arguments = [
+            argument
+            for job in new.jobs
+            for argument in (
+                job.id,
+                json.dumps(dict(job.fields)),
+                "" if job.cached is None else json.dumps(dict(job.cached)),
+                job.request,
+            )
         ]
-        reply = self._run(
-            "create_job",
-            job.id,
-            job.request,
-            job.idempotency_key,
-            job.request_digest,
-            IDEMPOTENCY_SECONDS,
-            "" if result_digest is None else RESULT_USERS + result_digest,
-            job.fields.get("owner", ""),
-            *("" if limit is None else limit for limit in limits),
-            *(text for item in job.fields.items() for text in item),
-        )
-        return cast("tuple[str, str]", tuple(reply))
+        outcome, *others = self._run("create_jobs", new.jobs[0].id, json.dumps(common), *arguments)
+        return str(outcome), [str(each) for each in others]
 
     def claim(self, job_id: str, *, token: str, lease_seconds: float) -> Claimed:
         """Lease a queued job."""
@@ -334,6 +352,12 @@ class ShardScripts:
 
     def _run(self, name: str, job_id: str, token: str, *arguments: str | float) -> Any:
         return run_script(self._client, name, [JOB + job_id], token, *arguments)
+
+
+def _limits(quotas: Quotas) -> dict[str, int | Literal[False]]:
+    """Quotas by name; no limit is false, which Lua tells from numbers."""
+    limits = {kind: getattr(quotas, kind) for kind in get_args(QuotaKind)}
+    return {kind: False if limit is None else limit for kind, limit in limits.items()}
 
 
 def run_script(client: redis.Redis, name: str, script_keys: list[str], *arguments: str | float) -> Any:

@@ -1,10 +1,8 @@
 """The job store: the records of all jobs in Redis and the leases of their workers, each change one script."""
 
-import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Literal, cast
 
@@ -12,6 +10,7 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.creation import CachedResult, JobCreator, JobSpecification
 from hessian_spectrum.jobs.job_index import JobIndex
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.record import (
@@ -19,27 +18,19 @@ from hessian_spectrum.jobs.record import (
     JobRecord,
     Lease,
     LeaseLostError,
-    QuotaError,
-    QuotaKind,
     Quotas,
-    cached_fields,
     holder_prefix,
-    new_job_id,
-    new_record_fields,
     record_from_fields,
-    sizes,
 )
 from hessian_spectrum.jobs.scripts import (
     JOB,
     REQUEST,
     UNUSED_RESULTS,
     JobScripts,
-    NewJob,
     cached_result_prefix,
     index_key,
 )
-from hessian_spectrum.jobs.scripts import idempotency_key as redis_key_of
-from hessian_spectrum.storage.job_files import LARGE_REQUEST_BYTES, RequestFiles
+from hessian_spectrum.storage.job_files import RequestFiles
 
 _MAX_LOOKED_AT = 100
 """Number of the oldest queued jobs that are checked for a lost message while other messages wait."""
@@ -59,18 +50,6 @@ class UnknownJobError(Exception):
     """No job has this id."""
 
 
-class KeyReusedError(Exception):
-    """The idempotency key was sent with another request before."""
-
-
-@dataclass(frozen=True)
-class CachedResult:
-    """A result that a new job may have at once, because an earlier job with the same cache key has it."""
-
-    key: str
-    result_digest: str
-
-
 class JobStore:
     """The records of all jobs.
 
@@ -79,6 +58,9 @@ class JobStore:
         lease_seconds: Duration of a lease; a worker that does not renew it for so long has lost its job.
         max_attempts: Number of workers that a job may lose.
         requests: Where large requests are stored; None: all are stored in Redis.
+
+    Attributes:
+        creator: Writes new jobs.
     """
 
     def __init__(
@@ -87,6 +69,7 @@ class JobStore:
         self._client = client
         self._requests = requests
         self._scripts = JobScripts(client)
+        self.creator = JobCreator(client, self._scripts, requests)
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
@@ -136,48 +119,25 @@ class JobStore:
             QuotaError: A quota is exhausted.
             OSError: A large request cannot be written.
         """
-        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id, summary=summary)
-        fields |= {"question": cache_key} | ({} if plan is None else {"plan": plan})
-        fields |= sizes(request + (plan or ""), fields["tags"], len(tags))
-        job = NewJob(
-            id=new_job_id(),
-            fields=fields,
-            request=request,
-            request_digest=_sha256(request),
-            idempotency_key="" if idempotency_key is None else redis_key_of(idempotency_key, owner),
+        specification = JobSpecification(
+            kind,
+            request,
+            tags=tags,
+            shared=shared,
+            cache_key=cache_key,
+            cached_result=cached_result,
+            summary=summary,
+            plan=plan,
+        )
+        (record,), existed = self.creator.create(
+            [specification],
+            idempotency_key=idempotency_key,
+            owner=owner,
+            request_id=request_id,
             owner_quotas=owner_quotas,
             total_quotas=total_quotas,
         )
-        if cached_result is not None:
-            cached = cached_fields(result_digest=cached_result.result_digest, cache_entry=cached_result.key)
-            outcome, existing = self._scripts.create(replace(job, fields=fields | cached, request=""))
-            if outcome != "gone":
-                return self._created(outcome, existing, job=job, fields=fields | cached | {"state": "succeeded"})
-        outcome, existing = self._create_queued(job)
-        return self._created(outcome, existing, job=job, fields=fields | {"state": "queued"})
-
-    def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
-        """Find the job that an owner created with an idempotency key.
-
-        Args:
-            request: The request as JSON.
-            idempotency_key: The key.
-            owner: Id of the owner's API key.
-
-        Returns:
-            Its record; None if there is none.
-
-        Raises:
-            KeyReusedError: The key belongs to another request.
-        """
-        known = self._client.hmget(redis_key_of(idempotency_key, owner), "digest", "job")
-        digest, job_id = cast("list[str | None]", known)
-        fields = self._fields(job_id) if job_id is not None else {}
-        if job_id is None or not fields:
-            return None
-        if digest != _sha256(request):
-            raise KeyReusedError
-        return record_from_fields(job_id, fields)
+        return record, existed
 
     def cached_results(self, cache_key: str, result_versions: Iterable[str]) -> list[CachedResult]:
         """Results of earlier jobs with this cache key that software of one of these versions computed."""
@@ -495,45 +455,6 @@ class JobStore:
     def _ids(self, state: JobState) -> list[str]:
         return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
 
-    def _created(
-        self, outcome: str, existing: str, *, job: NewJob, fields: Mapping[str, str]
-    ) -> tuple[JobRecord, bool]:
-        match outcome:
-            case "created":
-                return record_from_fields(job.id, fields), False
-            case "replayed":
-                return self.get(existing), True
-            case "differs":
-                raise KeyReusedError
-            case _:
-                whose, what = outcome.split("-")
-                is_owners = whose == "owner"
-                limit = getattr(job.owner_quotas if is_owners else job.total_quotas, what)
-                raise QuotaError(cast("QuotaKind", what), limit, is_owners=is_owners)
-
-    def _create_queued(self, job: NewJob) -> tuple[str, str]:
-        """Write a job whose request may go into a file.
-
-        The file is written first, so whoever sees the record finds it. Without a reply, the record may exist.
-
-        Args:
-            job: The job.
-
-        Returns:
-            The outcome as `create_job.lua` describes it, and the id of a job.
-        """
-        files = self._requests
-        if files is None or len(job.request) <= LARGE_REQUEST_BYTES:
-            return self._scripts.create(job)
-        files.write(job.id, job.request)
-        fields = {**job.fields, "request_sha256": job.request_digest}
-        outcome, existing = self._scripts.create(replace(job, fields=fields, request=""))
-        if outcome != "created":
-            files.discard(job.id)
-        elif not files.holds(job.id):  # this process was suspended, and the file was deleted as an abandoned one
-            files.write(job.id, job.request)
-        return outcome, existing
-
     def _discard_request(self, job_id: str) -> None:
         if self._requests is not None:
             self._requests.discard(job_id)
@@ -555,7 +476,3 @@ def _held(state: JobState | Literal["lost"]) -> JobState:
 
 def _json(problem: Problem | None) -> str:
     return "" if problem is None else problem.model_dump_json(exclude_none=True)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

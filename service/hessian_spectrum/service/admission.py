@@ -1,14 +1,15 @@
 """Admission of jobs: the job in the body of a request is parsed and planned for the workers that are present."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
 from math import prod
 from typing import Any
 
 import redis
 from fastapi import Request
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
@@ -17,7 +18,7 @@ from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.data import TokenData
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.experiments.kind import MAX_POINTS
-from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobBatch, JobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -25,9 +26,11 @@ from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
 from hessian_spectrum.jobs.plans import gibibytes, memory_error, plan_job, stored_plan
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
+from hessian_spectrum.service.auth import Principal
+from hessian_spectrum.service.config import API_PREFIX
 from hessian_spectrum.service.context import Artifacts, CurrentPrincipal, service_context
-from hessian_spectrum.service.job_service import Submission
-from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
+from hessian_spectrum.service.job_service import Submission, SubmittedJob
+from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request, problem_of_part
 from hessian_spectrum.service.process_pool.worker import Reply
 from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES, check_json, json_body, parse_body
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
@@ -41,27 +44,60 @@ _INACCURACY = 2.0
 """Factor to which predicted times on two cores are good."""
 
 
+BATCH_PATH = "/jobs/batch"
+"""Path of the route that takes many jobs."""
+
 LARGE_GRID = 200
 """Number of points of a sweep above which its request is parsed and planned by another process."""
 
 
-@dataclass(frozen=True)
-class SubmittedJob:
-    """The job in the body of a request.
-
-    Attributes:
-        submission: The data from which the job is created.
-        admit: Returns the job's plan as JSON, or None without a worker to plan for; raises ProblemError or RedisError
-            if the job cannot be computed here.
-    """
-
-    submission: Submission
-    admit: Callable[[], str | None] = field(repr=False)
-
-
 async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> SubmittedJob:
     """Return the job in the body of the request; a dependency of routes."""
+    return await _submitted(request, await json_body(request), caller, artifacts=artifacts)
+
+
+async def submitted_jobs(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> list[SubmittedJob]:
+    """Return the jobs in the body of the request, which is a batch; a dependency of routes."""
     body = await json_body(request)
+    batch = await run_in_threadpool(parse_body, body, JobBatch, max_members=len(body))  # each job's are counted later
+    memory = cache(partial(available_bytes, service_context(request).stores.redis))
+    return [
+        await _of_batch(index, partial(_submitted, request, to_json(job), caller, artifacts=artifacts, memory=memory))
+        for index, job in enumerate(batch.jobs)
+    ]
+
+
+async def _of_batch(index: int, parse: Callable[[], Awaitable[SubmittedJob]]) -> SubmittedJob:
+    """Return a job of a batch, whose problems name it by its index."""
+    with _named(index):
+        job = await parse()
+
+    def admit() -> str | None:
+        with _named(index):
+            return job.admit()
+
+    return replace(job, admit=admit)
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    try:
+        yield
+    except ProblemError as error:
+        if error.problem.status >= 500:
+            raise
+        problem = problem_of_part(error.problem, API_PREFIX + BATCH_PATH, "jobs", index)
+        raise ProblemError(problem, error.headers) from None
+
+
+async def _submitted(
+    request: Request,
+    body: bytes,
+    caller: Principal,
+    *,
+    artifacts: ArtifactService,
+    memory: Callable[[], int | None] | None = None,
+) -> SubmittedJob:
     if await _is_expensive(request, body):
         reply = await _run_task(request, "submission", body=body, caller=caller)
         refusal, plan = reply.fields["refusal"], reply.fields["plan"]
@@ -70,7 +106,7 @@ async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: A
         return SubmittedJob(submission, partial(_admitted, refusal, plan))
 
     def parse_job() -> SubmittedJob:
-        message, admission = _parse(request, body, artifacts)
+        message, admission = _parse(request, body, artifacts, memory)
         return SubmittedJob(Submission.of(message), partial(_planned, admission, message))
 
     return await run_in_threadpool(parse_job)
@@ -248,9 +284,12 @@ def _summary(estimate: ComputationPlan, available: int | None) -> str:
     return f"{taken}; a worker has {gibibytes(available)}: {verdict}."
 
 
-def _parse(request: Request, body: bytes, artifacts: ArtifactService) -> tuple[AnyJobRequest, Admission]:
+def _parse(
+    request: Request, body: bytes, artifacts: ArtifactService, memory: Callable[[], int | None] | None = None
+) -> tuple[AnyJobRequest, Admission]:
     context = service_context(request)
-    admission = Admission(partial(available_bytes, context.stores.redis), artifacts, context.settings.job_seconds)
+    memory = memory or partial(available_bytes, context.stores.redis)
+    admission = Admission(memory, artifacts, context.settings.job_seconds)
     return parse_body(body, JobRequest, {CHECKPOINTS: context.models, ARTIFACTS: artifacts}).root, admission
 
 

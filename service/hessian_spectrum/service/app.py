@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.closed_form_batch import ClosedFormBatch
-from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobBatch, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.api_schemas.version import __version__
@@ -92,7 +92,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     page.add_page(app)
-    messages = (ClosedFormRequest, ClosedFormBatch, RandomMatrixRequest, JobRequest, Problem)
+    messages = (ClosedFormRequest, ClosedFormBatch, RandomMatrixRequest, JobRequest, JobBatch, Problem)
     file_paths = [API_PREFIX + module.FILE_PATH for module in (jobs, series)]
     complete_document(app, *messages, file_paths=file_paths, is_open=is_public)
     return app

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kombu.exceptions import OperationalError
@@ -16,11 +16,12 @@ from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.experiments.series import TAG
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobState
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.creation import CachedResult, JobSpecification
 from hessian_spectrum.jobs.fingerprints import cache_key
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.record import JobRecord, Quotas
+from hessian_spectrum.jobs.record import KEPT_REQUEST_BYTES, JobRecord, Quotas
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
-from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.problems import ProblemError
@@ -71,6 +72,20 @@ class Submission:
         return {name: value for name, value in vars(self).items() if name != "text"}
 
 
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A job as a caller submits it.
+
+    Attributes:
+        submission: The data from which the job is created.
+        admit: Returns the job's plan as JSON, or None without a worker to plan for; raises ProblemError or RedisError
+            if the job cannot be computed here.
+    """
+
+    submission: Submission
+    admit: Callable[[], str | None] = field(repr=False)
+
+
 class JobService:
     """Submits, reads, cancels and deletes jobs for their callers.
 
@@ -106,62 +121,85 @@ class JobService:
 
     def submit(
         self,
-        submission: Submission,
-        admit: Callable[[], str | None],
+        submitted: Sequence[SubmittedJob],
         caller: Principal,
         *,
         idempotency_key: str | None = None,
         fresh: bool = False,
         request_id: str | None = None,
-    ) -> tuple[JobRecord, bool]:
-        """Accept a submission that `admit` plans, or find the job of the same idempotency key.
+    ) -> tuple[list[JobRecord], bool]:
+        """Accept jobs, all of them or none, or find those of the same idempotency key.
 
-        Unless `fresh` is set, the new job takes a stored result of an equal request by the code of a present worker.
-        Once the record is written, the job is not lost: a message that cannot be sent now is sent later by the reaper.
+        Unless `fresh` is set, a new job takes a stored result of an equal request by the code of a present worker.
+        Once the records are written, no job is lost: a message that cannot be sent now is sent later by the reaper.
 
         Args:
-            submission: The job.
-            admit: Returns the plan of the job as JSON, or None without a worker; raises if the job cannot be computed
-                here.
-            caller: The principal that submits it.
-            idempotency_key: Stands for the job in repeated requests.
-            fresh: Compute the job even if its result is stored.
+            submitted: The jobs.
+            caller: The principal that submits them.
+            idempotency_key: Stands for the jobs in repeated requests.
+            fresh: Compute the jobs even if their results are stored.
             request_id: The id of the HTTP request, for logs.
 
         Returns:
-            The record, and whether it existed before.
+            The records in the same order, and whether they existed before.
 
         Raises:
-            KeyReusedError: The idempotency key stands for another request.
+            KeyReusedError: The idempotency key stands for other requests.
             QuotaError: Too much is stored, of this caller or of all.
-            OSError: The request cannot be written.
-            ProblemError: As `admit` raises it.
+            OSError: A request cannot be written.
+            ProblemError: As `admit` of a job raises it.
         """
-        key = idempotency_key
-        if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
-            return earlier, True  # an admitted job is not checked again
-        plan = admit()
-        record, replayed = self._store.create(
-            submission.kind,
-            submission.text,
-            submission.tags,
-            idempotency_key=key,
+        creator, texts = self._store.creator, [each.submission.text for each in submitted]
+        if idempotency_key is not None and (earlier := creator.created_before(texts, idempotency_key, caller.owner)):
+            return earlier, True  # admitted jobs are not checked again
+        plans = [each.admit() for each in submitted]
+        records, replayed = creator.create(
+            [self._specification(each.submission, plan, fresh) for each, plan in zip(submitted, plans, strict=True)],
+            idempotency_key=idempotency_key,
             owner=caller.owner,
-            shared=submission.shared,
-            cache_key=submission.cache_key,
-            cached_result=None if fresh else self._cached_result(submission.cache_key),
             request_id=request_id,
-            summary=submission.summary,
-            plan=plan,
             owner_quotas=self._owner_quotas(caller),
             total_quotas=self._total_quotas,
         )
-        if record.state == "queued" and not replayed:
+        if not replayed:
+            self._publish([record.id for record in records if record.state == "queued"])
+        return records, replayed
+
+    def _specification(self, submission: Submission, plan: str | None, fresh: bool) -> JobSpecification:
+        return JobSpecification(
+            submission.kind,
+            submission.text,
+            tags=submission.tags,
+            shared=submission.shared,
+            cache_key=submission.cache_key,
+            cached_result=None if fresh else self._cached_result(submission.cache_key),
+            summary=submission.summary,
+            plan=plan,
+        )
+
+    def _publish(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
             try:
-                self._queue.publish(record.id)
+                self._queue.publish(job_id)
             except OperationalError as error:
-                _logger.warning("job %s is queued but not published, which the reaper will do: %s", record.id, error)
-        return record, replayed
+                _logger.warning("%s and later jobs are queued; the reaper publishes them: %s", job_id, error)
+                return
+
+    def request(self, job_id: str, caller: Principal) -> str:
+        """Return the request of a job as JSON, with its defaults.
+
+        Raises:
+            UnknownJobError: There is no such job, or the caller may not read it.
+            ProblemError: 410 if it was so long that it was kept until the job ended.
+        """
+        self.get(job_id, caller)
+        try:
+            return self._store.request(job_id)
+        except UnknownJobError:
+            title = "The request is not kept"
+            detail = f"Requests of more than {KEPT_REQUEST_BYTES:,} bytes are kept until their job ends."
+            problem = Problem(type="/problems/request-not-kept", title=title, status=410, detail=detail)
+            raise ProblemError(problem) from None
 
     def get(self, job_id: str, caller: Principal) -> JobRecord:
         """Return the record of a job.

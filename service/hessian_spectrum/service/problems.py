@@ -19,8 +19,9 @@ from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from hessian_spectrum.jobs.connection import described, fault_of
+from hessian_spectrum.jobs.creation import KeyReusedError
 from hessian_spectrum.jobs.record import QuotaError
-from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
+from hessian_spectrum.jobs.store import UnknownJobError
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.validation_errors import (
     MAX_MESSAGE_LENGTH,
@@ -292,12 +293,17 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
 
 
 def _allowed_methods(request: Request) -> str:
-    """Return the methods of every route at this path; Starlette names those of the first route alone."""
-    scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    """Return the methods of every route at this path; Starlette names those of the first route alone.
+
+    A path that some route has literally is not meant for one with a parameter in its place.
+    """
+    path = request.url.path
+    scope = {"type": "http", "path": path, "root_path": "", "headers": []}
+    literal = [route for route in request.app.routes if getattr(route, "path", None) == path]
     return ", ".join(
         method
         for method in _METHODS
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in literal or request.app.routes)
     )
 
 

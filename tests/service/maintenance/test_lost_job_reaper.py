@@ -51,7 +51,7 @@ def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str
 
 @pytest.mark.parametrize("question", ["recover_lost", "take_unpublished"])
 def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any], question: str) -> None:
-    store, reaper = parts["store"], LostJobReaper(**parts)
+    store, reaper = parts["store"], LostJobReaper(**parts | {"lease_seconds": 3.0})
     lease = store.claim(store.create("spectrum", "{}", {})[0].id)
     store.is_away = question
     with pytest.raises(redis.ConnectionError):
@@ -60,7 +60,7 @@ def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str
     asyncio.run(asyncio.sleep(0.3))
     reaper.run_once()
     assert store.renew(lease, None) == "running"
-    asyncio.run(asyncio.sleep(0.4))
+    asyncio.run(asyncio.sleep(2.8))
     reaper.run_once()
     assert store.get(lease.job_id).state == "queued"
 

@@ -121,11 +121,12 @@ def test_a_lost_process_is_told_and_replaced() -> None:
             os.kill(idle, signal.SIGKILL)
             assert len((await law(pool))["grid"]) == 5  # one that ended while it was idle costs nothing
             asked = asyncio.create_task(law(pool, LONG))
+            killed: set[int] = set()
             for _ in range(2):  # the one that was idle, then a new one
-                while not (found := pool_processes()):
+                while not (found := pool_processes() - killed):
                     await asyncio.sleep(0.01)
-                os.kill(found.pop(), signal.SIGKILL)
-                await asyncio.sleep(0.2)
+                os.kill(pid := found.pop(), signal.SIGKILL)
+                killed.add(pid)
             with pytest.raises(ProblemError, match="lost") as lost:
                 await asked
             assert lost.value.problem.status == 503
@@ -162,9 +163,10 @@ def test_work_is_charged_by_its_time() -> None:
         state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=charged.append)
         request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
         executor = ProcessExecutor(FairScheduler(2, SlotPool(4)), ProcessPool(TASK_MODULE, 60.0))
+        started = time.monotonic()
         await executor.run_in_thread(request, time.sleep, 0.2)
-        assert charged == [pytest.approx(0.2 * REQUESTS_PER_SECOND, rel=1.0)]
-        assert charged[0] >= 0.2 * REQUESTS_PER_SECOND
+        [requests] = charged
+        assert 0.2 * REQUESTS_PER_SECOND <= requests <= (time.monotonic() - started) * REQUESTS_PER_SECOND
 
     run(test())
 

@@ -10,13 +10,22 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResult, JobState, Links
+from hessian_spectrum.api_schemas.jobs import (
+    Job,
+    JobBatch,
+    JobPage,
+    JobRequest,
+    JobResult,
+    JobState,
+    Links,
+    SubmittedJobs,
+)
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.service.admission import SubmittedJob, submitted_job
+from hessian_spectrum.service.admission import BATCH_PATH, submitted_job, submitted_jobs
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
-from hessian_spectrum.service.job_service import JobService
+from hessian_spectrum.service.job_service import JobService, SubmittedJob
 from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
@@ -39,6 +48,7 @@ from hessian_spectrum.service.routes.documentation import (
     UNAVAILABLE,
     UNKNOWN,
     Responses,
+    batch_documentation,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -57,6 +67,16 @@ _JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal 
 _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
 _TAG = described(":", "must be a name and a value with a colon between them")
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="Any text. For a day the same key and body give the same jobs, so that a request whose response "
+        "was lost can be sent again; with another body the key is refused.",
+    ),
+]
+CacheControl = Annotated[str | None, Header(description="`no-cache` computes a job even if its result is stored.")]
 JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submission returned.")]
 
 
@@ -85,18 +105,8 @@ async def submit_job(
         str | None,
         Header(description="`wait=N` delays the response until the job has ended, by N <= 60 seconds at most."),
     ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            description="Any text. For a day the same key and body give the same job, so that a request whose response "
-            "was lost can be sent again; with another body the key is refused.",
-        ),
-    ] = None,
-    cache_control: Annotated[
-        str | None, Header(description="`no-cache` computes the job even if its result is stored.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
+    cache_control: CacheControl = None,
 ) -> Response:
     """A job is accepted once its record is on disk; the response holds its id and links to follow it.
 
@@ -105,14 +115,13 @@ async def submit_job(
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     submit = partial(
         service.submit,
-        submitted.submission,
-        submitted.admit,
+        [submitted],
         caller,
         idempotency_key=idempotency_key,
         fresh=fresh,
         request_id=request.state.request_id,
     )
-    record, replayed = await run_in_threadpool(submit)
+    (record,), replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.slot.may_wait():
             request.state.slot.start_waiting()
@@ -127,6 +136,44 @@ async def submit_job(
     if not record.ended:
         headers["Retry-After"] = "1"
     return _job_response(request, record, status=200 if record.ended else 202, headers=headers)
+
+
+@router.post(
+    BATCH_PATH.removeprefix(router.prefix),
+    status_code=202,
+    response_model=SubmittedJobs,
+    dependencies=[Depends(require_json)],
+    responses={
+        **INVALID_BODY,
+        **problem_documentation(status_507="The disk has no room for a large request."),
+        200: {"model": SubmittedJobs, "description": "Each of the jobs has a stored result."},
+    },
+    openapi_extra=batch_documentation(JobBatch, "jobs", JOB_EXAMPLES),
+    summary="Submit many jobs",
+)
+async def submit_jobs(
+    submitted: Annotated[list[SubmittedJob], Depends(submitted_jobs)],
+    request: Request,
+    service: Service,
+    caller: CurrentPrincipal,
+    idempotency_key: IdempotencyKey = None,
+    cache_control: CacheControl = None,
+) -> Response:
+    """All of the jobs are accepted, or none: the problem of one that is wrong names it by its index."""
+    submit = partial(
+        service.submit,
+        submitted,
+        caller,
+        idempotency_key=idempotency_key,
+        fresh=_wants_fresh(cache_control),
+        request_id=request.state.request_id,
+    )
+    records, replayed = await run_in_threadpool(submit)
+    have_ended = all(record.ended for record in records)
+    jobs = SubmittedJobs(jobs=[job_message(request, record) for record in records])
+    headers = {"Idempotency-Replayed": "true"} if replayed else {}
+    content = jobs.model_dump_json()
+    return Response(content, status_code=200 if have_ended else 202, media_type="application/json", headers=headers)
 
 
 @router.get(
@@ -192,6 +239,21 @@ async def get_job(
     record = await service.wait(record, wait)
     headers = {} if record.ended else {"Retry-After": "1"}
     return _job_response(request, record, status=200, headers=headers, if_none_match=if_none_match)
+
+
+@router.get(
+    "/{job_id}/request",
+    response_model=JobRequest,
+    responses={
+        **UNKNOWN,
+        **problem_documentation(status_410="A long request is kept until its job ends."),
+        200: {"description": "The request, with its defaults."},
+    },
+    summary="The request of a job",
+)
+def get_job_request(job_id: JobId, service: Service, caller: CurrentPrincipal) -> Response:
+    """The validated request, from which the job can be submitted again; long ones are kept until the job ends."""
+    return Response(service.request(job_id, caller), media_type="application/json")
 
 
 _FORBIDDEN = problem_documentation(status_403="The job belongs to another key, which shares it for reading only.")

@@ -85,7 +85,9 @@ local function change_state(from, to)
   set('state', to)
   redis.call('ZREM', index_prefix .. 'with-result', job_id)
   if ENDED[to] then
-    redis.call('DEL', REQUEST .. job_id)
+    if not field('keeps_request') then
+      redis.call('DEL', REQUEST .. job_id)
+    end
     account_bytes('requests', 'request_bytes', -1)
     unset('request_sha256', 'plan')
     set_interim_result('')
@@ -97,7 +99,8 @@ end
 local PRIVATE = {token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
   request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
-  shard_trouble = true, request_bytes = true, request_sha256 = true, record_bytes = true, tags = true, plan = true}
+  shard_trouble = true, request_bytes = true, request_sha256 = true, record_bytes = true, tags = true, plan = true,
+  keeps_request = true}
 
 -- Appends the record as it is now to the events of the job, and the id to the changes of all jobs.
 local function publish_event()
