@@ -299,11 +299,12 @@ def _allowed_methods(request: Request) -> str:
     """
     path = request.url.path
     scope = {"type": "http", "path": path, "root_path": "", "headers": []}
-    literal = [route for route in request.app.routes if getattr(route, "path", None) == path]
+    documented = request.app.openapi()["paths"].get(path, {})
     return ", ".join(
         method
         for method in _METHODS
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in literal or request.app.routes)
+        if (not documented or method.lower() in documented)
+        and any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     )
 
 
