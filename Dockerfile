@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements/build.txt \
-        ./api_schemas ./core ./service
+        ./api_schemas ./core ./results ./service
 
 
 FROM builder AS worker-environment
@@ -51,7 +51,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --build-constraints requirements/build.txt \
-        ./api_schemas ./client ./core ./launcher ./service ./worker
+        ./api_schemas ./client ./core ./launcher ./results ./service ./worker
 
 
 FROM base AS runtime

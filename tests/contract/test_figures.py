@@ -11,8 +11,7 @@ import pytest
 from hessian_spectrum.api_schemas.figures import FIGURES
 from hessian_spectrum.api_schemas.figures.results import Curve, Panel
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE
-from hessian_spectrum.service.plots.panels import plot_panels
+from hessian_spectrum.results.plots.panels import plot_panels
 from hessian_spectrum.worker.figures.measurement import figure_contents, measures
 from tests.fixtures.longer import long
 
@@ -156,4 +155,4 @@ def test_no_panel_is_too_odd_to_draw() -> None:
             Panel(title="t", x_label="x", y_label="y", x_scale=x_scale, y_scale=y_scale, curves=curves)
             for y_scale in ("linear", "log", "symlog")
         ]
-        assert plot_panels(panels, "title", "svg", DEFAULT_STYLE).startswith(b"<?xml")
+        assert plot_panels(panels, "title").file("svg").startswith(b"<?xml")

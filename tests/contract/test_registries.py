@@ -30,8 +30,8 @@ from hessian_spectrum.client.module_export import module_program
 from hessian_spectrum.curvature.losses import LOSS_CLASSES
 from hessian_spectrum.curvature.registry import dataset_functions, method_classes, model_classes
 from hessian_spectrum.planning.activations import ACTIVATIONS
-from hessian_spectrum.service.plots.spectrum import method_plots
-from hessian_spectrum.service.serialization.render import experiment_plots
+from hessian_spectrum.results.plots.drawings import experiment_plots
+from hessian_spectrum.results.plots.spectrum import method_plots
 from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 from tests.fixtures.longer import long

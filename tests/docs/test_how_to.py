@@ -27,7 +27,7 @@ def _closed_connections() -> Iterator[None]:
     HTTP.close()
 
 
-DISTRIBUTIONS = ("api_schemas", "client", "core", "launcher", "service", "worker")
+DISTRIBUTIONS = ("api_schemas", "client", "core", "launcher", "results", "service", "worker")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-DISTRIBUTIONS = ("api_schemas", "client", "core", "launcher", "service", "worker")
+DISTRIBUTIONS = ("api_schemas", "client", "core", "launcher", "results", "service", "worker")
 HEAVY = {"celery", "fastapi", "redis", "scikit-learn", "scipy", "torch", "transformers", "uvicorn"}
 SOMEBODY_ELSES = ["client.py", "worker.py", "redis.py", "numpy.py", "queue.py", "logs/__init__.py", "jobs/__init__.py"]
 SOMEBODY_ELSES += ["service/__init__.py", "theory/__init__.py", "api_schemas/__init__.py"]

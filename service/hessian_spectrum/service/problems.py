@@ -22,6 +22,7 @@ from hessian_spectrum.jobs.connection import described, fault_of
 from hessian_spectrum.jobs.creation import KeyReusedError
 from hessian_spectrum.jobs.record import QuotaError
 from hessian_spectrum.jobs.store import UnknownJobError
+from hessian_spectrum.results.plots.figure import FigureTooLargeError
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.validation_errors import (
     MAX_MESSAGE_LENGTH,
@@ -280,6 +281,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
     RequestValidationError: _invalid_parameters,
     TheoryError: _theory_error,
+    FigureTooLargeError: lambda error: invalid_query("dpi", str(error)),
     UnknownJobError: _unknown_job,
     UnknownArtifactError: _unknown_artifact,
     ResultDamagedError: _result_damaged,

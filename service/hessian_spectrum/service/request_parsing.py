@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.message import PRINTABLE, described
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.problems import ProblemError, invalid_body, invalid_field, invalid_query
 from hessian_spectrum.service.validation_errors import unknown_name
 

@@ -17,11 +17,11 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.plans import stored_plan
+from hessian_spectrum.results.plots.figure import FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.results.plots.trace import diagonal_sample
 from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_service import Submission
-from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
-from hessian_spectrum.service.plots.trace import diagonal_sample
 from hessian_spectrum.service.problems import ProblemError, problem_for
 from hessian_spectrum.service.process_pool.worker import Reply
 from hessian_spectrum.service.request_parsing import parse_body

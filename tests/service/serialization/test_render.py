@@ -10,7 +10,7 @@ import pytest
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.spectrum_results import SinkReport
-from hessian_spectrum.service.plots.spectrum_set import plot_spectrum_set
+from hessian_spectrum.results.plots.spectrum_set import plot_spectrum_set
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.serialization.render import parse_result, render
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides, resmooth
@@ -159,7 +159,7 @@ def picture_of(*spectra: dict[str, Any]) -> str:
         "eigenpairs": [{"value": 3.0, "residual": 1e-3, "converged": True}],
     }
     result = SpectrumSetResult.model_validate({"spectra": [common | spectrum for spectrum in spectra]})
-    return plot_spectrum_set(result, "svg").decode()
+    return plot_spectrum_set(result).file("svg").decode()
 
 
 def test_spectra_are_told_apart_by_their_mean_scores() -> None:

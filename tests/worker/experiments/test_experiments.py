@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import RitzValue
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.jobs.plans import memory_error, plan_job
-from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.results.arrays import result_arrays
 from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state

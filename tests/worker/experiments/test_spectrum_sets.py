@@ -12,7 +12,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
-from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.results.arrays import result_arrays
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
-from hessian_spectrum.serialization.tables import csv_text, table_of
+from hessian_spectrum.results.plots.closed_form import plot_closed_form
+from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.results.tables import csv_text, table_of
 from hessian_spectrum.service.context import service_context
-from hessian_spectrum.service.plots.closed_form import plot_closed_form
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
@@ -214,7 +214,7 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
     spectrum_alone = request.model_copy(update={"eigenvectors": "none", "descent": None})
     if name == "csv":
         return csv_text(table_of(to_document(compute(spectrum_alone, 0))["eigenvalues"])).encode()
-    return plot_closed_form(compute(spectrum_alone, 0).spectrum, name, style)
+    return plot_closed_form(compute(spectrum_alone, 0).spectrum).file(name, style)
 
 
 def _json(fields: object) -> bytes:

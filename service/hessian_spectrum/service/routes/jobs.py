@@ -22,11 +22,11 @@ from hessian_spectrum.api_schemas.jobs import (
 )
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.results.plots.figure import FigureStyle
 from hessian_spectrum.service.admission import BATCH_PATH, submitted_job, submitted_jobs
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_service import JobService, SubmittedJob
-from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
     MEDIA_TYPES,

@@ -27,10 +27,10 @@ from hessian_spectrum.api_schemas.random_matrix import (
     Wigner,
     Wishart,
 )
-from hessian_spectrum.serialization.tables import Table, csv_text, table_of
+from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.results.plots.random_matrix import plot_index_curves, plot_law
+from hessian_spectrum.results.tables import Table, csv_text, table_of
 from hessian_spectrum.service.context import service_context
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
-from hessian_spectrum.service.plots.random_matrix import plot_index_curves, plot_law
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
@@ -349,8 +349,8 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
         return csv_text(_table(compute(request))).encode()
     answer = compute(_request_of_plot(request))
     if isinstance(answer, IndexCurveAnswer):
-        return plot_index_curves(answer, name, style)
-    return plot_law(answer, name, style)
+        return plot_index_curves(answer).file(name, style)
+    return plot_law(answer).file(name, style)
 
 
 def _table(answer: LawAnswer | IndexCurveAnswer) -> Table:

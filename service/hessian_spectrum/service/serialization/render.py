@@ -1,26 +1,20 @@
 """The result of a job of any kind as JSON, npz or a plot."""
 
 import io
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult
 from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.api_schemas.spectrum_results import MethodResult, StoredArrays
-from hessian_spectrum.planning.registry import merged
-from hessian_spectrum.serialization.result_arrays import result_arrays
-from hessian_spectrum.serialization.tables import csv_text, result_table
-from hessian_spectrum.service import plots
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
-from hessian_spectrum.service.plots.spectrum import plot_result
-from hessian_spectrum.service.plots.spectrum_set import plot_spectrum_set
-from hessian_spectrum.service.plots.trace import DiagonalSample
+from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
+from hessian_spectrum.results.arrays import result_arrays
+from hessian_spectrum.results.plots.drawings import drawing_of
+from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.results.plots.trace import DiagonalSample
+from hessian_spectrum.results.tables import csv_text, result_table
 from hessian_spectrum.service.problems import ProblemError
 
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
@@ -72,7 +66,7 @@ def render(
         The body of the response.
 
     Raises:
-        ProblemError: 422 if the figure has too many pixels.
+        FigureTooLargeError: The figure has too many pixels.
     """
     match name:
         case "json":
@@ -83,15 +77,5 @@ def render(
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
             return buffer.getbuffer()
-        case _ if isinstance(result, SpectrumSetResult):
-            return plot_spectrum_set(result, name, style)
-        case _ if isinstance(result, MethodResult):
-            return plot_result(result, name, style, diagonal=diagonal)
         case _:
-            return experiment_plots()[result.kind](result, name, style)
-
-
-@cache
-def experiment_plots() -> dict[str, Callable[[Any, str, FigureStyle], bytes]]:
-    """Return what draws the results of each experiment; a module that is added to `plots` is found."""
-    return merged(plots, "EXPERIMENT_PLOTS")
+            return drawing_of(result, diagonal=diagonal).file(name, style)

@@ -24,7 +24,7 @@ from hessian_spectrum.api_schemas.methods import TopKResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult
 from hessian_spectrum.curvature.algorithms.eigenspaces import LeadingPairs, SpaceOverlap, overlaps
-from hessian_spectrum.serialization.result_arrays import Arrays
+from hessian_spectrum.results.arrays import Arrays
 from hessian_spectrum.worker.experiments.point_list import PointOutcome
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.figures.measurement import content_of

@@ -19,7 +19,7 @@ from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.jobs.fingerprints import cache_key, result_version
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature.exceptions import CurvatureError
-from hessian_spectrum.serialization.result_arrays import Arrays
+from hessian_spectrum.results.arrays import Arrays
 from hessian_spectrum.storage.points import PointStore, StoredPoint
 from hessian_spectrum.worker.builders import Inputs
 from hessian_spectrum.worker.ensembles import measure as measure_ensemble

@@ -30,7 +30,7 @@ from hessian_spectrum.curvature.data.stored import StoredNumbers
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature import results as engine
-from hessian_spectrum.serialization.result_arrays import Arrays
+from hessian_spectrum.results.arrays import Arrays
 from hessian_spectrum.worker.hardware import Hardware
 
 

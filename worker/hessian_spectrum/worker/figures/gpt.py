@@ -26,7 +26,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.api_schemas.spectrum_results import RitzValue
-from hessian_spectrum.serialization.tables import comparison_rows
+from hessian_spectrum.results.tables import comparison_rows
 from hessian_spectrum.statistics import estimates
 from hessian_spectrum.statistics.estimates import CONFIDENCE, Estimate, joint_confidence, unknown
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison

@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.figures.kind import FigureParameters, Measurem
 from hessian_spectrum.api_schemas.figures.results import Cell, Choice, Panel, Verdict
 from hessian_spectrum.curvature.iteration import NO_CHECKPOINTS, Checkpointer, Progress, ignore_progress
 from hessian_spectrum.planning.registry import merged
-from hessian_spectrum.serialization.result_arrays import Arrays
+from hessian_spectrum.results.arrays import Arrays
 from hessian_spectrum.worker.builders import NO_INPUTS, Inputs
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer

@@ -35,7 +35,7 @@ from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.planning.job_plan import JobPlan
-from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.results.arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.stores import Stores

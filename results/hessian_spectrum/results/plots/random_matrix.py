@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, IndexOfRatio, LawAnswer, LawSample
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle, render_figure
+from hessian_spectrum.results.plots.figure import Drawing
 
 _POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = "#1f5fa8", "#c8452f", "#9aa3ad", "#2a9d5c"
 _SIZE = (8, 4.5)
@@ -17,8 +17,8 @@ _LOGARITHMIC_RATIO = 50
 """Ratio of the densities of most of the mass above which a linear axis would only show a spike."""
 
 
-def plot_law(answer: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Plot a density with edges, atom, negative part and histogram of a sample, as a file of the format `name`."""
+def plot_law(answer: LawAnswer) -> Drawing:
+    """Plot a density with edges, atom, negative part and histogram of a sample."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -38,11 +38,11 @@ def plot_law(answer: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -
         axes.legend(loc="upper right", fontsize="small")
         return _title(answer)
 
-    return render_figure(draw, size=_SIZE, name=name, style=style)
+    return Drawing(draw, _SIZE)
 
 
-def plot_index_curves(answer: IndexCurveAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Plot index against energy, a line for each ratio, with critical energies, as a file of the format `name`."""
+def plot_index_curves(answer: IndexCurveAnswer) -> Drawing:
+    """Plot index against energy, a line for each ratio, with critical energies."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -57,7 +57,7 @@ def plot_index_curves(answer: IndexCurveAnswer, name: str, style: FigureStyle = 
         figure.legend(loc="outside right upper", fontsize="small")
         return f"Hessian law, {answer.parameters['activation']} activation"
 
-    return render_figure(draw, size=_SIZE, name=name, style=style)
+    return Drawing(draw, _SIZE)
 
 
 def _draw_index_curve(axes: Any, curve: IndexOfRatio, colour: Any, *, is_labelled: bool) -> None:

@@ -7,8 +7,8 @@ from hessian_spectrum.api_schemas.experiments.figure import FigureResult
 from hessian_spectrum.api_schemas.experiments.series import SeriesEntry, SeriesResult
 from hessian_spectrum.api_schemas.experiments.sweep import SweepResult
 from hessian_spectrum.api_schemas.figures.results import Cell, Curve, Panel
-from hessian_spectrum.service.plots.figure import FigureStyle
-from hessian_spectrum.service.plots.panels import plot_panels
+from hessian_spectrum.results.plots.figure import Drawing
+from hessian_spectrum.results.plots.panels import plot_panels
 
 _MAX_GROUPS = 8
 _LINEAR_RANGE = 10
@@ -18,11 +18,11 @@ _NUMBERS = ("largest", "smallest", "trace", "eigenvalue_0", "loss")
 _LABELS = {"largest": "largest eigenvalue", "smallest": "smallest eigenvalue", "trace": "trace", "loss": "loss"}
 
 
-def _plot_figure(result: FigureResult, name: str, style: FigureStyle) -> bytes:
-    return plot_panels(result.panels, f"{result.title}\n{result.source}, at {result.scale} scale", name, style)
+def _plot_figure(result: FigureResult) -> Drawing:
+    return plot_panels(result.panels, f"{result.title}\n{result.source}, at {result.scale} scale")
 
 
-def _plot_series(result: SeriesResult, name: str, style: FigureStyle) -> bytes:
+def _plot_series(result: SeriesResult) -> Drawing:
     """Plot sharpness with 2 / learning rate, smallest eigenvalue, trace, loss and overlaps against the step."""
     points = [point for point in result.points if point.problem is None]
     given = [field for field in _ENDS if any(getattr(point, field, None) is not None for point in points)]
@@ -32,7 +32,7 @@ def _plot_series(result: SeriesResult, name: str, style: FigureStyle) -> bytes:
         panels.append(_overlap_panel(points))
     if density := _density_panel(points):
         panels.append(density)
-    return plot_panels(panels, f"{result.name}: {result.matrix} along training", name, style)
+    return plot_panels(panels, f"{result.name}: {result.matrix} along training")
 
 
 def _eigenvalue_panel(field: str, points: Sequence[SeriesEntry]) -> Panel:
@@ -92,7 +92,7 @@ def _curve(label: str, points: Sequence[tuple[float, float | None]], style: Any 
     return Curve(label=label, x=[x for x, _ in points], y=[y for _, y in points], style=style)
 
 
-def _plot_sweep(result: SweepResult, name: str, style: FigureStyle) -> bytes:
+def _plot_sweep(result: SweepResult) -> Drawing:
     """Plot each number against one varied field, with a curve for each value of the others."""
     columns = result.columns
     across = max(result.over, key=lambda field: _suits_an_axis(field, columns[field]))
@@ -115,7 +115,7 @@ def _plot_sweep(result: SweepResult, name: str, style: FigureStyle) -> bytes:
         for field in _NUMBERS
         if field in columns
     ]
-    return plot_panels(panels, f"{len(columns[across]):,} points over {', '.join(result.over)}", name, style)
+    return plot_panels(panels, f"{len(columns[across]):,} points over {', '.join(result.over)}")
 
 
 def _sweep_curve(columns: dict[str, list[Cell]], field: str, positions: Any, label: str, rows: Sequence[int]) -> Curve:

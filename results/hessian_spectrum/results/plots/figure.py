@@ -13,7 +13,6 @@ from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, MethodResult, RitzValue
-from hessian_spectrum.service.problems import invalid_query
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 """Formats of results that are figures."""
@@ -49,40 +48,71 @@ class FigureStyle:
 DEFAULT_STYLE = FigureStyle()
 
 
-def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
-    """Draw a figure and return its file.
+class FigureTooLargeError(ValueError):
+    """A figure would have more than `MAX_PIXELS` pixels."""
 
-    Args:
-        draw: Fills the figure and returns its title.
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that is not drawn yet.
+
+    Attributes:
+        draw: Fills a figure, and returns its title.
         size: Default width and height in inches; a style with one of them keeps their ratio.
-        name: One of `FIGURE_FORMATS`.
-        style: Options that the caller chose.
-
-    Returns:
-        The bytes of the file.
-
-    Raises:
-        ProblemError: 422 for more than `MAX_PIXELS` pixels.
     """
-    width, height = _size(size, style)
-    dpi = style.dpi or DPI
-    if width * height * dpi**2 > MAX_PIXELS:
-        message = f"{width * dpi:,.0f} x {height * dpi:,.0f} pixels are more than {MAX_PIXELS:,}"
-        raise invalid_query("dpi", message)
-    font_size = _FONT_POINTS * min(1.5, math.sqrt(width / size[0]))  # smaller in small pictures, but not as much
-    with _DRAWING, rc_context({**_SETTINGS, "font.size": font_size}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        title = draw(figure)
-        if style.title is not None:
-            title = style.title
-        if title:
-            letters = round(_LETTERS_PER_INCH * width * _FONT_POINTS / font_size)
-            lines = [balanced(line, letters) for line in title.splitlines()]
-            is_own = style.title is None  # a caller's title may hold invalid formulas
-            figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
+
+    draw: Callable[[Figure], str]
+    size: tuple[float, float]
+
+    def figure(self, style: FigureStyle = DEFAULT_STYLE) -> Figure:
+        """Draw the picture.
+
+        Args:
+            style: Options that the caller chose.
+
+        Returns:
+            A figure of matplotlib, which belongs to no window.
+        """
+        size = _size(self.size, style)
+        font_size = self._font_size(size)
+        with _DRAWING, rc_context({**_SETTINGS, "font.size": font_size}):
+            figure = Figure(figsize=size, layout="constrained")
+            title = self.draw(figure)
+            if style.title is not None:
+                title = style.title
+            if title:
+                letters = round(_LETTERS_PER_INCH * size[0] * _FONT_POINTS / font_size)
+                lines = [balanced(line, letters) for line in title.splitlines()]
+                is_own = style.title is None  # a caller's title may hold invalid formulas
+                figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
+        return figure
+
+    def file(self, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+        """Draw the picture, and return its file.
+
+        Args:
+            name: One of `FIGURE_FORMATS`.
+            style: Options that the caller chose.
+
+        Returns:
+            The bytes of the file.
+
+        Raises:
+            FigureTooLargeError: It would have more than `MAX_PIXELS` pixels.
+        """
+        width, height = size = _size(self.size, style)
+        dpi = style.dpi or DPI
+        if width * height * dpi**2 > MAX_PIXELS:
+            message = f"{width * dpi:,.0f} x {height * dpi:,.0f} pixels are more than {MAX_PIXELS:,}"
+            raise FigureTooLargeError(message)
+        figure, buffer = self.figure(style), io.BytesIO()
+        with _DRAWING, rc_context({**_SETTINGS, "font.size": self._font_size(size)}):  # ticks are made only now
+            figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
         return buffer.getvalue()
+
+    def _font_size(self, size: tuple[float, float]) -> float:
+        """Return the size of letters in points, which are smaller in small pictures, but not as much."""
+        return _FONT_POINTS * min(1.5, math.sqrt(size[0] / self.size[0]))
 
 
 def balanced(text: str, most: int) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
 from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.spectrum_results import Estimate
-from hessian_spectrum.service.plots.figure import (
+from hessian_spectrum.results.plots.figure import (
     MethodPlot,
     axis_unit,
     columns_that_fit,

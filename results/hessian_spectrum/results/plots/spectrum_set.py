@@ -11,23 +11,21 @@ from matplotlib.ticker import MaxNLocator
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult
-from hessian_spectrum.service.plots.figure import (
-    DEFAULT_STYLE,
-    FigureStyle,
+from hessian_spectrum.results.plots.figure import (
+    Drawing,
     MethodPlot,
     axis_unit,
     columns_that_fit,
-    render_figure,
     unit_suffix,
 )
-from hessian_spectrum.service.plots.spectrum import label_units, matrix_title, method_plots, shortened
+from hessian_spectrum.results.plots.spectrum import label_units, matrix_title, method_plots, shortened
 
 _LABEL_INCHES = 3.2
 _MANY = 10  # most curves with distinct colours
 
 
-def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Densities, eigenvalues by rank, cumulative spectra or traces in one figure, as a file of the format `name`."""
+def plot_spectrum_set(result: SpectrumSetResult) -> Drawing:
+    """Densities, eigenvalues by rank, cumulative spectra or traces in one figure."""
     plot = method_plots()[result.spectra[0].method]
     unit = axis_unit(max(map(plot.extent, result.spectra)))
 
@@ -45,7 +43,7 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
         figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize="small")
         return _title(result.spectra, plot)
 
-    return render_figure(draw, size=(9, 5.2), name=name, style=style)
+    return Drawing(draw, (9, 5.2))
 
 
 def _colours(number: int) -> list[Any]:

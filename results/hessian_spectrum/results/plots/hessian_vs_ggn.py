@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
     MeanCurve,
     ModelComparison,
 )
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle, columns_that_fit, render_figure
+from hessian_spectrum.results.plots.figure import Drawing, columns_that_fit
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
 _MAX_LABELS = 12
@@ -32,7 +32,7 @@ _RESIDUAL = "mean residual norm"
 Quantity = Callable[[ComparisonPoint], float | None]
 
 
-def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+def plot_hessian_vs_ggn(result: HessianVsGgnResult) -> Drawing:
     """Plot the relative error against residual, loss and step, and the loss against the step.
 
     Lines are means over seeds, bands are their standard errors, and dots are single points, hollow where an eigenvalue
@@ -40,11 +40,9 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
 
     Args:
         result: The result of a `hessian-vs-ggn` job.
-        name: A format of figures.
-        style: Options of the figure that the caller chose.
 
     Returns:
-        The bytes of the file.
+        The picture.
     """
     trained = result.curves[0].loss is not None
 
@@ -66,7 +64,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
         return _title(result, trained=trained)
 
-    return render_figure(draw, size=(10, 7.5), name=name, style=style)
+    return Drawing(draw, (10, 7.5))
 
 
 def _draw(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hessian_spectrum.service.plots.closed_form import plot_closed_form
+from hessian_spectrum.results.plots.closed_form import plot_closed_form
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum
 
 
@@ -32,5 +32,5 @@ def test_any_range_is_drawn(values: list[float]) -> None:
         trace=0.0,
         statistics={},
     )
-    assert plot_closed_form(spectrum, "png").startswith(b"\x89PNG")
-    assert b"<svg" in plot_closed_form(spectrum, "svg")
+    assert plot_closed_form(spectrum).file("png").startswith(b"\x89PNG")
+    assert b"<svg" in plot_closed_form(spectrum).file("svg")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hessian_spectrum.api_schemas.methods.slice import SliceResult
-from hessian_spectrum.service.plots.figure import MethodPlot, axis_unit
+from hessian_spectrum.results.plots.figure import MethodPlot, axis_unit
 
 _BLUE, _GREY = "#1f5fa8", "#6b7280"
 

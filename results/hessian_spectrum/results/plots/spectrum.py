@@ -15,19 +15,17 @@ from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, mea
 from hessian_spectrum.api_schemas.matrices import OF_GRADIENTS
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.planning.registry import merged
-from hessian_spectrum.service import plots
-from hessian_spectrum.service.plots.figure import (
-    DEFAULT_STYLE,
-    FigureStyle,
+from hessian_spectrum.results import plots
+from hessian_spectrum.results.plots.figure import (
+    Drawing,
     MethodPlot,
     axis_unit,
     columns_that_fit,
     decade_ticks,
     products_of,
-    render_figure,
     unit_suffix,
 )
-from hessian_spectrum.service.plots.trace import DiagonalSample
+from hessian_spectrum.results.plots.trace import DiagonalSample
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 _MATRIX_NAMES = {
@@ -54,10 +52,8 @@ _EIGENVALUE = f"eigenvalue{_UNIT}"
 Numbers = NDArray[np.float64]
 
 
-def plot_result(
-    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
-) -> bytes:
-    """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
+def plot_result(result: AnySpectrumResult, *, diagonal: DiagonalSample | None = None) -> Drawing:
+    """Plot a result; a trace with the distribution of its diagonal if there is one."""
     plot = method_plots()[result.method]
 
     def draw(figure: Figure) -> str:
@@ -68,7 +64,7 @@ def plot_result(
         label_units(figure, result)
         return f"{_subject(result)}, {title}"
 
-    return render_figure(draw, size=(9, plot.height(diagonal is not None)), name=name, style=style)
+    return Drawing(draw, (9, plot.height(diagonal is not None)))
 
 
 @cache

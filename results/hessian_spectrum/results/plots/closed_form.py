@@ -1,21 +1,20 @@
 """Plot of a spectrum of few eigenvalues with multiplicities."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from hessian_spectrum.service.plots.figure import (
-    DEFAULT_STYLE,
-    FigureStyle,
+from hessian_spectrum.results.plots.figure import (
+    Drawing,
     axis_unit,
     decade_ticks,
-    render_figure,
     unit_suffix,
 )
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Role, Spectrum
+
+Role: TypeAlias = Literal["outlier", "bulk", "zero"]
 
 COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}
 
@@ -28,10 +27,46 @@ _LABEL_WIDTH, _LABEL_LEVELS = 62, 3  # pixels
 _FOOT = 0.5  # lower end of stems: below 1, the smallest multiplicity, on a logarithmic axis
 
 
-def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Plot stems at the eigenvalues, as high as their multiplicities, coloured by role; a file of the format `name`."""
-    unit = axis_unit(spectrum.scale)
-    stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
+class Stem(NamedTuple):
+    """An eigenvalue in the unit of the axis."""
+
+    value: float
+    multiplicity: int
+    role: Role
+
+
+class ClosedForm(Protocol):
+    """What is drawn of a closed form: a message, or what the service computes for one."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the model."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of rows of the matrix."""
+
+    @property
+    def method(self) -> str:
+        """How the eigenvalues were derived."""
+
+    @property
+    def eigenvalues(self) -> Sequence[Any]:
+        """Distinct eigenvalues with `value`, `multiplicity` and `role`, at least one."""
+
+    @property
+    def trace(self) -> float:
+        """Sum of the eigenvalues."""
+
+    @property
+    def sharpness(self) -> float:
+        """Largest eigenvalue."""
+
+
+def plot_closed_form(spectrum: ClosedForm) -> Drawing:
+    """Plot stems at the eigenvalues, as high as their multiplicities, coloured by role."""
+    unit = axis_unit(max(abs(each.value) for each in spectrum.eigenvalues))
+    stems = [Stem(each.value / unit, each.multiplicity, each.role) for each in spectrum.eigenvalues]
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -46,10 +81,10 @@ def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT
             f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}"
         )
 
-    return render_figure(draw, size=(8, 4.5), name=name, style=style)
+    return Drawing(draw, (8, 4.5))
 
 
-def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], *, role: Role, colour: str) -> None:
+def _draw_stems(axes: Any, stems: Sequence[Stem], *, role: Role, colour: str) -> None:
     if not stems:
         return
     values = [stem.value for stem in stems]
@@ -59,7 +94,7 @@ def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], *, role: Role, colour: s
     axes.plot(values, multiplicities, "o", color=colour, markersize=size, label=f"{role}: {sum(multiplicities):,}")
 
 
-def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
+def _scale_axes(axes: Any, stems: Sequence[Stem]) -> None:
     magnitudes = np.abs([stem.value for stem in stems])
     largest = float(magnitudes.max())
     distinguishable = magnitudes[magnitudes >= largest * 10.0**-_MAX_DECADES]
@@ -77,7 +112,7 @@ def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
     axes.legend(loc="upper right", fontsize="small", title="eigenvalues", title_fontsize="small")
 
 
-def _label_stems(axes: Any, stems: Sequence[Eigenvalue]) -> None:
+def _label_stems(axes: Any, stems: Sequence[Stem]) -> None:
     """Label each stem with value and multiplicity, higher where another label is near."""
     last: dict[int, tuple[float, int]] = {}  # position and height of the last label, by multiplicity
     for stem in reversed(stems):

@@ -22,8 +22,8 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     Quadrature,
     RitzValue,
 )
-from hessian_spectrum.serialization.hessian_vs_ggn_arrays import comparison_arrays
-from hessian_spectrum.serialization.tables import result_table
+from hessian_spectrum.results.comparison_arrays import comparison_arrays
+from hessian_spectrum.results.tables import result_table
 
 Arrays = dict[str, NDArray[Any]]
 

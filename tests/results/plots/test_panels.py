@@ -9,8 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from hessian_spectrum.api_schemas.figures.results import Curve, Panel
-from hessian_spectrum.service.plots import panels as panel_plot
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, balanced
+from hessian_spectrum.results.plots import panels as panel_plot
+from hessian_spectrum.results.plots.figure import balanced
 
 
 def drawn(curves: Sequence[Curve], monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Axes:
@@ -24,7 +24,7 @@ def drawn(curves: Sequence[Curve], monkeypatch: pytest.MonkeyPatch, **fields: An
 
     monkeypatch.setattr(panel_plot, "_draw_panel", keeping)
     panel = Panel(title="", x_label="", y_label="", curves=list(curves), **fields)
-    panel_plot.plot_panels([panel], "", "png", DEFAULT_STYLE)
+    panel_plot.plot_panels([panel], "").file("png")
     return kept[0]
 
 

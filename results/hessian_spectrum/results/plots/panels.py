@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from hessian_spectrum.api_schemas.figures.results import AxisScale, Curve, Panel
-from hessian_spectrum.service.plots.figure import FigureStyle, balanced, columns_that_fit, decade_ticks, render_figure
+from hessian_spectrum.results.plots.figure import Drawing, balanced, columns_that_fit, decade_ticks
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3", "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
 _REFERENCE_COLOUR = "#444444"
@@ -31,17 +31,15 @@ _COINCIDENT = 0.01
 _LINES = {"line": "-", "dashed": "--", "line-markers": "-", "markers": "", "step": "-", "bars": ""}
 
 
-def plot_panels(panels: Sequence[Panel], title: str, name: str, style: FigureStyle) -> bytes:
+def plot_panels(panels: Sequence[Panel], title: str) -> Drawing:
     """Plot panels side by side, with one legend for the labels that they share.
 
     Args:
         panels: What to draw.
         title: Title above all panels.
-        name: A format of figures.
-        style: Options of the figure that the caller chose.
 
     Returns:
-        The bytes of the file.
+        The picture.
     """
     num_columns = _num_columns(len(panels))
     num_rows = -(-len(panels) // num_columns)
@@ -56,7 +54,7 @@ def plot_panels(panels: Sequence[Panel], title: str, name: str, style: FigureSty
         return title
 
     width = max(_PANEL_WIDTH * num_columns, 5.5)
-    return render_figure(draw, size=(width, _PANEL_HEIGHT * num_rows + 1.2), name=name, style=style)
+    return Drawing(draw, (width, _PANEL_HEIGHT * num_rows + 1.2))
 
 
 def _num_columns(num_panels: int) -> int:

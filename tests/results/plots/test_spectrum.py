@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
-from hessian_spectrum.service.plots import trace as trace_plot
-from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
-from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample
-from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.results.plots import trace as trace_plot
+from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle, FigureTooLargeError
+from hessian_spectrum.results.plots.trace import DiagonalSample, diagonal_sample
+from hessian_spectrum.service.problems import problem_for
 from hessian_spectrum.service.serialization.render import render
 from tests.service.serialization.test_render import RANGES, exact, lanczos, result, top_k
 
@@ -156,12 +156,14 @@ def test_size_and_resolution() -> None:
 
 @pytest.mark.parametrize("name", FIGURE_FORMATS)
 def test_nobody_gets_a_picture_of_a_billion_pixels(name: str) -> None:
-    with pytest.raises(ProblemError, match="Invalid request") as caught:
+    message = "12,000 x 12,000 pixels are more than 20,000,000"
+    with pytest.raises(FigureTooLargeError, match=message) as caught:
         render(exact([1.0, 2.0]), name, FigureStyle(width_inches=20, height_inches=20, dpi=600))
-    errors = caught.value.problem.errors
-    assert errors is not None
-    assert errors[0].loc == ["query", "dpi"]
-    assert errors[0].msg == "12,000 x 12,000 pixels are more than 20,000,000"
+    known = problem_for(caught.value)
+    assert known is not None
+    assert known.problem.errors is not None
+    assert known.problem.errors[0].loc == ["query", "dpi"]
+    assert known.problem.errors[0].msg == message
 
 
 # traces

@@ -1,0 +1,1 @@
+"""Results as arrays, tables and plots."""
