@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.message import AnyNumbers, ArrayVectorOrRows, Message, RequestMessage, misfit, shape
 from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel
 from hessian_spectrum.api_schemas.models.attention import num_scores
@@ -188,7 +189,7 @@ class DescentPath(Message):
 Statistic = float | str | None
 
 
-class ClosedFormSpectrum(Message):
+class ClosedFormSpectrum(DisplayedMessage):
     """The complete spectrum of a Hessian as distinct eigenvalues with multiplicities, descending."""
 
     # the route's `to_document` fills in the fields, without a validation

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.spectrum_results import Computation, RitzValue, UsedCheckpoint
 
@@ -89,7 +90,7 @@ class ModelComparison(Message):
     )
 
 
-class HessianVsGgnResult(Message):
+class HessianVsGgnResult(DisplayedMessage):
     """Comparison of the largest eigenvalues of the Gauss-Newton matrix and of the Hessian."""
 
     kind: Literal["hessian-vs-ggn"] = "hessian-vs-ggn"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 from pydantic import ConfigDict, Field, RootModel, SkipValidation
 from typing_extensions import TypeAliasType
 
+from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
@@ -30,7 +31,7 @@ class JobRequest(RootModel[Annotated[AnyJobRequest, Field(discriminator="kind")]
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class SpectrumSetResult(Message):
+class SpectrumSetResult(DisplayedMessage):
     """Spectra of one job: of several attention sinks, of several blocks, or of each block with each sink."""
 
     kind: Literal["spectrum-set"] = "spectrum-set"

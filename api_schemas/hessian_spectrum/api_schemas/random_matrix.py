@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validat
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, Seed, misfit
 
 MAX_POINTS = 100_000
@@ -215,7 +216,7 @@ class LawSample(Message):
     )
 
 
-class LawAnswer(Message):
+class LawAnswer(DisplayedMessage):
     """A law and its derived quantities, in the unit of its eigenvalues; `notes` explain values that are null."""
 
     law: Literal["wigner", "wishart", "hessian", "free-sum"] = Field(
@@ -277,7 +278,7 @@ class IndexOfRatio(Message):
     index_at_small_energy: float = Field(description="Limit of the index as the energy falls to 0.")
 
 
-class IndexCurveAnswer(Message):
+class IndexCurveAnswer(DisplayedMessage):
     """Index as a function of the energy, one curve for each ratio."""
 
     law: Literal["index-curve"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from hessian_spectrum.api_schemas.closed_form import Parameter
+from hessian_spectrum.api_schemas.display import DisplayedCurve, DisplayedMessage
 from hessian_spectrum.api_schemas.matrices import Matrix
 from hessian_spectrum.api_schemas.message import Message
 
@@ -16,7 +17,7 @@ class Band(Message):
     upper: list[float] = Field(description="Upper end of the band at each point of the grid.")
 
 
-class Density(Message):
+class Density(DisplayedCurve):
     """Smoothed spectral density; its integral is 1, or slightly less if few Lanczos steps spread mass off the grid."""
 
     grid: list[float] = Field(description="Eigenvalues at which the density is given, ascending.")
@@ -25,7 +26,7 @@ class Density(Message):
     band: Band = Field(description="Pointwise 95 % band that covers the errors of probes, quadrature and products.")
 
 
-class Cumulative(Message):
+class Cumulative(DisplayedCurve):
     """Share of eigenvalues up to each point of the grid, without smoothing."""
 
     grid: list[float] = Field(description="Eigenvalues at which the share is given, ascending.")
@@ -212,7 +213,7 @@ class StoredArrays(Message):
     shapes: dict[str, list[int]] = Field(description="Shapes by name of the arrays that are not in this document.")
 
 
-class MethodResult(Message):
+class MethodResult(DisplayedMessage):
     """Base of the results of all methods."""
 
     kind: Literal["spectrum"] = "spectrum"

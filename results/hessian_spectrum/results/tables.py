@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.experiments.figure import FigureResult
 from hessian_spectrum.api_schemas.experiments.series import SeriesEntry, SeriesResult
 from hessian_spectrum.api_schemas.experiments.sweep import SweepResult
@@ -14,13 +15,17 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResu
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult, TopKResult
-from hessian_spectrum.api_schemas.spectrum_results import Interval, MethodResult
+from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
+from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density, Interval, MethodResult
 
 Table = Mapping[str, Sequence[Cell]]
 """Columns by name, all of one length."""
 
 
-def result_table(result: AnyJobResult) -> Table:
+AnyResult = AnyJobResult | Density | Cumulative | ClosedFormSpectrum | LawAnswer | IndexCurveAnswer
+
+
+def result_table(result: AnyResult) -> Table:
     """The main numbers of a result.
 
     Args:
@@ -29,9 +34,17 @@ def result_table(result: AnyJobResult) -> Table:
     Returns:
         Columns by name: those of a sweep; the numbers at each step of a series, or at each point of a figure or of a
         comparison; eigenvalues, eigenpairs, the density, or the single numbers of a spectrum; of several spectra the
-        single numbers of each.
+        single numbers of each; the eigenvalues of a closed form; the density of a law, or its index curves.
     """
     match result:
+        case Density() | Cumulative():
+            table = _curve_table(result)
+        case ClosedFormSpectrum():
+            table = table_of([each.model_dump() for each in result.eigenvalues])
+        case LawAnswer():
+            table = {"eigenvalue": result.grid, "density": result.density, "cumulative": result.cumulative}
+        case IndexCurveAnswer():
+            table = _index_table(result)
         case MethodResult():
             table = _spectrum_table(result)
         case SweepResult():
@@ -65,6 +78,26 @@ def comparison_rows(model: ModelComparison) -> list[dict[str, Cell]]:
     return rows
 
 
+def _index_table(answer: IndexCurveAnswer) -> Table:
+    """Return the points of the index curves with the ratio of each."""
+    points = [
+        (curve.ratio, energy, index)
+        for curve in answer.curves
+        for energy, index in zip(curve.energies, curve.index, strict=True)
+    ]
+    return table_of([{"ratio": ratio, "energy": energy, "index": index} for ratio, energy, index in points])
+
+
+def _curve_table(curve: Density | Cumulative) -> Table:
+    name = "density" if isinstance(curve, Density) else "cumulative"
+    return {
+        "eigenvalue": curve.grid,
+        name: curve.values,
+        "lower": curve.band.lower,
+        "upper": curve.band.upper,
+    }
+
+
 def _set_row(index: int, spectrum: MethodResult) -> dict[str, Cell]:
     """Return the single numbers of one of several spectra."""
     row: dict[str, Cell] = {"spectrum": index, "block": spectrum.block, "loss": spectrum.loss}
@@ -93,8 +126,7 @@ def _spectrum_table(result: MethodResult) -> Table:
         case TopKResult():
             return table_of([pair.model_dump() for pair in result.eigenpairs])
         case LanczosResult(density=density):
-            ends = {"lower": density.band.lower, "upper": density.band.upper}
-            return {"eigenvalue": density.grid, "density": density.values} | ends
+            return _curve_table(density)
         case _:
             return table_of([{"quantity": name, **each.model_dump()} for name, each in headlines(result).items()])
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.figures.kind import Measurement
-from hessian_spectrum.api_schemas.message import Message, Tags, TimeLimit
+from hessian_spectrum.api_schemas.message import Tags, TimeLimit
 from hessian_spectrum.api_schemas.models.kind import KindMessage, kind_name
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -92,7 +93,7 @@ class ExperimentRequest(KindMessage):
         return copied
 
 
-class ExperimentResult(Message):
+class ExperimentResult(DisplayedMessage):
     """Base of the results of all experiments."""
 
     if TYPE_CHECKING:

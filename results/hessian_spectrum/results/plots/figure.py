@@ -64,19 +64,20 @@ class Drawing:
     draw: Callable[[Figure], str]
     size: tuple[float, float]
 
-    def figure(self, style: FigureStyle = DEFAULT_STYLE) -> Figure:
+    def figure(self, style: FigureStyle = DEFAULT_STYLE, new_figure: Callable[..., Figure] = Figure) -> Figure:
         """Draw the picture.
 
         Args:
             style: Options that the caller chose.
+            new_figure: Makes the figure; the default belongs to no window.
 
         Returns:
-            A figure of matplotlib, which belongs to no window.
+            The figure.
         """
         size = _size(self.size, style)
         font_size = self._font_size(size)
         with _DRAWING, rc_context({**_SETTINGS, "font.size": font_size}):
-            figure = Figure(figsize=size, layout="constrained")
+            figure = new_figure(figsize=size, layout="constrained")
             title = self.draw(figure)
             if style.title is not None:
                 title = style.title

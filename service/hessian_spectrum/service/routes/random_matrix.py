@@ -29,7 +29,7 @@ from hessian_spectrum.api_schemas.random_matrix import (
 )
 from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.results.plots.random_matrix import plot_index_curves, plot_law
-from hessian_spectrum.results.tables import Table, csv_text, table_of
+from hessian_spectrum.results.tables import csv_text, result_table
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
@@ -346,19 +346,11 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
         answer = compute(request)
         return answer.model_dump_json().encode() if name == "json" else _npz(answer)
     if name == "csv":
-        return csv_text(_table(compute(request))).encode()
+        return csv_text(result_table(compute(request))).encode()
     answer = compute(_request_of_plot(request))
     if isinstance(answer, IndexCurveAnswer):
         return plot_index_curves(answer).file(name, style)
     return plot_law(answer).file(name, style)
-
-
-def _table(answer: LawAnswer | IndexCurveAnswer) -> Table:
-    """Return the density of a law, or the points of the index curves with the ratio of each."""
-    if isinstance(answer, LawAnswer):
-        return {"eigenvalue": answer.grid, "density": answer.density, "cumulative": answer.cumulative}
-    lists = [(curve.ratio, list(zip(curve.energies, curve.index, strict=True))) for curve in answer.curves]
-    return table_of([{"ratio": r, "energy": e, "index": i} for r, points in lists for e, i in points])
 
 
 def _request_of_plot(request: RandomMatrixRequest) -> RandomMatrixRequest:

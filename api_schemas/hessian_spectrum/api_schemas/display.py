@@ -1,0 +1,85 @@
+"""Results in notebooks: figures, tables and labelled arrays, made by the distribution `hessian-spectrum-results`."""
+
+import importlib
+from typing import Any
+
+from hessian_spectrum.api_schemas.message import Message
+
+BACKEND = "hessian_spectrum.results.display"
+"""Module that draws and converts results."""
+
+_MISSING = "install hessian-spectrum-results[notebook] to draw results and to convert them to pandas and xarray"
+
+
+class DisplayedMessage(Message):
+    """A result that notebooks show as a picture."""
+
+    def plot(self, **style: Any) -> Any:
+        """Draw the result in a new figure of pyplot.
+
+        Args:
+            **style: Options of the figure: width_inches, height_inches and title, or some of them.
+
+        Returns:
+            The axes of the figure, one or an array of several.
+
+        Raises:
+            ImportError: If matplotlib or hessian-spectrum-results is not installed.
+        """
+        return _backend().plot(self, **style)
+
+    def to_pandas(self) -> Any:
+        """Convert the main numbers of the result.
+
+        Returns:
+            A `pandas.DataFrame` with the columns of the result as CSV.
+
+        Raises:
+            ImportError: If pandas or hessian-spectrum-results is not installed.
+        """
+        return _backend().to_pandas(self)
+
+    def to_xarray(self) -> Any:
+        """Convert all arrays of the result.
+
+        Returns:
+            An `xarray.Dataset` with named dimensions; the other fields of the result are its attributes.
+
+        Raises:
+            ImportError: If xarray or hessian-spectrum-results is not installed.
+        """
+        return _backend().to_xarray(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook shows; None, for the text instead, where it cannot be drawn."""
+        try:
+            picture: bytes = _backend().png(self)
+        except ImportError:
+            return None
+        return picture
+
+
+class DisplayedCurve(DisplayedMessage):
+    """A curve with a band, which can be added to axes that exist."""
+
+    def plot(self, axes: Any = None, **options: Any) -> Any:
+        """Draw the curve and its 95 % band.
+
+        Args:
+            axes: Axes of matplotlib; None: those of pyplot's current figure.
+            **options: Options of `axes.plot` for the curve, such as `label` and `color`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If matplotlib or hessian-spectrum-results is not installed.
+        """
+        return _backend().plot_curve(self, axes, **options)
+
+
+def _backend() -> Any:
+    try:
+        return importlib.import_module(BACKEND)
+    except ModuleNotFoundError as error:
+        raise ImportError(_MISSING) from error
