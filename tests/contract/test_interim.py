@@ -54,29 +54,30 @@ def test_a_density_becomes_sharper_until_the_job_ends(server: Any, client: Spect
 
 def test_an_interim_result_has_all_formats(server: Any, client: SpectrumClient) -> None:
     job_id = client.submit(ENDLESS).id
+    http = httpx.Client(timeout=60)
     try:
         identifier = wait_for_interim(client, job_id)
         address = f"{server.url}/v1/jobs/{job_id}/result"
-        assert httpx.get(address).status_code == 409
-        answer = httpx.get(f"{address}?interim=true")
+        assert http.get(address).status_code == 409
+        answer = http.get(f"{address}?interim=true")
         assert (answer.status_code, answer.json()["interim"], answer.json()["method"]) == (200, True, "lanczos")
         for name, beginning in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("npz", b"PK"), ("csv", b"eigenvalue,")):
-            file = httpx.get(f"{address}.{name}?interim=true")
+            file = http.get(f"{address}.{name}?interim=true")
             assert file.content.startswith(beginning), file.text
-        smoothed = httpx.get(f"{address}?interim=true&num_points=100").json()
+        smoothed = http.get(f"{address}?interim=true&num_points=100").json()
         assert len(smoothed["density"]["grid"]) == 100
         assert smoothed["interim"] is True
         deadline = time.monotonic() + 60
         while client.job(job_id).interim == identifier:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert httpx.get(f"{address}?interim=perhaps").status_code == 422
+        assert http.get(f"{address}?interim=perhaps").status_code == 422
     finally:
         client.cancel(job_id)
     assert client.wait(job_id).state == "cancelled"
     with pytest.raises(JobFailedError, match="cancelled"):
         list(client.interim_results(job_id))
-    assert httpx.get(f"{address}?interim=true").json()["type"] == "/problems/job-cancelled"
+    assert http.get(f"{address}?interim=true").json()["type"] == "/problems/job-cancelled"
 
 
 def test_other_methods_have_none(client: SpectrumClient) -> None:

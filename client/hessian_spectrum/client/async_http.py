@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -31,7 +31,9 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
+from hessian_spectrum.client.jobs import AsyncClientJob, batch_of, parts_of
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.progress import listeners
 from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
@@ -62,29 +64,69 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     def _connect(**options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(**options)
 
-    async def jobs(self, state: JobState | None = None, tag: str | None = None) -> AsyncIterator[Job]:
+    async def submit(
+        self, request: Body, *, wait_seconds: int = 0, idempotency_key: str | None = None, fresh: bool = False
+    ) -> AsyncClientJob:
+        """Submit a job, as `SpectrumClient.submit` does."""
+        sent = endpoints.submit(request, wait_seconds=wait_seconds, idempotency_key=idempotency_key, fresh=fresh)
+        return self._owned(await self._run(sent))
+
+    async def submit_many(
+        self,
+        requests: Body | Sequence[Body],
+        over: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        fresh: bool = False,
+    ) -> list[AsyncClientJob]:
+        """Submit many jobs, as `SpectrumClient.submit_many` does, and return them as a list."""
+        jobs: list[Job] = []
+        for number, part in enumerate(parts_of(batch_of(requests, over)[0])):
+            key = idempotency_key if idempotency_key is None or number == 0 else f"{idempotency_key}-{number}"
+            sent = endpoints.submit_batch(part, idempotency_key=key, fresh=fresh)
+            batch: list[Job] = await self._run(sent)
+            jobs += batch
+        return list(map(self._owned, jobs))
+
+    async def job(self, job_id: str, wait_seconds: float = 0.0) -> AsyncClientJob:
+        """Return the record of a job, after at most `wait_seconds` if it has not ended."""
+        return self._owned(await self._run(endpoints.job(job_id, wait_seconds)))
+
+    async def cancel(self, job_id: str) -> AsyncClientJob:
+        """Cancel a job; its record shows when it has ended."""
+        return self._owned(await self._run(endpoints.cancel(job_id)))
+
+    def _owned(self, job: Job) -> AsyncClientJob:
+        return AsyncClientJob.of(job, self)
+
+    async def jobs(self, state: JobState | None = None, tag: str | None = None) -> AsyncIterator[AsyncClientJob]:
         """Yield all jobs, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = await self._run(endpoints.jobs(state, tag, token))
             for job in page.jobs:
-                yield job
+                yield self._owned(job)
             if (token := page.next_page_token) is None:
                 return
 
     async def wait(
-        self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
-    ) -> Job:
+        self,
+        job_id: str,
+        timeout_seconds: float = float("inf"),
+        on_change: Callable[[Job], None] | None = None,
+        *,
+        progress: bool = False,
+    ) -> AsyncClientJob:
         """Wait for the end of a job and return its record, as `SpectrumClient.wait` does."""
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
-        while True:
-            seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
-            job = await self._follow(endpoints.job(job_id, seconds), retry)
-            if on_change:
-                on_change(job)
-            if job.state in ENDED_STATES or time.monotonic() >= deadline:
-                return job
+        with listeners(job_id, on_change, progress=progress) as tell:
+            while True:
+                seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
+                job = await self._follow(endpoints.job(job_id, seconds), retry)
+                tell(job)
+                if job.state in ENDED_STATES or time.monotonic() >= deadline:
+                    return self._owned(job)
 
     async def events(self, job_id: str) -> AsyncIterator[Job]:
         """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""

@@ -70,6 +70,7 @@ class ClientBase(ABC, Generic[HttpClient]):
         patience_seconds: Longest time for which a call is repeated while the server is busy.
         outage_seconds: Longest outage for which `wait`, `events` and `run` continue, for example while the server
             restarts; a warning is logged when an outage begins.
+        transport: What sends requests, as httpx has it; a `testing.FakeServer` answers them itself.
     """
 
     is_asynchronous: ClassVar[bool] = False
@@ -81,16 +82,12 @@ class ClientBase(ABC, Generic[HttpClient]):
     random_matrix = Endpoint(endpoints.random_matrix)
     random_matrix_file = Endpoint(endpoints.random_matrix_file)
     estimate = Endpoint(endpoints.estimate)
-    submit = Endpoint(endpoints.submit)
-    submit_batch = Endpoint(endpoints.submit_batch)
-    job = Endpoint(endpoints.job)
     request = Endpoint(endpoints.request)
     result = Endpoint(endpoints.result)
     result_file = Endpoint(endpoints.result_file)
     series = Endpoint(endpoints.series)
     series_file = Endpoint(endpoints.series_file)
     figures = Endpoint(endpoints.figures)
-    cancel = Endpoint(endpoints.cancel)
     delete = Endpoint(endpoints.delete)
     upload_module = Endpoint(endpoints.upload_module)
     upload_parameters = Endpoint(endpoints.upload_parameters)
@@ -107,12 +104,13 @@ class ClientBase(ABC, Generic[HttpClient]):
         *,
         patience_seconds: float = 60.0,
         outage_seconds: float = 600.0,
+        transport: Any = None,
     ) -> None:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
         self._base_url, self._api_key = base_url, None if api_key is None else SecretStr(api_key)
         self._has_answered = False
-        self._http: HttpClient = self._connect(**connection(base_url, api_key))
+        self._http: HttpClient = self._connect(**connection(base_url, api_key), transport=transport)
 
     @staticmethod
     @abstractmethod

@@ -1,7 +1,7 @@
 """Synchronous client of the spectrum server."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -30,7 +30,9 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
+from hessian_spectrum.client.jobs import ClientJob, JobGroup, batch_of, parts_of
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.progress import listeners
 from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
@@ -69,24 +71,94 @@ class SpectrumClient(ClientBase[httpx.Client]):
         patience_seconds: Longest time for which a call is repeated while the server is busy.
         outage_seconds: Longest outage for which `wait`, `events` and `run` continue, for example while the server
             restarts; a warning is logged when an outage begins.
+        transport: What sends requests, as httpx has it; a `testing.FakeServer` answers them itself.
     """
 
     @staticmethod
     def _connect(**options: Any) -> httpx.Client:
         return httpx.Client(**options)
 
-    def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[Job]:
+    def submit(
+        self, request: Body, *, wait_seconds: int = 0, idempotency_key: str | None = None, fresh: bool = False
+    ) -> ClientJob:
+        """Submit a job.
+
+        Args:
+            request: Model of the request or a dictionary of its fields.
+            wait_seconds: Time, at most 60 s, to wait for the end of the job before the call returns.
+            idempotency_key: Key under which the same request, sent again within a day, returns the same job.
+            fresh: Whether to compute even if an equal request has a stored result.
+
+        Returns:
+            The job.
+        """
+        sent = endpoints.submit(request, wait_seconds=wait_seconds, idempotency_key=idempotency_key, fresh=fresh)
+        return self._owned(self._run(sent))
+
+    def submit_many(
+        self,
+        requests: Body | Sequence[Body],
+        over: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        fresh: bool = False,
+    ) -> JobGroup:
+        """Submit many jobs; up to 1,000 of them are accepted together, or none.
+
+        Args:
+            requests: Models of the requests or dictionaries of their fields; with `over`, the fields that the jobs of a
+                grid have in common.
+            over: Values by the path of a field, such as `{"method.num_probes": [2, 4, 8]}`; there is a job for each
+                combination of values.
+            idempotency_key: Key under which the same requests, sent again within a day, return the same jobs.
+            fresh: Whether to compute even if an equal request has a stored result.
+
+        Returns:
+            The jobs, in the order of the requests; of a grid, the values of the last path vary fastest.
+
+        Example:
+            ```python
+            jobs = client.submit_many(request, over={"model.seed": [0, 1, 2], "method.num_probes": [2, 8]})
+            results = jobs.results(progress=True)
+            ```
+        """
+        bodies, points = batch_of(requests, over)
+        jobs: list[Job] = []
+        for number, part in enumerate(parts_of(bodies)):
+            key = idempotency_key if idempotency_key is None or number == 0 else f"{idempotency_key}-{number}"
+            sent = endpoints.submit_batch(part, idempotency_key=key, fresh=fresh)
+            batch: list[Job] = self._run(sent)
+            jobs += batch
+        return JobGroup(map(self._owned, jobs), points)
+
+    def job(self, job_id: str, wait_seconds: float = 0.0) -> ClientJob:
+        """Return the record of a job, after at most `wait_seconds` if it has not ended."""
+        return self._owned(self._run(endpoints.job(job_id, wait_seconds)))
+
+    def cancel(self, job_id: str) -> ClientJob:
+        """Cancel a job; its record shows when it has ended."""
+        return self._owned(self._run(endpoints.cancel(job_id)))
+
+    def _owned(self, job: Job) -> ClientJob:
+        return ClientJob.of(job, self)
+
+    def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[ClientJob]:
         """Yield all jobs, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = self._run(endpoints.jobs(state, tag, token))
-            yield from page.jobs
+            yield from map(self._owned, page.jobs)
             if (token := page.next_page_token) is None:
                 return
 
     def wait(
-        self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
-    ) -> Job:
+        self,
+        job_id: str,
+        timeout_seconds: float = float("inf"),
+        on_change: Callable[[Job], None] | None = None,
+        *,
+        progress: bool = False,
+    ) -> ClientJob:
         """Wait for the end of a job.
 
         Args:
@@ -94,6 +166,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
             timeout_seconds: Time in seconds after which to return at the latest. A server that is slow to answer then
                 delays it by two seconds at most.
             on_change: Receives the job's record about once a second.
+            progress: Whether to show a bar with rate and time left, in a terminal or a notebook.
 
         Returns:
             The record of the job when it has ended, or when the time is over.
@@ -103,13 +176,13 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
-        while True:
-            seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
-            job = self._follow(endpoints.job(job_id, seconds), retry)
-            if on_change:
-                on_change(job)
-            if job.state in ENDED_STATES or time.monotonic() >= deadline:
-                return job
+        with listeners(job_id, on_change, progress=progress) as tell:
+            while True:
+                seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
+                job = self._follow(endpoints.job(job_id, seconds), retry)
+                tell(job)
+                if job.state in ENDED_STATES or time.monotonic() >= deadline:
+                    return self._owned(job)
 
     def events(self, job_id: str) -> Iterator[Job]:
         """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""

@@ -1,7 +1,7 @@
 """Progress bar of a job, in a terminal or a notebook."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -46,6 +46,55 @@ class JobProgress:
     def draw(self, picture: RenderableType) -> None:
         """Show a picture above the bar, in place of an earlier one."""
         self._live.update(Group(picture, self._bar), refresh=True)
+
+
+@contextmanager
+def listeners(
+    job_id: str, on_change: Callable[[Job], None] | None, *, progress: bool
+) -> Iterator[Callable[[Job], None]]:
+    """Tell a function, and a progress bar if there is to be one, of each record of a job until the end of the block.
+
+    Args:
+        job_id: Id of the job.
+        on_change: The function.
+        progress: Whether there is a bar.
+
+    Yields:
+        A function that takes the records.
+    """
+    with job_progress(Console(stderr=True), job_id[:12]) if progress else nullcontext() as bar:
+
+        def tell(job: Job) -> None:
+            if bar is not None:
+                bar.show(job)
+            if on_change is not None:
+                on_change(job)
+
+        yield tell
+
+
+@contextmanager
+def group_progress(console: Console, num_jobs: int, *, is_shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of several jobs until the end of the block.
+
+    Args:
+        console: Where the bar is shown.
+        num_jobs: Number of jobs.
+        is_shown: Whether there is a bar.
+
+    Yields:
+        A function that takes the number of jobs that have ended.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(""),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not is_shown) as bar:
+        task = bar.add_task("jobs", total=num_jobs)
+        yield lambda num_ended: bar.update(task, completed=num_ended)
 
 
 @contextmanager

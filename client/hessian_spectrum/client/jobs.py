@@ -1,0 +1,249 @@
+"""Jobs as the clients return them: records that can be waited for, and groups of jobs."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from itertools import product
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from pydantic import BaseModel, PrivateAttr
+from rich.console import Console
+
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, MAX_BATCH_JOBS, AnyJobResult, Job
+from hessian_spectrum.client.errors import JobFailedError
+from hessian_spectrum.client.progress import group_progress
+from hessian_spectrum.client.requests import Body
+
+if TYPE_CHECKING:
+    from hessian_spectrum.client.async_http import AsyncSpectrumClient
+    from hessian_spectrum.client.http import SpectrumClient
+
+
+class _OwnedJob(Job):
+    """The record of a job, and the client that read it."""
+
+    _client: Any = PrivateAttr()
+
+    @classmethod
+    def of(cls, job: Job, client: Any) -> Self:
+        """Return the record with its client."""
+        owned = cls.model_construct(**dict(job))
+        owned._client = client
+        return owned
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job had ended when this record was read."""
+        return self.state in ENDED_STATES
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        reached = self.progress
+        rows = {
+            "job": self.id,
+            "computes": self.summary or self.kind,
+            "state": self.state,
+            "progress": ""
+            if self.has_ended
+            else f"{reached.phase} {reached.done:,} of {reached.total:,} {reached.unit}",
+            "error": "" if self.error is None else f"{self.error.title}. {self.error.detail or ''}",
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, text in rows.items()
+            if text
+        )
+        return f"<table>{cells}</table>"
+
+
+class ClientJob(_OwnedJob):
+    """The record of a job, with what can be done with the job; a record does not change, a method returns a new one."""
+
+    _client: "SpectrumClient" = PrivateAttr()
+
+    def refresh(self) -> "ClientJob":
+        """Return the present record."""
+        return self._client.job(self.id)
+
+    def wait(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> "ClientJob":
+        """Wait for the end of the job.
+
+        Args:
+            timeout_seconds: Time in seconds after which to return at the latest.
+            progress: Whether to show a bar with rate and time left, in a terminal or a notebook.
+
+        Returns:
+            The record when the job has ended, or when the time is over.
+
+        Raises:
+            ServerUnreachableError: If the server does not answer until the time is over.
+        """
+        return self._client.wait(self.id, timeout_seconds, progress=progress)
+
+    def result(self, *, progress: bool = False) -> AnyJobResult:
+        """Wait for the end of the job and return its result.
+
+        Args:
+            progress: Whether to show a bar with rate and time left.
+
+        Returns:
+            The result.
+
+        Raises:
+            JobFailedError: If the job ends without a result.
+        """
+        job = self.wait(progress=progress)
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        return self._client.result(self.id)
+
+    def interim_results(self) -> Iterator[AnyJobResult]:
+        """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
+        return self._client.interim_results(self.id)
+
+    def request(self) -> dict[str, Any]:
+        """Return the request of the job, to submit it again."""
+        return self._client.request(self.id)
+
+    def cancel(self) -> "ClientJob":
+        """Cancel the job; the record shows when it has ended."""
+        return self._client.cancel(self.id)
+
+    def delete(self) -> None:
+        """Delete the job, which must have ended, and its result."""
+        self._client.delete(self.id)
+
+
+class AsyncClientJob(_OwnedJob):
+    """`ClientJob` for asyncio, with the same methods; they are awaited."""
+
+    _client: "AsyncSpectrumClient" = PrivateAttr()
+
+    async def refresh(self) -> "AsyncClientJob":
+        """Return the present record."""
+        return await self._client.job(self.id)
+
+    async def wait(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> "AsyncClientJob":
+        """Wait for the end of the job and return its record, as `ClientJob.wait` does."""
+        return await self._client.wait(self.id, timeout_seconds, progress=progress)
+
+    async def result(self, *, progress: bool = False) -> AnyJobResult:
+        """Wait for the end of the job and return its result, as `ClientJob.result` does."""
+        job = await self.wait(progress=progress)
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        return await self._client.result(self.id)
+
+    def interim_results(self) -> AsyncIterator[AnyJobResult]:
+        """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
+        return self._client.interim_results(self.id)
+
+    async def request(self) -> dict[str, Any]:
+        """Return the request of the job, to submit it again."""
+        return await self._client.request(self.id)
+
+    async def cancel(self) -> "AsyncClientJob":
+        """Cancel the job; the record shows when it has ended."""
+        return await self._client.cancel(self.id)
+
+    async def delete(self) -> None:
+        """Delete the job, which must have ended, and its result."""
+        await self._client.delete(self.id)
+
+
+class JobGroup(Sequence[ClientJob]):
+    """Jobs that were submitted together, in the order of their requests.
+
+    Args:
+        jobs: The jobs.
+        points: The values that each job has of the fields that vary, if the jobs are a grid.
+    """
+
+    def __init__(self, jobs: Iterable[ClientJob], points: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self._jobs = list(jobs)
+        self.points: list[Mapping[str, Any]] = [{} for _ in self._jobs] if points is None else list(points)
+
+    @overload
+    def __getitem__(self, index: int) -> ClientJob: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "JobGroup": ...
+
+    def __getitem__(self, index: int | slice) -> "ClientJob | JobGroup":
+        if isinstance(index, slice):
+            return JobGroup(self._jobs[index], self.points[index])
+        return self._jobs[index]
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __repr__(self) -> str:
+        states = [job.state for job in self._jobs]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return f"JobGroup of {len(self)} jobs: {counts}"
+
+    def wait(self, *, progress: bool = False) -> "JobGroup":
+        """Wait for the end of all jobs.
+
+        Args:
+            progress: Whether to show one bar for all jobs, in a terminal or a notebook.
+
+        Returns:
+            The jobs with their last records.
+        """
+        with group_progress(Console(stderr=True), len(self), is_shown=progress) as show:
+            ended = []
+            for job in self._jobs:
+                ended.append(job if job.has_ended else job.wait())
+                show(len(ended))
+        return JobGroup(ended, self.points)
+
+    def results(self, *, progress: bool = False) -> list[AnyJobResult]:
+        """Wait for the end of all jobs and return their results.
+
+        Args:
+            progress: Whether to show one bar for all jobs.
+
+        Returns:
+            The results, in the order of the requests.
+
+        Raises:
+            JobFailedError: If a job ends without a result.
+        """
+        return [job.result() for job in self.wait(progress=progress)]
+
+    def cancel(self) -> "JobGroup":
+        """Cancel the jobs that have not ended."""
+        return JobGroup([job if job.has_ended else job.cancel() for job in self._jobs], self.points)
+
+
+def batch_of(
+    requests: Body | Sequence[Body], over: Mapping[str, Sequence[Any]] | None
+) -> tuple[list[Body], list[dict[str, Any]] | None]:
+    """Return the requests of a batch, and the values of each if they are a grid; arguments as of `submit_many`."""
+    if over is None:
+        return ([requests] if isinstance(requests, BaseModel | Mapping) else list(requests)), None
+    if isinstance(requests, BaseModel):
+        requests = requests.model_dump(mode="json", exclude_none=True)
+    if not isinstance(requests, Mapping):
+        raise TypeError("a grid varies fields of one request")
+    points = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
+    base = requests
+    return [_with_values(base, point) for point in points], points
+
+
+def parts_of(requests: Sequence[Body]) -> Iterator[Sequence[Body]]:
+    """Yield as many requests at a time as the server takes in one batch."""
+    for start in range(0, len(requests), MAX_BATCH_JOBS):
+        yield requests[start : start + MAX_BATCH_JOBS]
+
+
+def _with_values(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    request = dict(base)
+    for path, value in point.items():
+        *parents, name = path.split(".")
+        place = request
+        for parent in parents:
+            place[parent] = dict(place.get(parent) or {})
+            place = place[parent]
+        place[name] = value
+    return request
