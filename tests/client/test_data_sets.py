@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,3 +111,14 @@ def test_parts_are_few_enough_for_a_request() -> None:
     assert len(parts) <= 512
     assert sum(len(part.arrays["x"]) for part in parts) == 10_000
     assert len(list(DataSet(arrays, part_bytes=10**9).parts())) == 1
+
+
+def test_several_files_are_uploaded_with_one_bar(client: SpectrumClient, tmp_path: Path) -> None:
+    for number in range(6):
+        np.savez(tmp_path / f"{number}.npz", x=np.full((4, 2), float(number)), y=np.zeros(4))
+    np.arange(5000, dtype="<u2").tofile(tmp_path / "tokens.bin")
+    paths = [*sorted(tmp_path.glob("*.npz")), tmp_path / "tokens.bin"]
+    uploaded = client.upload_files(paths, progress=True)
+    assert [each.id for each in uploaded] == [client.upload_file(path).id for path in paths]
+    assert len({each.id for each in uploaded}) == 7
+    assert [each.kind for each in uploaded] == ["arrays"] * 6 + ["tokens"]

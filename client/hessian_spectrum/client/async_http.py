@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -33,7 +33,7 @@ from hessian_spectrum.client.errors import (
 )
 from hessian_spectrum.client.jobs import AsyncClientJob, batch_of, parts_of
 from hessian_spectrum.client.output_file import output_file
-from hessian_spectrum.client.progress import listeners
+from hessian_spectrum.client.progress import files_progress, listeners
 from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
@@ -200,6 +200,21 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""
         with path.open("rb") as file:
             return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size, path.suffix))
+
+    async def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
+        """Upload several files one after the other, as `SpectrumClient.upload_files` does."""
+        files, uploaded = [Path(path) for path in paths], []
+        with files_progress(sum(path.stat().st_size for path in files), is_shown=progress) as advance:
+            for path in files:
+                uploaded.append(await self.upload_file(path))
+                advance(path.stat().st_size)
+        return uploaded
+
+    async def upload_file(self, path: Path) -> AnyArtifact:
+        """Upload a file chunk by chunk, as `SpectrumClient.upload_file` does."""
+        if path.suffix in (".pt2", ".onnx"):
+            return await self.upload_program(path)
+        return await (self.upload_tokens(path) if path.suffix == ".bin" else self.upload_arrays(path))
 
     async def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress

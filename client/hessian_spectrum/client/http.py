@@ -1,7 +1,8 @@
 """Synchronous client of the spectrum server."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -32,7 +33,7 @@ from hessian_spectrum.client.errors import (
 )
 from hessian_spectrum.client.jobs import ClientJob, JobGroup, batch_of, parts_of
 from hessian_spectrum.client.output_file import output_file
-from hessian_spectrum.client.progress import listeners
+from hessian_spectrum.client.progress import files_progress, listeners
 from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
@@ -55,6 +56,9 @@ from hessian_spectrum.client.tracking.start import SentRun, new_run, send_spoole
 from hessian_spectrum.client.tracking.tracker import MEMORY_BYTES, Tracker
 
 T = TypeVar("T")
+
+UPLOADS_AT_ONCE = 4
+"""Number of files that `upload_files` sends at the same time."""
 
 _LARGEST_EIGENVALUE = {"kind": "top-k", "k": 1}
 
@@ -320,6 +324,48 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         with path.open("rb") as file:
             return self._run(endpoints.upload_program(chunks(file), path.stat().st_size, path.suffix))
+
+    def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
+        """Upload several files, four at a time.
+
+        Args:
+            paths: Files of arrays (.npz, .npy, .safetensors), programs (.pt2, .onnx) or tokens (.bin).
+            progress: Whether to show one bar for all of them.
+
+        Returns:
+            The uploaded files, in the order of the paths.
+
+        Raises:
+            OSError: If a file cannot be read.
+        """
+        files = [Path(path) for path in paths]
+        with (
+            files_progress(sum(path.stat().st_size for path in files), is_shown=progress) as advance,
+            ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool,
+        ):
+
+            def upload(path: Path) -> AnyArtifact:
+                artifact = self.upload_file(path)
+                advance(path.stat().st_size)
+                return artifact
+
+            return list(pool.map(upload, files))
+
+    def upload_file(self, path: Path) -> AnyArtifact:
+        """Upload a file chunk by chunk; its suffix says what it holds.
+
+        Args:
+            path: A file of arrays (.npz, .npy, .safetensors), a program (.pt2, .onnx) or tokens (.bin).
+
+        Returns:
+            The uploaded file, which jobs refer to by its id.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        if path.suffix in (".pt2", ".onnx"):
+            return self.upload_program(path)
+        return self.upload_tokens(path) if path.suffix == ".bin" else self.upload_arrays(path)
 
     def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress

@@ -5,7 +5,16 @@ from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Task as BarTask
 from rich.text import Text
 
@@ -71,6 +80,23 @@ def listeners(
                 on_change(job)
 
         yield tell
+
+
+@contextmanager
+def files_progress(num_bytes: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of uploads until the end of the block.
+
+    Args:
+        num_bytes: Size of all files.
+        is_shown: Whether there is a bar.
+
+    Yields:
+        A function that takes the size of each file that is uploaded.
+    """
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+        task = bar.add_task("upload", total=num_bytes)
+        yield lambda done_bytes: bar.advance(task, done_bytes)
 
 
 @contextmanager
