@@ -18,7 +18,7 @@ def project(name: str) -> dict[str, Any]:
 
 
 def dependencies(*names: str) -> list[str]:
-    """What these distributions ask for of others; the images have their extras, too, but that of the client for JAX."""
+    """What these distributions ask for of others; images have their extras, but those for JAX and notebooks."""
     projects = [project(name)["project"] for name in names]
     asked_for = [text for each in projects for text in each["dependencies"]]
     asked_for += [
@@ -26,12 +26,12 @@ def dependencies(*names: str) -> list[str]:
         for each in projects
         for extra, texts in each.get("optional-dependencies", {}).items()
         for text in texts
-        if extra != "jax"
+        if extra not in ("jax", "notebook")
     ]
     return [text for text in asked_for if not text.startswith("hessian-spectrum-")]
 
 
-SERVICE = ("api_schemas", "core", "service")
+SERVICE = ("api_schemas", "core", "results", "service")
 WORKER = (*SERVICE, "client", "launcher", "worker")
 SHA256 = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from hessian_spectrum.client.http import SpectrumClient
 from tests.docs.blocks import Block, blocks
 
 WRITTEN_ADDRESS = ("127.0.0.1", 8000)
@@ -57,18 +58,30 @@ def check_edge_of_stability(output: str) -> None:
     assert loss[-1] < 0.7 * loss[len(step) // 2 - 1] < 0.1 * loss[0]
 
 
-CHECKS = {"docs/training-runs.md": check_edge_of_stability}
+def check_client(output: str) -> None:
+    first, *_, last = output.splitlines()
+    assert first.startswith("largest eigenvalue 0.7")
+    assert last.startswith("{'model.seed': 2, 'method.num_probes': 8}")
+
+
+CHECKS = {"docs/training-runs.md": check_edge_of_stability, "docs/how-to/python-client.md": check_client}
+PAGES = {page: list(each) for page, each in itertools.groupby(PROGRAMS, lambda block: block.place.partition(":")[0])}
 
 
 @pytest.mark.usefixtures("at_the_written_address")
-@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in PROGRAMS])
-def test_the_program_runs_as_it_is_written(
-    block: Block, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", PAGES)
+def test_the_programs_of_a_page_run_as_they_are_written(
+    page: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
-    CHECKS.get(block.place.partition(":")[0], check_spectrum)(capsys.readouterr().out)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in PAGES[page]:  # a later one goes on where the one before it ended
+        exec(compile(block.text, block.place, "exec"), names)
+    for client in [value for value in names.values() if isinstance(value, SpectrumClient)]:
+        client.close()
+    CHECKS.get(page, check_spectrum)(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("question", "answer"), [pytest.param(*pair, id=pair[1].place) for pair in ANSWERS])

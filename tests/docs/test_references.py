@@ -25,6 +25,7 @@ SOURCE_DIRECTORIES = (
     "client",
     "core",
     "launcher",
+    "results",
     "scripts",
     "service",
     "tests",

@@ -58,7 +58,8 @@ def test_they_take_a_small_share_of_the_time(results: ResultStore) -> None:
     def make() -> LanczosResult:
         made.append(clock.seconds)
         clock.seconds += 0.3
-        return result.model_copy(update={"loss": clock.seconds})
+        origin = result.provenance.model_copy(update={"num_products": len(made)})
+        return result.model_copy(update={"loss": clock.seconds, "provenance": origin})
 
     while clock.seconds < 200:
         clock.seconds += 0.1
@@ -67,6 +68,16 @@ def test_they_take_a_small_share_of_the_time(results: ResultStore) -> None:
     assert 0.3 * len(made) <= (interim.LARGEST_SHARE + 0.005) * clock.seconds
     assert len(announced) == len(made) > 10
     assert LanczosResult.model_validate_json(results.read(announced[-1])).loss == pytest.approx(made[-1] + 0.3)
+
+
+def test_one_that_says_nothing_new_is_not_stored(results: ResultStore) -> None:
+    clock, announced = Clock(), list[str]()
+    offered = InterimResults(results, announced.append, clock)
+    result = spectrum()
+    for _ in range(3):
+        clock.seconds += 1
+        offered.offer(lambda: result)
+    assert len(announced) == 1
 
 
 def test_nothing_to_show_yet_and_a_full_disk_stop_nothing(

@@ -1,9 +1,13 @@
 """Results in notebooks: figures, tables and labelled arrays, made by the distribution `hessian-spectrum-results`."""
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 from hessian_spectrum.api_schemas.message import Message
+
+_PRINTED_LETTERS = 240
+"""Length of the text of a field up to which it is printed."""
 
 BACKEND = "hessian_spectrum.results.display"
 """Module that draws and converts results."""
@@ -12,7 +16,12 @@ _MISSING = "install hessian-spectrum-results[notebook] to draw results and to co
 
 
 class DisplayedMessage(Message):
-    """A result that notebooks show as a picture."""
+    """A result that notebooks show as a picture, and that is printed in a few lines."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the fields with everything long abbreviated."""
+        for name, value in super().__repr_args__():
+            yield name, value if len(repr(value)) <= _PRINTED_LETTERS else _Shortened(value)
 
     def plot(self, **style: Any) -> Any:
         """Draw the result in a new figure of pyplot.
@@ -76,6 +85,18 @@ class DisplayedCurve(DisplayedMessage):
             ImportError: If matplotlib or hessian-spectrum-results is not installed.
         """
         return _backend().plot_curve(self, axes, **options)
+
+
+class _Shortened:
+    """A long value, which is printed as its type and size."""
+
+    def __init__(self, value: Any) -> None:
+        size = f"{len(value):,} entries" if isinstance(value, list | dict) else "..."
+        name = "" if isinstance(value, list | dict) else type(value).__name__
+        self._text = f"{name}({size})"
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def _backend() -> Any:

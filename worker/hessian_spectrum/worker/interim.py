@@ -38,13 +38,22 @@ class InterimResults:
     ) -> None:
         self._results, self._announce, self._clock = results, announce, clock
         self._due = clock() + SECONDS_BETWEEN
+        self._num_products = 0  # of the last one
 
     def offer(self, make: Callable[[], AnySpectrumResult | None]) -> None:
-        """Store what `make` returns, if an interim result is due; a disk that cannot take it does not stop the job."""
+        """Store what `make` returns, if an interim result is due and says more than the last one.
+
+        A disk that cannot take it does not stop the job.
+
+        Args:
+            make: Makes the result; None: there is nothing to say yet.
+        """
         started = self._clock()
         if started < self._due:
             return
-        if (result := make()) is not None:
+        result = make()
+        if result is not None and result.provenance.num_products != self._num_products:
+            self._num_products = result.provenance.num_products
             try:
                 self._announce(self._results.write(result.model_dump_json().encode()))
             except OSError as error:
