@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
 import numpy as np
 
 from benchmarks.dense import dense_hessian
 from benchmarks.load import requests_per_second, seconds_for_one
-from benchmarks.server import running_server
+from benchmarks.server import HOST, running_server
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +29,9 @@ MAX_TIME_RATIO = 1.5
 SMALL_WIDTH, SMALL_NUM_SAMPLES = 10, 50
 NUM_BLOCKS, BLOCK_SECONDS = 8, 1.5
 MIN_RATE_RATIO = 0.8
+
+BATCH_ITEMS, NUM_ROUNDS = 10_000, 3
+MIN_BATCH_RATIO = 6
 
 DENSE_WIDTHS = (25, 50, 100, 200)
 DENSE_INPUTS = DENSE_OUTPUTS = 4
@@ -100,13 +104,55 @@ def _large_report(num_bytes: int, times: dict[str, list[float]]) -> dict[str, An
     }
 
 
-def small_requests(port: int) -> dict[str, Any]:
-    """A network of 20 parameters as JSON, against the same body validated and answered by a constant."""
-    random = np.random.default_rng(0)
+def _small_body(seed: int = 0) -> bytes:
+    random = np.random.default_rng(seed)
     sizes = {"w": SMALL_WIDTH, "v": SMALL_WIDTH, "x": SMALL_NUM_SAMPLES, "y": SMALL_NUM_SAMPLES}
     numbers = {name: random.normal(size=size).tolist() for name, size in sizes.items()}
     model = {"kind": "linear", "w": numbers["w"], "v": numbers["v"]}
-    body = json.dumps({"model": model, "data": {"x": numbers["x"], "y": numbers["y"]}}).encode()
+    return json.dumps({"model": model, "data": {"x": numbers["x"], "y": numbers["y"]}}).encode()
+
+
+def batches(port: int) -> dict[str, Any]:
+    """Many networks of 20 parameters in one request, as lines and as a list, against single requests in turn."""
+    items = [_small_body(seed) for seed in range(BATCH_ITEMS)]
+    bodies = {
+        "lines": (b"\n".join(items), "application/x-ndjson"),
+        "list": (b'{"items":[' + b",".join(items) + b"]}", "application/json"),
+    }
+    rates: dict[str, list[float]] = {"single": [], **{name: [] for name in bodies}}
+    for _ in range(NUM_ROUNDS):
+        rates["single"].append(requests_per_second(port, "/v1/closed-form", items[0], seconds=2 * BLOCK_SECONDS))
+        for name, (body, media_type) in bodies.items():
+            rates[name].append(BATCH_ITEMS / _batch_seconds(port, body, media_type))
+    middle = {name: median(values) for name, values in rates.items()}
+    ratio = median(a / b for a, b in zip(rates["lines"], rates["single"], strict=True))
+    return {
+        "items": BATCH_ITEMS,
+        "singles_per_second": middle["single"],
+        "lines_per_second": middle["lines"],
+        "list_per_second": middle["list"],
+        "ratio": ratio,
+        "list_ratio": median(a / b for a, b in zip(rates["list"], rates["single"], strict=True)),
+        "goal": f"at least {MIN_BATCH_RATIO}",
+        "reached": ratio >= MIN_BATCH_RATIO,
+        "rounds": rates,
+    }
+
+
+def _batch_seconds(port: int, body: bytes, media_type: str) -> float:
+    """From the first byte sent to the last one received; fails unless every item has its spectrum."""
+    headers = {"Content-Type": media_type}
+    started = time.perf_counter()
+    answer = httpx.post(f"http://{HOST}:{port}/v1/closed-form/batch", content=body, headers=headers, timeout=120)
+    seconds = time.perf_counter() - started
+    if answer.content.count(b'"sharpness"') != BATCH_ITEMS:
+        raise RuntimeError(f"the server answers {answer.content[:200]!r}")
+    return seconds
+
+
+def small_requests(port: int) -> dict[str, Any]:
+    """A network of 20 parameters as JSON, against the same body validated and answered by a constant."""
+    body = _small_body()
     paths = {"answer": "/v1/closed-form", "validated": "/validated"}
     rates: dict[str, list[float]] = {name: [] for name in paths}
     for path in paths.values():
@@ -170,6 +216,7 @@ def _lines(path: str) -> list[str]:
 
 def _table(report: dict[str, Any]) -> str:
     large, small, machine = report["large_upload"], report["small_requests"], report["machine"]
+    batch = report["batches"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
         "# Closed forms over HTTP",
@@ -184,6 +231,10 @@ def _table(report: dict[str, Any]) -> str:
         f"| {large['ratio']:.2f} | {large['goal']} |",
         f"| m = {small['width']}, n = {small['num_samples']}, JSON, responses | {small['answers_per_second']:.0f} / s "
         f"| validation alone | {small['validations_per_second']:.0f} / s | {small['ratio']:.2f} | {small['goal']} |",
+        f"| {batch['items']:,} of these in one request, as lines | {batch['lines_per_second']:.0f} / s "
+        f"| single requests | {batch['singles_per_second']:.0f} / s | {batch['ratio']:.1f} | {batch['goal']} |",
+        f"| the same as a JSON list | {batch['list_per_second']:.0f} / s | single requests "
+        f"| {batch['singles_per_second']:.0f} / s | {batch['list_ratio']:.1f} | none |",
         "",
         f"Of the {large['answer_seconds']:.3f} s: {large['receive_seconds']:.3f} to receive, "
         f"{large['parse_seconds']:.3f} to parse and check, {large['compute_seconds']:.3f} to compute.",
@@ -207,10 +258,11 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/closed_form.json and .md")
     arguments = parser.parse_args()
     with running_server() as port:
-        small, large = small_requests(port), large_upload(port)
+        small, many, large = small_requests(port), batches(port), large_upload(port)
     report = {
         "machine": _machine(),
         "small_requests": small,
+        "batches": many,
         "large_upload": large,
         "dense_comparison": dense_comparison(),
     }

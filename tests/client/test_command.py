@@ -163,6 +163,8 @@ def test_a_density_is_drawn_in_the_terminal_while_it_is_computed(server: Any, cl
     drawn = re.findall(r"density of the eigenvalues, (\d+) probes of (\d+) steps", shown.decode())
     assert drawn[-1] == ("8", "30")
     assert len(set(drawn)) > 1
+    ended = CliRunner().invoke(app, ["result", job_id, "--interim", "--url", server.url])
+    assert json.loads(ended.stdout)["interim"] is False
     assert "⣀" in shown.decode()
 
 

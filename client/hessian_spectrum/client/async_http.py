@@ -170,9 +170,10 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         *,
         smoothing: Smoothing | None = None,
         style: PictureStyle | None = None,
+        interim: bool = False,
     ) -> None:
         """Stream the result to a file, as `SpectrumClient.save_result` does."""
-        request = endpoints.result_file(job_id, name, smoothing=smoothing, style=style)
+        request = endpoints.result_file(job_id, name, smoothing=smoothing, style=style, interim=interim)
         with output_file(path) as file:
             await self._save(request, file)
 

@@ -235,16 +235,33 @@ def result(job_id: str, smoothing: Smoothing | None = None, *, interim: bool = F
     """
     seconds = _HEAVY_SECONDS if smoothing else 0.0
     path = f"/v1/jobs/{job_id}/result"
-    query = {**(smoothing or {}), **({"interim": "true"} if interim else {})}
+    query = {**(smoothing or {}), **_interim(interim)}
     return ApiRequest("GET", path, _RESULT.validate_json, query=query, wait_seconds=seconds)
 
 
 def result_file(
-    job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
+    job_id: str,
+    name: ResultFormat,
+    *,
+    smoothing: Smoothing | None = None,
+    style: PictureStyle | None = None,
+    interim: bool = False,
 ) -> ApiRequest[bytes]:
-    """Return the result as JSON, npz (the only format with eigenvectors), CSV or a picture (PNG, SVG or PDF)."""
-    query = {**(smoothing or {}), **(style or {})}
+    """Return the result as JSON, npz (the only format with eigenvectors), CSV or a picture (PNG, SVG or PDF).
+
+    Args:
+        job_id: Id of the job.
+        name: Format of the result.
+        smoothing: Settings with which to smooth the curves of `lanczos` again.
+        style: Settings of a picture.
+        interim: Whether the newest interim result will do while the job runs.
+    """
+    query = {**(smoothing or {}), **(style or {}), **_interim(interim)}
     return ApiRequest("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
+
+
+def _interim(wanted: bool) -> dict[str, str]:
+    return {"interim": "true"} if wanted else {}
 
 
 def series(name: str) -> ApiRequest[SeriesResult]:

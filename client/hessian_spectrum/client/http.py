@@ -241,6 +241,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         *,
         smoothing: Smoothing | None = None,
         style: PictureStyle | None = None,
+        interim: bool = False,
     ) -> None:
         """Stream the result to a file; a file at a path appears only when it is complete.
 
@@ -250,11 +251,12 @@ class SpectrumClient(ClientBase[httpx.Client]):
             name: Format of the result.
             smoothing: Settings with which to smooth the curves of `lanczos` again.
             style: Settings of a picture.
+            interim: Whether the newest interim result will do while the job runs.
 
         Raises:
             OSError: If the file cannot be written.
         """
-        request = endpoints.result_file(job_id, name, smoothing=smoothing, style=style)
+        request = endpoints.result_file(job_id, name, smoothing=smoothing, style=style, interim=interim)
         with output_file(path) as file:
             self._save(request, file)
 

@@ -182,6 +182,9 @@ def result(
     num_points: Annotated[int | None, typer.Option(help="Number of points of the smoothed curves of lanczos.")] = None,
     kappa: Annotated[float | None, typer.Option(help="Sharpness of the smoothed density of lanczos.")] = None,
     margin: Annotated[float | None, typer.Option(help="Margin of the grid of the curves of lanczos.")] = None,
+    interim: Annotated[
+        bool, typer.Option("--interim", help="While a Lanczos job runs, what is known of its spectrum so far.")
+    ] = False,
     style: PictureStyle,
     server: Server = None,
 ) -> None:
@@ -189,7 +192,7 @@ def result(
     where = destination(output, name)
     smoothing = given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with connected(server) as client:
-        _fetch(client, whole_id(client, job_id), where, smoothing=smoothing, style=style)
+        _fetch(client, whole_id(client, job_id), where, smoothing=smoothing, style=style, interim=interim)
 
 
 def compare(
@@ -258,12 +261,18 @@ def delete(job_id: JobId, server: Server = None) -> None:
 
 
 def _fetch(
-    client: SpectrumClient, job_id: str, where: Destination, *, smoothing: Smoothing | None = None, style: PictureStyle
+    client: SpectrumClient,
+    job_id: str,
+    where: Destination,
+    *,
+    smoothing: Smoothing | None = None,
+    style: PictureStyle,
+    interim: bool = False,
 ) -> None:
     if where.is_text_to_read:
-        print_message(client.result(job_id, smoothing))
+        print_message(client.result(job_id, smoothing, interim=interim))
         return
     try:
-        client.save_result(job_id, where.target, where.name, smoothing=smoothing, style=style)
+        client.save_result(job_id, where.target, where.name, smoothing=smoothing, style=style, interim=interim)
     except OSError as error:
         raise cannot_write(where, error) from None
