@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,6 +25,12 @@ ENDLESS = LONG | {
     "model": {"kind": "mlp", "widths": [64, 20, 10]},
     "method": {"kind": "lanczos", "num_steps": 1500, "num_probes": 400, "reorthogonalisation": "none"},
 }
+
+
+@pytest.fixture
+def http() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=60) as http:
+        yield http
 
 
 def wait_for_interim(client: SpectrumClient, job_id: str) -> str:
@@ -52,9 +59,8 @@ def test_a_density_becomes_sharper_until_the_job_ends(server: Any, client: Spect
     assert client.job(job_id).interim is None
 
 
-def test_an_interim_result_has_all_formats(server: Any, client: SpectrumClient) -> None:
+def test_an_interim_result_has_all_formats(server: Any, client: SpectrumClient, http: httpx.Client) -> None:
     job_id = client.submit(ENDLESS).id
-    http = httpx.Client(timeout=60)
     try:
         identifier = wait_for_interim(client, job_id)
         address = f"{server.url}/v1/jobs/{job_id}/result"
