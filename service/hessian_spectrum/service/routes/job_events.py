@@ -16,7 +16,7 @@ from hessian_spectrum.service.context import CurrentPrincipal, Service, service_
 from hessian_spectrum.service.job_events import JobEventReader, JobListReader
 from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
-from hessian_spectrum.service.routes.jobs import JobId, job_message
+from hessian_spectrum.service.routes.jobs import JobId, job_with_links
 
 _HEARTBEAT_SECONDS = 15
 """Seconds between comments that keep proxies from closing an idle connection."""
@@ -94,7 +94,7 @@ def _texts(request: Request) -> Callable[[JobEvent], str]:
 
     def text(event: JobEvent) -> str:
         if address not in event.texts:
-            event.texts[address] = job_message(request, event.record).model_dump_json()
+            event.texts[address] = job_with_links(request, event.record).model_dump_json()
         return event.texts[address]
 
     return text

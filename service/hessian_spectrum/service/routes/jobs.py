@@ -26,6 +26,7 @@ from hessian_spectrum.results.plots.figure import FigureStyle
 from hessian_spectrum.service.admission import BATCH_PATH, submitted_job, submitted_jobs
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
+from hessian_spectrum.service.job_message import job_message
 from hessian_spectrum.service.job_service import JobService, SubmittedJob
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
@@ -170,7 +171,7 @@ async def submit_jobs(
     )
     records, replayed = await run_in_threadpool(submit)
     have_ended = all(record.ended for record in records)
-    jobs = SubmittedJobs(jobs=[job_message(request, record) for record in records])
+    jobs = SubmittedJobs(jobs=[job_with_links(request, record) for record in records])
     headers = {"Idempotency-Replayed": "true"} if replayed else {}
     content = jobs.model_dump_json()
     return Response(content, status_code=200 if have_ended else 202, media_type="application/json", headers=headers)
@@ -209,7 +210,7 @@ def list_jobs(
         size=page_size,
         after=decode_page_token(page_token),
     )
-    jobs = [job_message(request, record) for record in records]
+    jobs = [job_with_links(request, record) for record in records]
     return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
 
 
@@ -369,38 +370,22 @@ def delete_job(job_id: JobId, service: Service, caller: CurrentPrincipal) -> Non
     service.delete(job_id, caller)
 
 
-def job_message(request: Request, record: JobRecord) -> Job:
-    """Return the record of a job as a message."""
+def job_with_links(request: Request, record: JobRecord) -> Job:
+    """Return the record of a job as a message, with links under the address that the caller used."""
 
     def link(route: str) -> str:
         return str(request.url_for(route, job_id=record.id))
 
-    return Job(
-        id=record.id,
-        kind=record.kind,
-        summary=record.summary,
-        state=record.state,
-        progress=record.progress,
-        attempt=record.attempt,
-        created_at=record.created_at,
-        started_at=record.started_at,
-        finished_at=record.finished_at,
-        error=record.error,
-        tags=record.tags,
-        owner=record.owner,
-        shared=record.shared,
-        cached=record.cached,
-        interim=record.interim_digest,
-        links=Links(
-            self=link("get_job"), result=link("get_job_result"), events=link("follow_job"), cancel=link("cancel_job")
-        ),
+    links = Links(
+        self=link("get_job"), result=link("get_job_result"), events=link("follow_job"), cancel=link("cancel_job")
     )
+    return job_message(record, links)
 
 
 def _job_response(
     request: Request, record: JobRecord, *, status: int, headers: dict[str, str], if_none_match: str | None = None
 ) -> Response:
-    content = job_message(request, record).model_dump_json().encode()
+    content = job_with_links(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
