@@ -31,6 +31,7 @@ NOT_SHOWN = {
     "spectrum_jobs_cached_total",
     "spectrum_attempts_total",
     "spectrum_give_backs_total",
+    "spectrum_webhook_attempts_total",
 }
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "spectrum-rules.yml").read_text())
 DASHBOARD = json.loads((DEPLOY / "grafana" / "spectrum-dashboard.json").read_text())

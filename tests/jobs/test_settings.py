@@ -77,8 +77,37 @@ def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ServiceSettings.load()
 
 
+SECRET = "whsec_" + 32 * "A"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [None, "", "secret", "whsec_", "whsec_secret", "whsec_" + 28 * "A", "whsec_" + 88 * "A", SECRET.replace("w", "W")],
+)
+def test_webhooks_need_a_secret(monkeypatch: pytest.MonkeyPatch, secret: str | None) -> None:
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_HOSTS", "lab.example.org")
+    if secret is not None:
+        monkeypatch.setenv("SPECTRUM_WEBHOOK_SECRET", secret)
+    with pytest.raises(SettingsError, match=r"^SPECTRUM_WEBHOOK_SECRET: .*(is required|must be whsec_)") as caught:
+        ServiceSettings.load()
+    assert not secret or secret == "whsec_" or secret not in str(caught.value)
+
+
+def test_webhooks_go_to_listed_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServiceSettings.load().webhook_receivers == frozenset()
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_HOSTS", "lab.example.org, 10.0.0.5:8080")
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_SECRET", SECRET)
+    settings = ServiceSettings.load()
+    assert "10.0.0.5:8080" in settings.webhook_receivers
+    assert SECRET not in repr(settings)
+    WorkerSettings.load()
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_HOSTS", "https://lab.example.org/")
+    with pytest.raises(SettingsError, match=r"^SPECTRUM_WEBHOOK_HOSTS: "):
+        ServiceSettings.load()
+
+
 def test_the_password_is_not_printed() -> None:
-    assert "secret" not in repr(ServiceSettings.load())
+    assert ":secret@" not in repr(ServiceSettings.load())
 
 
 @pytest.mark.parametrize(

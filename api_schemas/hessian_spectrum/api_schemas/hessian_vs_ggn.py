@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.data.kind import check_data
-from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, Webhook, misfit
 from hessian_spectrum.api_schemas.methods.top_k import LEAST_TOP_K_LIMIT
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.models.kind import KindMessage
@@ -205,6 +205,7 @@ class HessianVsGgnRequest(KindMessage):
     shared: bool = Field(
         default=False, description="Whether holders of every API key of the server may read the job and its result."
     )
+    webhook: Webhook = None
 
     @property
     def summary(self) -> str:

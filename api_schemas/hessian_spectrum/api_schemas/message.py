@@ -240,6 +240,20 @@ Tags = Annotated[
     Field(max_length=32, description="The caller's own labels for the job, without control characters."),
 ]
 
+WEBHOOK_URL = described(
+    r'^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][!"$-~]*)?$',
+    "must be an http or https URL without user, password and fragment",
+)
+Webhook = Annotated[
+    str | None,
+    Field(
+        max_length=1024,
+        pattern=WEBHOOK_URL,
+        description="URL to which the server posts a signed message when the job has ended, on a host that the "
+        "operator of the server lists; null means that no message is sent.",
+    ),
+]
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)]
 Rows = Annotated[

@@ -19,7 +19,7 @@ from hessian_spectrum.api_schemas.matrices import (
     matrix_name,
     settled_matrix,
 )
-from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, Webhook, misfit
 from hessian_spectrum.api_schemas.methods import Method
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import Location, Shapes, block_dims, block_shapes
@@ -91,6 +91,7 @@ class SpectrumRequest(RequestMessage):
     shared: bool = Field(
         default=False, description="Whether holders of every API key of the server may read the job and its result."
     )
+    webhook: Webhook = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:

@@ -49,6 +49,7 @@ class JobSpecification:
         cached_result: Result with which the job succeeds at once, unless it has been deleted meanwhile.
         summary: What the job computes, in a few words.
         plan: The job's plan as JSON, which is kept until the job ends.
+        webhook: URL to which a message is sent when the job has ended.
     """
 
     kind: str
@@ -60,14 +61,21 @@ class JobSpecification:
     cached_result: CachedResult | None = None
     summary: str = ""
     plan: str | None = None
+    webhook: str | None = None
 
     def new_job(self, job_id: str, owner: str | None, request_id: str | None) -> NewJob:
         """Return the job with this id as it is written."""
         fields = new_record_fields(
-            self.kind, self.tags, owner, shared=self.shared, request_id=request_id, summary=self.summary
+            self.kind,
+            self.tags,
+            owner,
+            shared=self.shared,
+            request_id=request_id,
+            summary=self.summary,
+            webhook=self.webhook,
         )
         fields |= {"question": self.cache_key} | ({} if self.plan is None else {"plan": self.plan})
-        fields |= sizes(self.request, self.plan or "", fields["tags"], len(self.tags))
+        fields |= sizes(self.request, self.plan or "", fields["tags"], len(self.tags), self.webhook or "")
         known = self.cached_result
         cached = None if known is None else cached_fields(result_digest=known.result_digest, cache_entry=known.key)
         return NewJob(id=job_id, fields=fields, cached=cached, request=self.request)

@@ -34,7 +34,7 @@ RESULT_PACKAGES = (
 RESULT_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch", "transformers")
 """The libraries that can change a number of a result."""
 
-_WITHOUT_EFFECT = {"tags", "shared", "time_limit_seconds"}
+_WITHOUT_EFFECT = {"tags", "shared", "webhook", "time_limit_seconds"}
 """Fields that say how a job is handled and do not change its result."""
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.receivers import receiver_of
 
 _TAGS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
@@ -47,6 +48,7 @@ class JobRecord:
     cached: bool = False  # whether its result is that of an earlier job
     summary: str = ""  # what it computes, in a few words
     interim_digest: str | None = None  # of the newest interim result; none once the job has ended
+    webhook: str | None = None  # URL of the message about its end; no key but the owner's may see it
 
     @property
     def ended(self) -> bool:
@@ -88,9 +90,11 @@ def new_record_fields(
     shared: bool = False,
     request_id: str | None = None,
     summary: str = "",
+    webhook: str | None = None,
 ) -> dict[str, str]:
     """Hash fields of a job that is being accepted."""
     return {
+        **({"webhook": webhook, "receiver": receiver_of(webhook)} if webhook is not None else {}),
         **({"summary": summary} if summary else {}),
         **({"request_id": request_id} if request_id is not None else {}),
         **({"owner": owner} if owner is not None else {}),
@@ -142,6 +146,7 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         cached="cached" in fields,
         summary=fields.get("summary") or "",
         interim_digest=fields.get("interim_digest"),
+        webhook=fields.get("webhook"),
     )
 
 
@@ -192,7 +197,7 @@ KEPT_REQUEST_BYTES = 8192
 """Size in bytes up to which a request is kept until the record of its job is deleted; longer ones until it ends."""
 
 
-def sizes(request: str, plan: str, tags: str, num_tags: int) -> dict[str, str]:
+def sizes(request: str, plan: str, tags: str, num_tags: int, webhook: str = "") -> dict[str, str]:
     """Build the fields of a record that hold the bytes that the job takes.
 
     Args:
@@ -200,6 +205,7 @@ def sizes(request: str, plan: str, tags: str, num_tags: int) -> dict[str, str]:
         plan: The plan, which is stored until the job ends.
         tags: The tags as JSON.
         num_tags: Number of the tags.
+        webhook: URL of the message about the end of the job, if there is one.
 
     Returns:
         The fields.
@@ -207,6 +213,7 @@ def sizes(request: str, plan: str, tags: str, num_tags: int) -> dict[str, str]:
     num_bytes = len(request.encode())
     is_kept = num_bytes <= KEPT_REQUEST_BYTES
     record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES + (num_bytes if is_kept else 0)
+    record_bytes += 2 * len(webhook)  # its receiver is stored, too
     return {
         "request_bytes": str(num_bytes + len(plan.encode())),
         "record_bytes": str(record_bytes),

@@ -55,6 +55,9 @@ CACHED_RESULT = "spectrum:answers:"
 UNUSED_RESULTS = "spectrum:unwanted-results"
 """Set of the digests of results that no job has and whose files may still exist."""
 
+WEBHOOKS = "spectrum:webhooks:"
+"""Prefix of the messages about ended jobs, by receiver: sorted sets of ids of jobs by the time of the next attempt."""
+
 COUNTERS = "spectrum:totals"
 """Hash of everything that is counted over all jobs."""
 
@@ -117,6 +120,7 @@ _CONSTANTS: dict[str, str | int | tuple[str, ...]] = {
     "STORED_BYTES": STORED_BYTES,
     "TAG_INDEX": TAG_INDEX,
     "UNUSED_RESULTS": UNUSED_RESULTS,
+    "WEBHOOKS": WEBHOOKS,
     "TAG_DIGITS": TAG_DIGITS,
     "EVENT_SECONDS": EVENT_SECONDS,
     "DURATION_BOUNDS": tuple(f"{bound:g}" for bound in DURATION_BOUNDS),

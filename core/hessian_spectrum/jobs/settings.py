@@ -4,6 +4,7 @@ All processes of a deployment may get the same environment: each accepts the var
 that no process knows. So the classes of all processes are in this file.
 """
 
+import base64
 import os
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, 
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
+from hessian_spectrum.jobs.receivers import listed_receivers
 from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
@@ -230,12 +232,49 @@ class ServiceSettings(StorageSettings):
     )
     max_artifacts: int = Field(default=10_000, ge=0, description="Number of uploaded files of one key.")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="Pause between searches for lost jobs.")
+    webhook_hosts: str = Field(
+        default="",
+        description="Hosts, separated by commas, each with a port or for the standard ports, to which messages about "
+        "ended jobs may be sent; default: none.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        validate_default=True,
+        description="Secret with which these messages are signed: whsec_ and 24 to 64 bytes in base64.",
+    )
 
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, text: str) -> str:
         networks = [ip_network(part.strip()) for part in text.split(",") if part.strip()]
         return ",".join(str(network) for network in networks)
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _are_hosts(cls, text: str) -> str:
+        listed_receivers(text)
+        return text
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            if info.data.get("webhook_hosts"):
+                raise ValueError("is required where SPECTRUM_WEBHOOK_HOSTS is set")
+            return None
+        prefix, _, encoded = secret.get_secret_value().partition("_")
+        try:
+            num_bytes = len(base64.b64decode(encoded, validate=True))
+        except ValueError:
+            num_bytes = 0
+        if prefix != "whsec" or not 24 <= num_bytes <= 64:
+            raise ValueError("must be whsec_ and 24 to 64 bytes in base64")
+        return secret
+
+    @property
+    def webhook_receivers(self) -> frozenset[str]:
+        """The receivers to which messages may be sent."""
+        return listed_receivers(self.webhook_hosts)
 
     @property
     def keys_path(self) -> Path:

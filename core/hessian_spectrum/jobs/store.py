@@ -91,6 +91,7 @@ class JobStore:
         request_id: str | None = None,
         summary: str = "",
         plan: str | None = None,
+        webhook: str | None = None,
         owner_quotas: Quotas = UNLIMITED,
         total_quotas: Quotas = UNLIMITED,
     ) -> tuple[JobRecord, bool]:
@@ -108,6 +109,7 @@ class JobStore:
             request_id: Id of the HTTP request that brought the job, for logs.
             summary: What the job computes, in a few words.
             plan: The job's plan as JSON, which is kept until the job ends.
+            webhook: URL to which a message is sent when the job has ended.
             owner_quotas: Quotas of the owner.
             total_quotas: Quotas of all owners together.
 
@@ -128,6 +130,7 @@ class JobStore:
             cached_result=cached_result,
             summary=summary,
             plan=plan,
+            webhook=webhook,
         )
         (record,), existed = self.creator.create(
             [specification],

@@ -24,6 +24,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
 from hessian_spectrum.jobs.plans import gibibytes, memory_error, plan_job, stored_plan
+from hessian_spectrum.jobs.receivers import is_receiver
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.service.auth import Principal
@@ -103,11 +104,12 @@ async def _submitted(
         refusal, plan = reply.fields["refusal"], reply.fields["plan"]
         fields = {name: value for name, value in reply.fields.items() if name not in ("refusal", "plan")}
         submission = Submission(text=bytes(reply.content).decode(), **fields)
-        return SubmittedJob(submission, partial(_admitted, refusal, plan))
+        return SubmittedJob(submission, _with_receiver(request, submission, partial(_admitted, refusal, plan)))
 
     def parse_job() -> SubmittedJob:
         message, admission = _parse(request, body, artifacts, memory)
-        return SubmittedJob(Submission.of(message), partial(_planned, admission, message))
+        submission = Submission.of(message)
+        return SubmittedJob(submission, _with_receiver(request, submission, partial(_planned, admission, message)))
 
     return await run_in_threadpool(parse_job)
 
@@ -357,6 +359,21 @@ def _fields(body: bytes, name: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _with_receiver(
+    request: Request, submission: Submission, admit: Callable[[], str | None]
+) -> Callable[[], str | None]:
+    """Return an `admit` that also refuses a webhook whose receiver is not listed."""
+    receivers = service_context(request).settings.webhook_receivers
+
+    def admit_with_receiver() -> str | None:
+        if submission.webhook is not None and not is_receiver(submission.webhook, receivers):
+            allowed = f"this server sends messages to {', '.join(sorted(receivers))} alone"
+            raise invalid_field(("webhook",), allowed if receivers else "this server sends no messages")
+        return admit()
+
+    return admit_with_receiver
 
 
 def _planned(admission: Admission, message: AnyJobRequest) -> str | None:

@@ -18,12 +18,14 @@ from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.jobs.webhooks import WebhookQueue
 from hessian_spectrum.jobs.worker_registry import VerdictStore, registered_result_versions
 from hessian_spectrum.service.auth import KeyStore, Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
+from hessian_spectrum.service.maintenance.webhook_sender import WebhookSender
 from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
 from hessian_spectrum.service.middleware.request_telemetry import AccessLog
 from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
@@ -85,6 +87,8 @@ class ServiceContext:
     process_pool: ProcessPool
     """The processes of the executor, which the lifespan closes."""
     reaper: LostJobReaper
+    webhook_sender: WebhookSender | None
+    """Sender of the messages about ended jobs; None where no receiver is listed."""
 
 
 def create_context(settings: ServiceSettings) -> ServiceContext:
@@ -122,6 +126,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
         executor=executor,
         process_pool=process_pool,
         reaper=_reaper(settings, stores),
+        webhook_sender=_webhook_sender(settings, stores),
     )
 
 
@@ -239,4 +244,15 @@ def _reaper(settings: ServiceSettings, stores: Stores) -> LostJobReaper:
         republish_seconds=settings.republish_seconds,
         lease_seconds=settings.lease_seconds,
         run_retention=retention.run_once,
+    )
+
+
+def _webhook_sender(settings: ServiceSettings, stores: Stores) -> WebhookSender | None:
+    if not settings.webhook_receivers or settings.webhook_secret is None:
+        return None
+    return WebhookSender(
+        queue=WebhookQueue(stores.redis),
+        store=stores.jobs,
+        receivers=settings.webhook_receivers,
+        secret=settings.webhook_secret.get_secret_value(),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kombu.exceptions import OperationalError
+from pydantic_core import from_json, to_json
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
@@ -50,6 +51,7 @@ class Submission:
         shared: Whether other keys may read the job.
         cache_key: The digest of everything in the request that affects its numbers.
         summary: What the job computes, in a few words.
+        webhook: URL to which a message is sent when the job has ended.
     """
 
     kind: str
@@ -58,13 +60,14 @@ class Submission:
     shared: bool
     cache_key: str
     summary: str = ""
+    webhook: str | None = None
 
     @classmethod
     def of(cls, request: AnyJobRequest) -> Self:
         """Return the submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
         tags = request.all_tags if isinstance(request, ExperimentRequest) else dict(request.tags)
-        return cls(request.kind, text, tags, request.shared, cache_key(request), request.summary)
+        return cls(request.kind, text, tags, request.shared, cache_key(request), request.summary, request.webhook)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -175,6 +178,7 @@ class JobService:
             cached_result=None if fresh else self._cached_result(submission.cache_key),
             summary=submission.summary,
             plan=plan,
+            webhook=submission.webhook,
         )
 
     def _publish(self, job_ids: Iterable[str]) -> None:
@@ -186,15 +190,16 @@ class JobService:
                 return
 
     def request(self, job_id: str, caller: Principal) -> str:
-        """Return the request of a job as JSON, with its defaults.
+        """Return the request of a job as JSON, with its defaults; readers of a shared job do not see its webhook.
 
         Raises:
             UnknownJobError: There is no such job, or the caller may not read it.
             ProblemError: 410 if it was so long that it was kept until the job ended.
         """
-        self.get(job_id, caller)
+        record = self.get(job_id, caller)
         try:
-            return self._store.request(job_id)
+            request = self._store.request(job_id)
+            return request if record.webhook is None or caller.may_change(record) else _without_webhook(request)
         except UnknownJobError:
             title = "The request is not kept"
             detail = f"Requests of more than {KEPT_REQUEST_BYTES:,} bytes are kept until their job ends."
@@ -409,6 +414,12 @@ class JobService:
         if not caller.may_change(record):
             raise _forbidden("The job is shared for reading: only its owner and admins may cancel or delete it.")
         return record
+
+
+def _without_webhook(request: str) -> str:
+    fields = from_json(request)
+    del fields["webhook"]
+    return to_json(fields).decode()
 
 
 def _share(quota: int | None) -> int | None:

@@ -26,7 +26,10 @@ async def running(context: ServiceContext) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = settings.max_requests + _NUM_OTHER_THREADS
     with contextlib.suppress(OSError):
         await run_in_threadpool(stores.artifacts.remove_abandoned_drafts)
-    async with background_tasks(context.reaper.run(settings.reap_seconds), context.job_events.run()):
+    tasks = [context.reaper.run(settings.reap_seconds), context.job_events.run()]
+    if context.webhook_sender is not None:
+        tasks.append(context.webhook_sender.run())
+    async with background_tasks(*tasks):
         yield
     context.access_log.flush()
     await context.process_pool.close()

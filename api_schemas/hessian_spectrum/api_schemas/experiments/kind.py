@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from hessian_spectrum.api_schemas.display import DisplayedMessage
 from hessian_spectrum.api_schemas.figures.kind import Measurement
-from hessian_spectrum.api_schemas.message import Tags, TimeLimit
+from hessian_spectrum.api_schemas.message import Tags, TimeLimit, Webhook
 from hessian_spectrum.api_schemas.models.kind import KindMessage, kind_name
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -35,6 +35,7 @@ class ExperimentRequest(KindMessage):
     shared: bool = Field(
         default=False, description="Whether holders of every API key of the server may read the job and its result."
     )
+    webhook: Webhook = None
 
     @cached_property
     def _points(self) -> Sequence[PointRequest]:

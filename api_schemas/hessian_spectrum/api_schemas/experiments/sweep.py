@@ -26,7 +26,7 @@ MAX_AXES = 8
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-_NOT_VARIED = {"kind", "tags", "shared", "time_limit_seconds", "blocks"}
+_NOT_VARIED = {"kind", "tags", "shared", "webhook", "time_limit_seconds", "blocks"}
 """Fields of a spectrum job that a sweep does not vary."""
 
 _UNCERTAINTIES = ("standard_error", "residual", "lower", "upper", "converged")
@@ -79,6 +79,8 @@ def _points(request: SweepRequest) -> list[SpectrumRequest]:
         raise misfit("over", message=f"a grid of {num_points:,} points; at most {MAX_POINTS:,}")
     if request.base.blocks is not None or request.base.varies_sink:
         raise misfit("base", message="a sweep has one spectrum at each point: give one block and one sink at most")
+    if request.base.webhook is not None:
+        raise misfit("base", "webhook", message="belongs beside base: one message tells the end of the whole sweep")
     paths = [_paths(name) for name in request.over]
     _require_distinct(request, paths)
     points = []

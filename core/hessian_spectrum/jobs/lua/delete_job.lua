@@ -17,5 +17,8 @@ account_bytes('records', 'record_bytes', -1)
 account_bytes('requests', 'request_bytes', -1)  -- if a worker of an earlier version ended the job
 redis.call('ZREM', index_prefix .. 'with-result', job_id)
 redis.call('ZREM', index_prefix .. 'without-result', job_id)
+if field('receiver') then
+  redis.call('ZREM', WEBHOOKS .. field('receiver'), job_id)
+end
 redis.call('DEL', job_key, REQUEST .. job_id, EVENTS .. job_id)
 return {'deleted', digest}

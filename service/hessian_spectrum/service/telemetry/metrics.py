@@ -30,6 +30,7 @@ _COUNTERS = (
 )
 """Counters of Redis, and name and help text of their metrics."""
 _ENDED = "ended:"
+_WEBHOOK = "webhook:"
 
 _logger = logging.getLogger(__name__)
 
@@ -100,11 +101,14 @@ def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
     )
     for counter, metric, text in _COUNTERS:
         yield CounterMetricFamily(metric, text, value=totals.number(counter))
-    ended = CounterMetricFamily("spectrum_jobs_ended", "Jobs that came into a final state", labels=["state"])
-    for name, number in totals.counted.items():
-        if name.startswith(_ENDED):
-            ended.add_metric([name.removeprefix(_ENDED)], number)
-    yield ended
+    yield _by_label("spectrum_jobs_ended", "Jobs that came into a final state", totals, prefix=_ENDED, label="state")
+    yield _by_label(
+        "spectrum_webhook_attempts",
+        "Attempts to send a message about an ended job",
+        totals,
+        prefix=_WEBHOOK,
+        label="outcome",
+    )
     yield _histogram("spectrum_job_wait_seconds", "Time in the queue before an attempt", totals, counted="wait")
     yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, counted="run")
 
@@ -118,6 +122,15 @@ def _of_workers(totals: JobCounters) -> Iterator[Metric]:
         slots.add_metric([worker.name], worker.concurrency)
     yield memory
     yield slots
+
+
+def _by_label(name: str, text: str, totals: JobCounters, *, prefix: str, label: str) -> Metric:
+    """Return all counters whose names begin with the prefix, as one metric with the rest of their names as label."""
+    family = CounterMetricFamily(name, text, labels=[label])
+    for counter, number in totals.counted.items():
+        if counter.startswith(prefix):
+            family.add_metric([counter.removeprefix(prefix)], number)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -28,7 +28,7 @@ from hessian_spectrum.worker.builders import (
     generator_of,
 )
 
-_OWN_FIELDS = {"seed", "tags", "shared", "time_limit_seconds"}
+_OWN_FIELDS = {"seed", "tags", "shared", "webhook", "time_limit_seconds"}
 """Fields of a request in which members of an ensemble may differ."""
 
 

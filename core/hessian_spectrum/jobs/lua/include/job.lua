@@ -92,6 +92,9 @@ local function change_state(from, to)
     unset('request_sha256', 'plan')
     set_interim_result('')
     redis.call('ZADD', index_prefix .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), job_id)
+    if field('receiver') and to ~= 'expired' then
+      redis.call('ZADD', WEBHOOKS .. field('receiver'), now(), job_id)
+    end
   end
 end
 
@@ -100,7 +103,7 @@ local PRIVATE = {token = true, lease_until = true, published_at = true, losses =
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
   request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
   shard_trouble = true, request_bytes = true, request_sha256 = true, record_bytes = true, tags = true, plan = true,
-  keeps_request = true}
+  keeps_request = true, webhook = true, webhook_attempts = true, receiver = true}
 
 -- Appends the record as it is now to the events of the job, and the id to the changes of all jobs.
 local function publish_event()

@@ -1,0 +1,48 @@
+"""The signed request that tells a receiver that a job has ended, as https://www.standardwebhooks.com specifies it."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from standardwebhooks import Webhook
+
+from hessian_spectrum.api_schemas.version import __version__
+from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.service.job_message import job_message, paths
+
+
+@dataclass(frozen=True)
+class WebhookRequest:
+    """Headers and body of a request."""
+
+    headers: dict[str, str]
+    body: str
+
+
+def signed_request(record: JobRecord, signer: Webhook) -> WebhookRequest:
+    """Make the request about a job that has ended, signed for the present moment.
+
+    Args:
+        record: The job.
+        signer: The secret that the receiver knows, too.
+
+    Returns:
+        The request. Its `webhook-id` is the same in all attempts; it has no full stop, which separates what is signed.
+    """
+    state = "succeeded" if record.state == "expired" else record.state  # the result was removed after the end
+    message_id, now = f"{record.id}-{state}", datetime.now(UTC)
+    body = json.dumps(
+        {
+            "type": f"job.{state}",
+            "timestamp": (record.finished_at or now).isoformat(),
+            "data": job_message(record, paths(record.id)).model_dump(mode="json"),
+        }
+    )
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": f"hessian-spectrum/{__version__}",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signer.sign(message_id, now, body),
+    }
+    return WebhookRequest(headers, body)
