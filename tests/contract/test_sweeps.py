@@ -117,6 +117,7 @@ def test_the_estimate_is_that_of_all_points(server: Any) -> None:
         ({"model.seed, data.seed": [1], "model.seed": [2]}, ["over", "model.seed"]),
         ({"weight_decay": [1, True]}, ["over", "weight_decay", 1]),
         ({"kind": ["spectrum"]}, ["over", "kind"]),
+        ({"webhook": ["http://lab.example/"]}, ["over", "webhook"]),
         ({"model.__class__": [1]}, ["over", "model.__class__", 0]),
         ({"seed": []}, ["over", "seed"]),
         ({}, ["over"]),
@@ -128,3 +129,10 @@ def test_a_bad_grid_names_the_value(over: dict[str, Any], place: list[Any], serv
     answer = httpx.post(f"{server.url}/v1/jobs", json={"kind": "sweep", "base": BASE, "over": over})
     assert answer.status_code == 422
     assert [error["loc"] for error in answer.json()["errors"]] == [["body", *place]]
+
+
+def test_a_sweep_has_one_webhook(server: Any) -> None:
+    base = BASE | {"webhook": "http://lab.example/"}
+    answer = httpx.post(f"{server.url}/v1/jobs", json={"kind": "sweep", "base": base, "over": OVER})
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["errors"]] == [["body", "base", "webhook"]]

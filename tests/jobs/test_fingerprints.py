@@ -39,7 +39,7 @@ def test_it_survives_the_way_to_a_worker(request_: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_what_changes_no_number_is_no_part_of_it(request_: dict[str, Any]) -> None:
-    said = {"tags": {"a": "b"}, "shared": True, "time_limit_seconds": 5.0}
+    said = {"tags": {"a": "b"}, "shared": True, "webhook": "http://a.example/", "time_limit_seconds": 5.0}
     assert digest(request_ | said) == digest(request_)
 
 
