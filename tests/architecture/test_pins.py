@@ -18,7 +18,7 @@ def project(name: str) -> dict[str, Any]:
 
 
 def dependencies(*names: str) -> list[str]:
-    """What these distributions ask for of others; images have their extras, but those for JAX and notebooks."""
+    """What these distributions ask for of others; images have their extras, but those for people's own machines."""
     projects = [project(name)["project"] for name in names]
     asked_for = [text for each in projects for text in each["dependencies"]]
     asked_for += [
@@ -26,7 +26,7 @@ def dependencies(*names: str) -> list[str]:
         for each in projects
         for extra, texts in each.get("optional-dependencies", {}).items()
         for text in texts
-        if extra not in ("jax", "notebook")
+        if extra not in {"jax", "mlflow", "notebook", "tensorboard", "wandb"}
     ]
     return [text for text in asked_for if not text.startswith("hessian-spectrum-")]
 

@@ -60,13 +60,39 @@ def check_edge_of_stability(output: str) -> None:
     assert loss[-1] < 0.7 * loss[len(step) // 2 - 1] < 0.1 * loss[0]
 
 
-def check_client(output: str) -> None:
-    first, *_, last = output.splitlines()
-    assert first.startswith("largest eigenvalue 0.7")
-    assert last.startswith("{'model.seed': 2, 'method.num_probes': 8}")
+def check_logged(output: str) -> None:
+    step, largest = np.array([line.split() for line in output.splitlines()], float).T
+    assert step.tolist() == [0, 20, 40]
+    assert (largest > 0).all()
 
 
-CHECKS = {"docs/training-runs.md": check_edge_of_stability, "docs/how-to/python-client.md": check_client}
+def check_largest(output: str) -> None:
+    assert output.startswith("largest eigenvalue 0.7")
+
+
+def check_interim(output: str) -> None:
+    assert output.splitlines()[-1].startswith("False ")
+
+
+def check_grid(output: str) -> None:
+    assert [line.partition("}")[0] for line in output.splitlines()][-1] == "{'model.seed': 2, 'method.num_probes': 8"
+
+
+def check_silent(output: str) -> None:
+    assert output == ""
+
+
+CHECKS = {
+    "client.track(": check_edge_of_stability,
+    "TensorBoardLogger(": check_logged,
+    "largest eigenvalue": check_largest,
+    "interim_results(": check_interim,
+    "submit_many(": check_grid,
+    ".plot(": check_silent,
+    "FakeServer(": check_silent,
+}
+"""Checks of what a program prints, by words that only this one has."""
+
 PAGES = {page: list(each) for page, each in itertools.groupby(PROGRAMS, lambda block: block.place.partition(":")[0])}
 
 
@@ -81,9 +107,10 @@ def test_the_programs_of_a_page_run_as_they_are_written(
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in PAGES[page]:  # a later one goes on where the one before it ended
         exec(compile(block.text, block.place, "exec"), names)
+        check = next((each for words, each in CHECKS.items() if words in block.text), check_spectrum)
+        check(capsys.readouterr().out)
     for client in [value for value in names.values() if isinstance(value, SpectrumClient)]:
         client.close()
-    CHECKS.get(page, check_spectrum)(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("question", "answer"), [pytest.param(*pair, id=pair[1].place) for pair in ANSWERS])
