@@ -124,9 +124,10 @@ def test_a_receiver_that_was_away_gets_its_messages(start: Start, store: JobStor
     wait_until(lambda: outcomes(redis_client).get("failed", 0) >= 3)
     service.stop()
     with receiving(port) as receiver:
+        make_due(redis_client, receiver)
         service.start()  # what it knew is in Redis
         messages = receiver.wait(3)
-        wait_until(lambda: outcomes(redis_client)["delivered"] == 3)
+        wait_until(lambda: outcomes(redis_client).get("delivered") == 3)
         assert {message.id for message in messages} == {f"{job_id}-cancelled" for job_id in ids}
         assert len(receiver.messages) == 3
 
@@ -135,10 +136,8 @@ def test_attempts_are_one_message(start: Start, store: JobStore, receiver: Recei
     receiver.statuses = [500, 404]
     service = start(receiver.host)
     store.cancel(submit(service, receiver.url))
-    for number in (1, 2):
-        receiver.wait(number)
-        wait_until(lambda number=number: outcomes(redis_client).get("failed") == number)
-        make_due(redis_client, receiver)
+    wait_until(lambda: outcomes(redis_client).get("failed") == 2)  # the second one after the first pause
+    make_due(redis_client, receiver)
     messages = receiver.wait(3)
     assert len({message.id for message in messages}) == 1
     assert len({json.dumps(message.content) for message in messages}) == 1
@@ -147,11 +146,11 @@ def test_attempts_are_one_message(start: Start, store: JobStore, receiver: Recei
 
 def test_a_redirect_is_a_failure(start: Start, store: JobStore, receiver: Receiver, redis_client: redis.Redis) -> None:
     with receiving() as other:
-        receiver.statuses, receiver.headers = [307], {"Location": other.url}
+        receiver.statuses, receiver.headers = 9 * [307], {"Location": other.url}
         service = start(receiver.host, other.host)
         job_id = submit(service, receiver.url)
         store.cancel(job_id)
-        wait_until(lambda: outcomes(redis_client) == {"failed": 1})
+        wait_until(lambda: "failed" in outcomes(redis_client))
         assert waiting(redis_client, receiver) == [job_id]
         assert other.messages == []
 
@@ -200,7 +199,7 @@ def test_a_receiver_is_not_waited_for_longer_than_an_attempt(
 ) -> None:
     service = start(receiver.host)
     store.cancel(submit(service, f"http://{receiver.host}/hang"))
-    wait_until(lambda: outcomes(redis_client) == {"failed": 1})
+    wait_until(lambda: "failed" in outcomes(redis_client))
     assert not receiver.ended.is_set()
 
 
@@ -252,11 +251,11 @@ def test_a_message_of_a_service_that_is_killed_is_sent_again(
 def test_a_deleted_job_is_not_spoken_of(
     start: Start, store: JobStore, receiver: Receiver, redis_client: redis.Redis
 ) -> None:
-    receiver.statuses = [500]
+    receiver.statuses = 9 * [500]
     service = start(receiver.host)
     job_id = submit(service, receiver.url)
     store.cancel(job_id)
-    wait_until(lambda: outcomes(redis_client) == {"failed": 1})
+    wait_until(lambda: "failed" in outcomes(redis_client))
     assert httpx.delete(f"{service.url}/v1/jobs/{job_id}").status_code == 204
     assert redis_client.keys(f"{WEBHOOKS}*") == []
 
