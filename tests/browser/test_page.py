@@ -1,8 +1,10 @@
 """The page in Chromium: submit, watch, look, compare, cancel; keys, errors, outages, phones, keyboards."""
 
+import ast
 import json
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +49,14 @@ def results(server: Any) -> dict[str, str]:
         return {name: client.wait(job_id).id for name, job_id in jobs.items()}
 
 
+def without_nulls(value: Any) -> Any:
+    return (
+        {name: without_nulls(each) for name, each in value.items() if each is not None}
+        if isinstance(value, dict)
+        else value
+    )
+
+
 def legend(page: Page, label: str) -> Any:
     return page.locator(".u-legend tr", has_text=label).first
 
@@ -86,9 +96,55 @@ def test_a_job_is_submitted_watched_and_looked_at(server: Any, open_page: OpenPa
     result = httpx.get(f"{server.url}/v1/jobs/{job_id[1]}/result").json()
     shown = page.locator("dt", has_text="Largest").locator("xpath=following-sibling::dd[1]").inner_text()
     assert float(shown.split()[0]) == pytest.approx(result["largest"]["value"], rel=1e-5)
+    page.get_by_role("link", name="again with changes").click()
+    stored = httpx.get(f"{server.url}/v1/jobs/{job_id[1]}/request").json()
+    assert {name: stored[name] for name in ("kind", "loss", "seed")} == {
+        name: request[name] for name in ("kind", "loss", "seed")
+    }
+    expect(page.get_by_label("The request as JSON")).to_have_value(re.compile(r'"seed": 17'))
+    assert without_nulls(json.loads(page.get_by_label("The request as JSON").input_value())) == without_nulls(stored)
+
+
+def test_the_request_of_a_job_is_shown_copied_and_changed_from_the_list(server: Any, open_page: OpenPage) -> None:
+    job_id = httpx.post(f"{server.url}/v1/jobs", json=LONG, headers={"Cache-Control": "no-cache"}).json()["id"]
+    stored = httpx.get(f"{server.url}/v1/jobs/{job_id}/request").json()
+    page = open_page(server.url, f"#/jobs/{job_id}")
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text }")
+    page.get_by_text("Request", exact=True).click()  # while it runs
+    assert json.loads(page.get_by_label("The request as JSON").inner_text()) == stored
+
+    def copied(name: str) -> str:
+        page.get_by_role("button", name=name).first.click()
+        return str(page.evaluate("window.copied"))
+
+    assert json.loads(copied("Copy JSON")) == stored
+    call = ast.parse(copied("Copy Python")).body[-1].body[0].value  # type: ignore[attr-defined]
+    assert ast.literal_eval(call.args[0]) == stored
+    words = shlex.split(copied("Copy curl"))
+    assert (words[0], words[2]) == ("curl", f"{server.url}/v1/jobs")
+    assert json.loads(words[words.index("-d") + 1]) == stored
+    httpx.post(f"{server.url}/v1/jobs/{job_id}/cancel")
+    page.goto(f"{server.url}/#/jobs")
+    page.locator(f"tr[data-job='{job_id}']").get_by_role("link", name="again with changes").click()
+    page.locator("#field-train-num_steps").fill("3")
+    page.locator("#field-train-num_steps").dispatch_event("change")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("dd", has_text="succeeded")).to_be_visible()
+    changed = httpx.get(f"{server.url}/v1/jobs/{page.url.split('/')[-1]}/request").json()
+    assert changed == stored | {"train": stored["train"] | {"num_steps": 3}}
+
+
+@pytest.mark.allowed("410")
+def test_a_request_that_is_not_kept_is_said(server: Any, open_page: OpenPage) -> None:
+    values = [[float(row == column) for column in range(60)] for row in range(60)]
+    long = {"kind": "spectrum", "model": {"kind": "quadratic", "matrix": values}, "method": {"kind": "exact"}}
+    job_id = httpx.post(f"{server.url}/v1/jobs", json=long, headers={"Prefer": "wait=30"}).json()["id"]
+    page = open_page(server.url, f"#/jobs/{job_id}", wait_for="summary")
     page.get_by_text("Request", exact=True).click()
-    page.get_by_role("link", name="Run again with changes").click()
-    assert json.loads(page.get_by_label("The request as JSON").input_value()) == request
+    expect(page.locator("details p")).to_contain_text("kept until their job ends")
+    page.get_by_role("link", name="again with changes").click()
+    expect(page.locator("[role=alert]", has_text="The request is not kept")).to_be_visible()
+    expect(page.get_by_label("The request as JSON")).to_be_visible()  # another one to start from
 
 
 @pytest.mark.allowed("422")

@@ -73,6 +73,20 @@ function pause(milliseconds, signal) {
   });
 }
 
+// Repeats a request that fails because the server is away or busy; `failed` is told the first time.
+export async function persist(action, signal, failed = () => {}) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await action();
+    } catch (error) {
+      const isPassing = [0, 429].includes(error.status) || error.status >= 500;
+      if (signal.aborted || !isPassing) throw error;
+      if (attempt === 0) failed(error);
+    }
+    await pause(RETRY_MILLISECONDS, signal);
+  }
+}
+
 async function* eventsOf(response, connected) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -1,5 +1,7 @@
 // Elements of the page. Text from the server becomes text nodes: it is never parsed as markup.
 
+const MOST_DIGITS = 12;
+
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -37,16 +39,18 @@ export function number(value, digits = 6) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en");
-  const text = value.toPrecision(digits);
+  const text = Math.abs(value) < 1e-4 ? value.toExponential(digits - 1) : value.toPrecision(digits);
   return text.includes("e") ? text.replace(/\.?0+e/, "e") : text.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
 }
 
-// A number with its 95 % interval.
+// A number with its 95 % interval, in as many digits as tell its ends apart.
 export function withInterval(estimate, digits = 6) {
   if (!estimate) return "–";
   const { value, lower, upper } = estimate;
-  const ends = [lower, upper].map((end) => (end === null || end === undefined ? "?" : number(end, digits)));
-  return lower === null && upper === null ? number(value, digits) : `${number(value, digits)} [${ends.join(", ")}]`;
+  const [first, last] = [lower, upper].map((end) => (end === null || end === undefined ? "?" : number(end, digits)));
+  if (lower === null && upper === null) return number(value, digits);
+  if (first !== last) return `${number(value, digits)} [${first}, ${last}]`;
+  return digits < MOST_DIGITS ? withInterval(estimate, digits + 2) : number(value, digits);
 }
 
 export function duration(seconds) {
@@ -76,6 +80,10 @@ export function announce(text) {
   status.textContent = text;
   clearTimeout(announce.timer);
   announce.timer = setTimeout(() => { status.textContent = ""; }, 6000);
+}
+
+export function announceOutage(error) {
+  announce(`${error.problem?.title ?? error}. This page keeps trying.`);
 }
 
 export function copyButton(label, text) {

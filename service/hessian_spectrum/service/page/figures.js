@@ -1,7 +1,6 @@
 // The figures of the sources, which a job computes, with the newest results that are here.
 
 import { json } from "./api.js";
-import { remember } from "./history.js";
 import { announce, duration, element, problemElement, table } from "./elements.js";
 
 export async function figuresView(place, { signal }) {
@@ -11,9 +10,7 @@ export async function figuresView(place, { signal }) {
 
   async function compute(figure, scale) {
     try {
-      const request = { kind: "figure", figure, scale };
-      const job = await json("v1/jobs", { method: "POST", body: request });
-      remember(job.id, request);
+      const job = await json("v1/jobs", { method: "POST", body: { kind: "figure", figure, scale } });
       announce(`${figure} is being computed.`);
       location.hash = `#/jobs/${job.id}`;
     } catch (error) {

@@ -1,10 +1,10 @@
 // One job with its result, or the densities of several jobs in one plot.
 
-import { follow, json } from "./api.js";
+import { follow, json, persist } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
-import { recall } from "./history.js";
 import { act, ENDED, progressOf, Rate } from "./jobs.js";
-import { announce, copyButton, element, list, problemElement, shortId, time } from "./elements.js";
+import { announce, announceOutage, element, list, problemElement, shortId, time } from "./elements.js";
+import { againLink, requestElement } from "./request.js";
 import { downloads, lanczosView, resultElement } from "./result.js";
 
 function facts(job) {
@@ -14,29 +14,6 @@ function facts(job) {
     ["Attempts", job.attempt > 1 ? String(job.attempt) : ""], ["Key", job.owner ?? ""],
     ["Tags", Object.entries(job.tags).map(([name, value]) => `${name}: ${value}`).join(", ")],
   ]);
-}
-
-function requestOf(id) {
-  const request = recall(id);
-  if (!request) return null;
-  const text = JSON.stringify(request, null, 2);
-  const url = new URL("v1/jobs", document.baseURI).href;
-  const curl = `curl -s ${url} -H 'Content-Type: application/json' -d '${text.replaceAll("'", "'\\''")}'`;
-  return element("details", {}, element("summary", {}, "Request"),
-    element("div", { class: "row" }, element("a", { class: "button", href: `#/new?request=${encodeURIComponent(JSON.stringify(request))}` }, "Run again with changes"),
-      copyButton("Copy JSON", () => text), copyButton("Copy curl", () => curl),
-      copyButton("Copy Python", () => `client.run(${text.replaceAll(/\btrue\b/g, "True").replaceAll(/\bfalse\b/g, "False").replaceAll(/\bnull\b/g, "None")})`)),
-    element("pre", { tabindex: "0" }, text));
-}
-
-function commands(id) {
-  const url = new URL(`v1/jobs/${id}`, document.baseURI).href;
-  const server = new URL(".", document.baseURI).href.replace(/\/$/, "");
-  const python = `from hessian_spectrum.client import SpectrumClient\n\nwith SpectrumClient("${server}") as client:\n    result = client.result("${id}")`;
-  return element("details", {}, element("summary", {}, "Use this job elsewhere"),
-    element("div", { class: "row" }, copyButton("Copy curl", () => `curl -s ${url}/result`), copyButton("Copy Python", () => python),
-      copyButton("Copy the link to this view", () => location.href)),
-    element("pre", { tabindex: "0" }, `curl -s ${url}/result\n\n${python}`));
 }
 
 export async function jobView(place, context) {
@@ -49,13 +26,13 @@ async function single(place, id, context) {
   const status = element("div");
   const result = element("div");
   const rate = new Rate();
-  place.append(element("h1", {}, `Job ${shortId(id)}`), status, result);
+  place.append(element("h1", {}, `Job ${shortId(id)}`), status, result, requestElement(id, signal));
 
   function showJob(job) {
     rate.add(job);
     const cancel = element("button", { type: "button", disabled: job.state === "cancelling",
       click: () => act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.") }, "Cancel");
-    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? null : cancel));
+    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? null : cancel, againLink(id)));
     if (job.error) status.append(problemElement({ problem: job.error }));
   }
 
@@ -81,14 +58,14 @@ async function single(place, id, context) {
 
   async function showResult(job) {
     try {
-      const document = await json(`v1/jobs/${id}/result`, { signal });
-      result.replaceChildren(downloads(id, document), await resultElement(id, document, context), requestOf(id), commands(id));
+      const document = await persist(() => json(`v1/jobs/${id}/result`, { signal }), signal, announceOutage);
+      result.replaceChildren(downloads(id, document), await resultElement(id, document, context));
     } catch (error) {
       if (error.name !== "AbortError" && !job.error) result.replaceChildren(problemElement(error));
     }
   }
 
-  let job = await json(`v1/jobs/${id}`, { signal });
+  let job = await persist(() => json(`v1/jobs/${id}`, { signal }), signal, announceOutage);
   showJob(job);
   if (!ENDED.includes(job.state)) {
     for await (job of follow(`v1/jobs/${id}/events`, signal)) {

@@ -1,7 +1,8 @@
 // The list of jobs, which changes as the jobs do.
 
-import { follow, json } from "./api.js";
-import { announce, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
+import { follow, json, persist } from "./api.js";
+import { announce, announceOutage, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
+import { againLink } from "./request.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
 export const ENDED = ["succeeded", "failed", "cancelled", "expired"];
@@ -47,12 +48,16 @@ export async function act(action, done) {
   }
 }
 
+function tagLink(tag) {
+  return element("a", { href: `#/jobs?${new URLSearchParams({ tag })}`, title: "Show the jobs with this tag" }, tag);
+}
+
 export async function jobsView(place, { signal, settings, keepSettings }) {
   const chosen = { state: settings.get("state") ?? "", tag: settings.get("tag") ?? "", sort: settings.get("sort") ?? "created" };
   const known = new Map(); // id -> {job, rate, row}
   const selected = new Set();
   const body = element("tbody");
-  const more = element("button", { type: "button", click: () => load(nextPage) }, "Older jobs");
+  const more = element("button", { type: "button", click: () => refill(nextPage) }, "Older jobs");
   const overlay = element("button", { type: "button", disabled: true, click: () => {
     location.hash = `#/jobs/${[...selected].join(",")}`;
   } }, "Overlay the selected jobs");
@@ -73,7 +78,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     const { job } = entry;
     const box = element("input", { type: "checkbox", "aria-label": `Select job ${shortId(job.id)}`, checked: selected.has(job.id),
       change: () => { selected[box.checked ? "add" : "delete"](job.id); overlay.disabled = selected.size < 2; } });
-    const tags = Object.entries(job.tags).map(([name, value]) => `${name}:${value}`).join(" ");
+    const tags = Object.entries(job.tags).map(([name, value]) => [tagLink(`${name}:${value}`), " "]);
     entry.cells = { state: element("td"), progress: element("td"), action: element("td") };
     const made = element("tr", { "data-job": job.id },
       element("td", {}, box), element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
@@ -90,7 +95,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     const action = ENDED.includes(job.state) ? "Delete" : "Cancel";
     const button = cells.action.firstChild;
     if (button?.textContent === action) button.disabled = job.state === "cancelling";
-    else cells.action.replaceChildren(element("button", { type: "button", click: () => (action === "Delete" ? erase(job.id) : stop(job.id)) }, action));
+    else cells.action.replaceChildren(element("button", { type: "button", "aria-label": `${action} job ${shortId(job.id)}`,
+      click: () => (action === "Delete" ? erase(job.id) : stop(job.id)) }, action), " ", againLink(job.id));
   }
 
   function stop(id) {
@@ -107,7 +113,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     selected.delete(id);
   }
 
-  function update(job) {
+  function update(job, { isSorted = true } = {}) {
     if (!matches(job)) {
       remove(job.id);
       return;
@@ -119,7 +125,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     known.set(job.id, entry);
     if (isNew) {
       entry.row = row(entry);
-      insert(entry);
+      if (isSorted) insert(entry);
     } else refresh(entry);
   }
 
@@ -132,6 +138,10 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   function arrange() {
     const entries = [...known.values()].sort((a, b) => SORTS[chosen.sort](a.job, b.job));
     body.replaceChildren(...entries.map((entry) => entry.row));
+    for (const each of head) {
+      if (each.dataset.sort === chosen.sort) each.setAttribute("aria-sort", chosen.sort === "created" ? "descending" : "ascending");
+      else each.removeAttribute("aria-sort");
+    }
   }
 
   async function load(page) {
@@ -140,25 +150,31 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     if (chosen.tag.includes(":")) query.set("tag", chosen.tag);
     if (page) query.set("page_token", page);
     const { jobs, next_page_token: next } = await json(`v1/jobs?${query}`, { signal });
-    jobs.forEach(update);
+    jobs.forEach((job) => update(job, { isSorted: false }));
     arrange();
     nextPage = next;
     more.hidden = !next;
     empty.hidden = known.size > 0;
   }
 
-  async function reload() {
-    known.clear();
+  // A page of jobs, over outages of the server.
+  async function refill(page = null) {
     try {
-      await load(null);
+      await persist(() => load(page), signal, announceOutage);
     } catch (error) {
-      if (error.name !== "AbortError") place.append(problemElement(error));
+      if (error.name !== "AbortError") faults.replaceChildren(problemElement(error));
     }
   }
 
+  function reload() {
+    known.clear();
+    return refill();
+  }
+
+  const faults = element("div");
   const empty = element("p", { hidden: true }, "There are no such jobs. ", element("a", { href: "#/new" }, "Submit one."));
   const heads = [["", null], ["Job", null], ["Kind", "kind"], ["Summary", null], ["State", "state"], ["Progress", null], ["Tags", null], ["Submitted", "created"], ["", null]];
-  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Tags", "Submitted"].includes(title) ? "wide" : undefined },
+  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Tags", "Submitted"].includes(title) ? "wide" : undefined, "data-sort": sort },
     sort ? element("button", { type: "button", click: () => { choose({ sort }); arrange(); } }, `${title} ↕`) : title));
   place.append(
     element("h1", {}, "Jobs"),
@@ -170,10 +186,10 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
           change: (event) => { choose({ tag: event.target.value.trim() }); reload(); } })),
       overlay),
     scrollable("Jobs", element("table", {}, element("thead", {}, element("tr", {}, head)), body)),
-    empty, more);
+    empty, faults, more);
   more.hidden = true;
-  await load(null);
-  for await (const event of follow("v1/events", signal, { connected: () => load(null).catch(() => {}) })) {
+  refill();
+  for await (const event of follow("v1/events", signal, { connected: () => refill() })) {
     update(event);
     empty.hidden = known.size > 0;
   }

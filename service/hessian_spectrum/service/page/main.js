@@ -25,11 +25,11 @@ const VIEWS = [
 let controller = new AbortController();
 
 // The address after `#` is a path and a query; views keep their settings in the query, so that a link shows the same.
-export function settings() {
+function settings() {
   return new URLSearchParams(location.hash.split("?")[1] ?? "");
 }
 
-export function keepSettings(values) {
+function keepSettings(values) {
   const query = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== "" && value !== undefined));
   const text = query.toString();
   history.replaceState(null, "", `${location.hash.split("?")[0]}${text ? `?${text}` : ""}`);
@@ -53,7 +53,7 @@ async function show() {
     return;
   }
   try {
-    await view(place, { signal, get settings() { return settings(); }, keepSettings, parameters: match.slice(1).map((each) => each && decodeURIComponent(each)) });
+    await view(place, { signal, get settings() { return settings(); }, keepSettings: (values) => signal.aborted || keepSettings(values), parameters: match.slice(1).map((each) => each && decodeURIComponent(each)) });
   } catch (error) {
     if (error.name !== "AbortError") place.append(problemElement(error));
   }

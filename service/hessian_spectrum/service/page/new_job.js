@@ -2,14 +2,15 @@
 
 import { json, send } from "./api.js";
 import { Form } from "./form.js";
-import { remember } from "./history.js";
 import { announce, choice, copyButton, duration, element, problemElement } from "./elements.js";
+import { copyButtons, requestOf } from "./request.js";
 
 const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onnx", npz: "application/x-npz", npy: "application/x-npy",
   safetensors: "application/x-safetensors", bin: "application/octet-stream" };
 const PAUSE_MILLISECONDS = 400;
+const LONGEST_LINK = 8000;
 
-export async function newJobView(place, { signal, settings }) {
+export async function newJobView(place, { signal, settings, keepSettings }) {
   const document = await json("openapi.json", { signal });
   const components = document.components.schemas;
   const { examples } = document.paths["/v1/jobs"].post.requestBody.content["application/json"];
@@ -38,6 +39,18 @@ export async function newJobView(place, { signal, settings }) {
     changed();
   }
 
+  // The request that the address names: that of a job, or one that the link contains.
+  async function start() {
+    const job = settings.get("job");
+    try {
+      return job ? await requestOf(job, signal) : JSON.parse(settings.get("request"));
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      place.append(problemElement(job ? error : { message: "The link contains no request." }));
+      return null;
+    }
+  }
+
   function request() {
     return { ...form.value, kind };
   }
@@ -45,6 +58,8 @@ export async function newJobView(place, { signal, settings }) {
   function changed() {
     if (!form.root) return;
     text.value = JSON.stringify(request(), null, 2);
+    const link = JSON.stringify(request());
+    keepSettings({ request: link.length < LONGEST_LINK ? link : "" });
     clearTimeout(timer);
     timer = setTimeout(estimate, PAUSE_MILLISECONDS);
   }
@@ -71,7 +86,6 @@ export async function newJobView(place, { signal, settings }) {
     submit.disabled = true;
     try {
       const job = await json("v1/jobs", { method: "POST", body: request(), signal });
-      remember(job.id, request());
       location.hash = `#/jobs/${job.id}`;
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error);
@@ -111,13 +125,8 @@ export async function newJobView(place, { signal, settings }) {
     drop,
     element("div", { class: "columns" }, form.node, element("div", {},
       element("h2", {}, "Cost"), cost, element("div", { class: "row" }, submit,
-        copyButton("Copy JSON", () => text.value),
-        copyButton("Copy curl", () => `curl -s ${new URL("v1/jobs", globalThis.document.baseURI)} -H 'Content-Type: application/json' -d '${text.value.replaceAll("'", "'\\''")}'`)),
+        copyButtons(request), copyButton("Copy the link", () => location.href)),
       element("h2", {}, "Request"), text)));
   signal.addEventListener("abort", () => { clearTimeout(timer); pending?.abort(); }, { once: true });
-  let start = Object.values(examples)[0].value;
-  try {
-    start = JSON.parse(settings.get("request")) ?? start;
-  } catch { /* the link holds no request */ }
-  fill(start);
+  fill(await start() ?? Object.values(examples)[0].value);
 }
