@@ -1,6 +1,7 @@
 """The page in Chromium: submit, watch, look, compare, cancel; keys, errors, outages, phones, keyboards."""
 
 import ast
+import base64
 import json
 import os
 import re
@@ -9,11 +10,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
+from safetensors.torch import save_file
 
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.service.auth import KeyStore
@@ -55,6 +60,10 @@ def without_nulls(value: Any) -> Any:
         if isinstance(value, dict)
         else value
     )
+
+
+def fact(page: Page, name: str) -> Any:
+    return page.locator("dt", has_text=name).locator("xpath=following-sibling::dd[1]")
 
 
 def legend(page: Page, label: str) -> Any:
@@ -159,6 +168,80 @@ def test_fields_of_the_form_make_the_request_and_show_their_errors(server: Any, 
     expect(error).to_contain_text("greater than or equal to 1")
 
 
+def test_every_choice_of_the_form_can_be_made(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/new", wait_for="textarea")
+    names = page.locator("select[id$='-kind']").evaluate_all("all => all.map((each) => each.id)")
+    assert {"field-model-kind", "field-data-kind", "field-method-kind"} <= set(names)
+    for name in names:
+        select = page.locator(f"#{name}")
+        for option in select.locator("option").evaluate_all("all => all.map((each) => each.value)"):
+            select.evaluate(
+                "(node, value) => { node.value = value; node.dispatchEvent(new Event('change')) }", option
+            )  # although its part may be closed
+            assert select.input_value() == option
+    page.locator("#preset").select_option(index=1)  # none of this stays
+    expect(page.get_by_label("The request as JSON")).to_have_value(re.compile("exact"))
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.fixture(scope="module")
+def network_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A network in both formats, data for it, and other parameters of the .pt2 file."""
+    directory = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).eval()
+    inputs, shapes = (torch.randn(3, 5),), ({0: torch.export.Dim("batch")},)
+    names = ("net.pt2", "net.onnx", "data.npz", "parameters.safetensors")
+    files = {name: directory / name for name in names}
+    torch.export.save(torch.export.export(network, inputs, dynamic_shapes=shapes), files["net.pt2"])
+    torch.onnx.export(network, inputs, files["net.onnx"], dynamic_shapes=shapes, external_data=False, verbose=False)
+    rng = np.random.default_rng(0)
+    np.savez(files["data.npz"], x=rng.normal(size=(20, 5)).astype("f4"), y=rng.normal(size=(20, 1)).astype("f4"))
+    save_file({name: 2 * each for name, each in network.state_dict().items()}, files["parameters.safetensors"])
+    return files
+
+
+def drop(page: Page, path: Path) -> None:
+    content = base64.b64encode(path.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        "([name, text]) => { const all = new DataTransfer();"
+        " all.items.add(new File([Uint8Array.from(atob(text), (each) => each.charCodeAt(0))], name)); return all; }",
+        [path.name, content],
+    )
+    page.get_by_role("group", name="Your own network").dispatch_event("drop", {"dataTransfer": transfer})
+
+
+@pytest.mark.allowed("422")  # until all files are there
+@pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
+def test_files_that_are_dropped_make_a_job(
+    server: Any, open_page: OpenPage, network_files: dict[str, Path], name: str
+) -> None:
+    request = {
+        "kind": "spectrum",
+        "model": {"kind": "mlp", "widths": [5, 1]},
+        "loss": "mse",
+        "method": {"kind": "exact"},
+    }
+    page = open_page(server.url, f"#/new?request={quote(json.dumps(request))}", wait_for="textarea")
+    drop(page, network_files["parameters.safetensors"])
+    expect(page.locator("#status")).to_contain_text("Drop the network first")
+    drop(page, network_files[name])
+    expect(page.locator("#status")).to_contain_text(f"{name} is uploaded and entered as the network")
+    drop(page, network_files["data.npz"])
+    expect(page.locator("#status")).to_contain_text("entered as the data")
+    if name == "net.pt2":
+        drop(page, network_files["parameters.safetensors"])
+        expect(page.locator("#status")).to_contain_text("entered as the parameters of the network")
+    expect(page.locator("[role=status]", has_text="29 parameters")).to_be_visible()  # 5 x 4 + 4 + 4 + 1
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("dd", has_text="succeeded")).to_be_visible()
+    stored = httpx.get(f"{server.url}/v1/jobs/{page.url.split('/')[-1]}/request").json()
+    assert ("parameters" in stored["model"]) == (name == "net.pt2")
+    page.get_by_role("link", name="again with changes").click()
+    expect(page.get_by_label("The request as JSON")).to_have_value(re.compile("exported"))
+    assert without_nulls(json.loads(page.get_by_label("The request as JSON").input_value())) == without_nulls(stored)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_results_show_their_numbers(server: Any, open_page: OpenPage, results: dict[str, str], method: str) -> None:
     page = open_page(server.url, f"#/jobs/{results[method]}", wait_for="summary")
@@ -185,6 +268,7 @@ def test_a_density_is_smoothed_again_and_its_axes_change(
     expect(legend(page, "share of eigenvalues")).to_be_visible()
     page.locator("#y").select_option("log")
     page.locator("#nodes").check()
+    page.wait_for_url(re.compile("nodes=1"))
     assert {"kappa=100", "curve=cumulative", "y=log", "nodes=1"} <= set(page.url.split("?")[1].split("&"))
     page.reload()
     expect(legend(page, "share of eigenvalues")).to_be_visible()  # a link shows the same
@@ -193,7 +277,7 @@ def test_a_density_is_smoothed_again_and_its_axes_change(
 
 def test_a_chart_is_zoomed_by_mouse_and_keyboard(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
     page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-over")
-    chart, over = page.locator("figure.chart"), page.locator(".u-over")
+    chart, over = page.locator("figure.chart").first, page.locator(".u-over").first
 
     def value_at_the_left() -> float:
         over.hover(position={"x": 2, "y": 50})
@@ -215,6 +299,65 @@ def test_a_chart_is_zoomed_by_mouse_and_keyboard(server: Any, open_page: OpenPag
     page.keyboard.press("+")
     page.wait_for_timeout(100)
     assert value_at_the_left() > whole
+
+
+def ticks(page: Page, axis: int) -> list[float]:
+    """Return the ticks of the first chart."""
+    page.wait_for_function("document.querySelector('figure.chart').chart.plot?.axes[0]._splits?.length")
+    return list(page.evaluate(f"document.querySelector('figure.chart').chart.plot.axes[{axis}]._splits"))
+
+
+def test_ranks_have_ticks_at_integers(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
+    page = open_page(server.url, f"#/jobs/{results['top-k']}", wait_for=".u-legend")
+    assert ticks(page, 0) == [1, 2, 3, 4]
+    assert any(value % 1 for value in ticks(page, 1))  # eigenvalues have others
+    page.goto(f"{server.url}/#/closed-form?kind=self-attention")
+    assert all(value % 1 == 0 for value in ticks(page, 1))
+
+
+def test_the_part_that_is_shown_is_in_the_address(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-over")
+    page.locator("figure.chart").first.focus()
+    page.keyboard.press("+")
+    page.wait_for_url(re.compile("zoom="))
+    part = [float(each) for each in page.url.split("zoom=")[1].split("%2C")]
+    page.reload()
+    page.wait_for_selector(".u-over")
+    page.wait_for_function("document.querySelector('figure.chart').chart.plot?.scales.x.min != null")
+    scale = page.evaluate("document.querySelector('figure.chart').chart.plot.scales.x")
+    assert [scale["min"], scale["max"]] == pytest.approx(part)
+    page.locator("#curve").select_option("cumulative")
+    page.locator("figure.chart").first.focus()
+    page.keyboard.press("0")
+    page.wait_for_url(lambda url: "zoom" not in url)
+
+
+def test_the_bulk_is_drawn_by_itself_and_may_have_many_points(
+    server: Any, open_page: OpenPage, results: dict[str, str]
+) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}?num_points=100000", wait_for=".u-legend")
+    expect(page.get_by_role("heading", name="The bulk, from")).to_be_visible()
+    page.wait_for_function("document.querySelector('figure.chart').chart.plot.data[0].length === 100000")
+    lower, upper = (
+        float(each) for each in re.findall(r"-?[\d.]+", page.get_by_role("heading", name="The bulk").inner_text())
+    )
+    grid = page.evaluate("document.querySelectorAll('figure.chart')[1].chart.plot.data[0]")
+    assert 0 < len(grid) < 100000
+    assert (min(grid), max(grid)) == pytest.approx((lower, upper), abs=0.01)
+
+
+def test_numbers_of_every_eigenvalue(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
+    page = open_page(server.url, f"#/jobs/{results['exact']}?curve=histogram&y=log", wait_for=".u-legend")
+    result = httpx.get(f"{server.url}/v1/jobs/{results['exact']}/result").json()
+    magnitudes = [abs(each) for each in result["eigenvalues"] if abs(each) > result["zero_threshold"]]
+    shown = fact(page, "Condition number").inner_text()
+    assert float(shown.split()[0]) == pytest.approx(max(magnitudes) / min(magnitudes), rel=1e-3)
+    assert f"without the {result['inertia']['zero']} zeros" in shown
+    expect(fact(page, "Inertia")).to_contain_text(f"{result['inertia']['negative']} negative")
+    heights = page.evaluate("document.querySelector('figure.chart').chart.plot.data[1]")
+    assert sum(each for each in heights if each >= 1) == len(result["eigenvalues"])
+    page.locator("#curve").select_option("cumulative")
+    expect(legend(page, "share of eigenvalues")).to_be_visible()
 
 
 def test_several_densities_are_overlaid(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
@@ -292,6 +435,44 @@ def test_sliders_of_random_matrices_move_the_law(server: Any, open_page: OpenPag
     expect(legend(page, "sampled matrix")).to_be_visible()
 
 
+def test_eigenvectors_and_gradient_descent_move_with_the_sliders(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/closed-form", wait_for=".plane svg")
+    drawing = page.locator(".plane svg").first
+    before = drawing.get_attribute("aria-label")
+    page.locator("#cosine").fill("1")
+    expect(drawing).not_to_have_attribute("aria-label", before or "")
+    places = re.findall(r"at \((\S+), (\S+)\)", drawing.get_attribute("aria-label") or "")
+    assert len(places) == 2
+    assert all(abs(float(up)) < 1e-9 for _, up in places)  # w and v have one direction
+    shares = (
+        page.locator(".plane, .planes + .scroll").last.locator("tbody tr").first.locator("td").all_inner_texts()[1:]
+    )
+    assert sum(map(float, shares)) == pytest.approx(1, abs=2e-3)
+    page.locator("#rate").fill("1")
+    expect(page.get_by_text("2 / learning rate is 2.")).to_be_visible()
+    page.locator("#residual").fill("0")
+    expect(page.locator("output[for=covariance]")).to_have_text("1.5")  # that of the outputs: 1.5 x 1 x 1
+    bulk = page.locator("tr", has_text="bulk").first.locator("td").first
+    expect(bulk).to_have_text(re.compile(r"^-?(0|\d.*e-1\d)$"))
+
+
+def test_the_server_is_seen_at_work(server: Any, open_page: OpenPage) -> None:
+    running = JOB | {"model": {"kind": "mlp", "widths": [64, 400, 400, 10]}, "data": {"kind": "digits"}}
+    running["method"] = {"kind": "trace", "num_probes": 1000, "estimator": "hutchinson"}
+    with SpectrumClient(server.url) as client:
+        job_id = client.submit(running, fresh=True).id
+        page = open_page(server.url, "#/server", wait_for="table")
+        expect(page.locator("main")).to_contain_text("accepts closed forms and jobs")
+        expect(fact(page, "Jobs")).to_contain_text("1 running")
+        expect(fact(page, "Disk")).to_contain_text(re.compile(r"\d (GiB|TiB) free"))
+        worker = httpx.get(f"{server.url}/v1/health/ready").json()["workers"][0]
+        row = page.locator("tbody tr", has_text=worker["name"])
+        expect(row.locator("td").nth(2)).to_have_text(str(worker["num_threads"]))
+        expect(page.get_by_text(re.compile(r"^[1-9][\d.,]* over the last"))).to_be_visible()
+        client.cancel(job_id)
+        expect(fact(page, "Jobs")).to_contain_text("0 running")
+
+
 def test_the_keyboard_alone_reaches_every_view(server: Any, open_page: OpenPage) -> None:
     page = open_page(server.url)
     page.keyboard.press("Tab")
@@ -326,6 +507,29 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_told(guarded: tuple[Any, str], op
         f"{server.url}/v1/jobs", json=JOB | {"method": METHODS["trace"]}, headers={"Authorization": f"Bearer {text}"}
     ).json()["id"]
     expect(page.locator(f"tr[data-job='{job_id}']")).to_contain_text("succeeded")
+    page.goto(f"{server.url}/#/server")
+    expect(fact(page, "Jobs")).to_contain_text("succeeded")  # metrics need the key, too
+
+
+@pytest.mark.allowed("Failed to load resource")
+def test_a_list_that_could_not_be_fetched_is_fetched_later(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/nowhere")
+    failures = iter(["abort", "refuse"])
+
+    def fail(route: Route) -> None:
+        kind = next(failures, None)
+        if kind == "abort":
+            route.abort()
+        elif kind == "refuse":
+            route.fulfill(status=503, json={"title": "Not ready", "status": 503})
+        else:
+            route.continue_()
+
+    page.route(re.compile(r"/v1/jobs\?"), fail)
+    page.goto(f"{server.url}/#/jobs")
+    job_id = httpx.post(f"{server.url}/v1/jobs", json=JOB | {"method": METHODS["trace"]}).json()["id"]
+    expect(page.locator(f"tr[data-job='{job_id}']")).to_contain_text("succeeded")
+    assert next(failures, None) is None
 
 
 @pytest.mark.allowed("ERR_", "Failed to load resource", "503")

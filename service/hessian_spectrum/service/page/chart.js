@@ -5,6 +5,10 @@ import { element, number } from "./elements.js";
 const DISTRIBUTIONS = { linear: 1, log: 3, symlog: 4 };
 const NUM_COLOURS = 8;
 const BAND_OPACITY = "30";
+const MOST_SMOOTH_POINTS = 4000; // of longer curves, uPlot draws the extremes in each column of pixels
+const MARKER_MARGIN = 0.03;
+const FARTHEST_REFERENCE = 3; // in heights of the curves
+const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 const FONT = "12px system-ui, sans-serif";
 
 function variable(name) {
@@ -21,6 +25,11 @@ function decade(value) {
   return Math.abs(exponent - Math.round(exponent)) < 1e-9 ? (Math.abs(exponent) < 4 ? number(value) : `1e${Math.round(exponent)}`) : null;
 }
 
+function isAscending(values) {
+  for (let index = 1; index < values.length; index += 1) if (!(values[index] >= values[index - 1])) return false;
+  return true;
+}
+
 function coloursOf(curves) {
   const groups = new Map();
   return curves.map((curve, index) => {
@@ -31,11 +40,13 @@ function coloursOf(curves) {
 }
 
 export class Chart {
-  // `label` says in words what is drawn, for people who do not see it.
-  constructor({ label, height = 340 }) {
-    this.height = height;
+  // label: says in words what is drawn, for people who do not see it; zoomed: called with the ends of the part that is
+  // shown, or null for everything; part: the ends that are shown at first.
+  constructor({ label, height = 340, zoomed = () => {}, part = null }) {
+    Object.assign(this, { height, zoomed, part });
     this.node = element("figure", { class: "chart", tabindex: "0", "aria-label": label,
       keydown: (event) => this.handleKey(event) });
+    this.node.chart = this; // for whoever looks at what is drawn
     this.plot = null;
     new ResizeObserver(() => this.resize()).observe(this.node);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
@@ -54,16 +65,48 @@ export class Chart {
 
   update() {
     const { curves, xScale, yScale } = this.content;
-    const layout = JSON.stringify([this.content.xLabel, this.content.yLabel, xScale, yScale, this.content.yLimits,
-      curves.map(({ label, style, group, lower, upper }) => [label, style, group, Boolean(lower && upper)])]);
+    const isWhole = (name, scale) => scale === "linear" && curves.every((curve) => Array.prototype.every.call(curve[name], Number.isInteger));
+    this.areWhole = { x: isWhole("x", xScale), y: isWhole("y", yScale) };
+    const layout = JSON.stringify([this.content.xLabel, this.content.yLabel, xScale, yScale, this.content.yLimits, this.areWhole,
+      curves.map(({ label, style, group, lower, upper, x }) => [label, style, group, Boolean(lower && upper), x.length > MOST_SMOOTH_POINTS])]);
     const data = this.table();
-    if (this.plot && layout === this.layout) {
-      this.plot.setData(data);
-      return;
+    const part = this.part; // which new data would reset
+    if (this.plot && layout === this.layout) this.plot.setData(data);
+    else {
+      if (this.layout && JSON.parse(this.layout)[0] !== this.content.xLabel) this.part = null;
+      this.layout = layout;
+      this.plot?.destroy();
+      this.plot = new uPlot(this.options(), data, this.node);
     }
-    this.layout = layout;
-    this.plot?.destroy();
-    this.plot = new uPlot(this.options(), data, this.node);
+    if (part) this.plot.setScale("x", { min: part[0], max: part[1] });
+  }
+
+  // The ends of the horizontal axis: markers at the ends of the data are drawn whole.
+  xRange(plot, min, max) {
+    if (min === null) return [0, 1];
+    const [x] = plot.data;
+    const isAll = min <= x[0] && max >= x.at(-1);
+    const margin = min === max ? Math.max(Math.abs(min), 1) / 10
+      : isAll && this.content.curves.some((curve) => curve.style?.includes("markers")) ? (max - min) * MARKER_MARGIN : 0;
+    return [min - margin, max + margin];
+  }
+
+  // The ends of the vertical axis, with the reference lines that are not far from the curves.
+  yRange(min, max) {
+    if (min === null) return [0, 1];
+    const far = FARTHEST_REFERENCE * (max - min || Math.abs(max) || 1);
+    const near = this.content.horizontal.map((each) => each.value).filter((value) => value > min - far && value < max + far);
+    return uPlot.rangeNum(Math.min(min, ...near), Math.max(max, ...near), 0.1, true);
+  }
+
+  noteZoom(plot, name) {
+    if (name !== "x" || this.content.xScale !== "linear") return;
+    const { min, max } = plot.scales.x;
+    const [x] = plot.data;
+    const part = min > x[0] || max < x.at(-1) ? [min, max] : null;
+    if (String(part) === String(this.part)) return;
+    this.part = part;
+    this.zoomed(part);
   }
 
   redraw() {
@@ -78,8 +121,9 @@ export class Chart {
   table() {
     const { curves, xScale, yScale } = this.content;
     const tables = curves.map((curve) => {
-      const x = onScale(Array.from(curve.x), xScale);
       const columns = [curve.y, ...(curve.lower && curve.upper ? [curve.upper, curve.lower] : [])];
+      if (xScale !== "log" && isAscending(curve.x)) return [curve.x, ...columns.map((column) => onScale(column, yScale))];
+      const x = onScale(Array.from(curve.x), xScale);
       const order = x.map((value, index) => [value, index]).filter(([value]) => value !== null);
       if (order.some(([value], index) => index && value < order[index - 1][0])) order.sort((a, b) => a[0] - b[0]);
       return [order.map(([value]) => value),
@@ -98,7 +142,8 @@ export class Chart {
       const stroke = variable(`--curve-${colour}`);
       const style = curve.style ?? "line";
       const hasMarkers = style.includes("markers");
-      series.push({ label: curve.label, class: curve.label ? undefined : "unlisted", stroke, spanGaps: true, width: style === "markers" ? 0 : 1.5,
+      const paths = style === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined;
+      series.push({ label: curve.label, class: curve.label ? undefined : "unlisted", stroke, spanGaps: true, pxAlign: curve.x.length > MOST_SMOOTH_POINTS ? 1 : 0, paths, width: style === "markers" ? 0 : 1.5,
         dash: style === "dashed" ? [6, 4] : undefined, value: (plot, value) => number(value),
         points: { show: hasMarkers, size: 6, fill: stroke } });
       if (curve.lower && curve.upper) {
@@ -111,19 +156,21 @@ export class Chart {
     });
     const axis = { stroke: variable("--text"), font: FONT, labelFont: FONT, grid: { stroke: variable("--line"), width: 0.5 },
       ticks: { stroke: variable("--line") } };
+    const steps = (name) => (this.areWhole[name] ? { incrs: WHOLE_STEPS } : {});
     const values = (scale) => (plot, splits) => splits.map((split) => (scale === "log" ? decade(split) : split === null ? null : number(split, 4)));
     return {
       width: this.node.clientWidth,
       height: this.height,
       scales: {
-        x: { time: false, distr: DISTRIBUTIONS[xScale] },
-        y: { distr: DISTRIBUTIONS[yScale], ...(yLimits ? { range: () => yLimits } : {}) },
+        x: { time: false, distr: DISTRIBUTIONS[xScale], ...(xScale === "linear" ? { range: (plot, min, max) => this.xRange(plot, min, max) } : {}) },
+        y: { distr: DISTRIBUTIONS[yScale], ...(yLimits ? { range: () => yLimits } : yScale === "linear" ? { range: (plot, min, max) => this.yRange(min, max) } : {}) },
       },
-      axes: [{ ...axis, label: xLabel, values: values(xScale) }, { ...axis, label: yLabel, size: 70, values: values(yScale) }],
+      axes: [{ ...axis, label: xLabel, values: values(xScale), ...steps("x") },
+        { ...axis, label: yLabel, size: 70, values: values(yScale), ...steps("y") }],
       series,
       bands,
       cursor: { drag: { x: true, y: true, uni: 40 } },
-      hooks: { draw: [(plot) => this.drawReferences(plot)] },
+      hooks: { draw: [(plot) => this.drawReferences(plot)], setScale: [(plot, name) => this.noteZoom(plot, name)] },
     };
   }
 

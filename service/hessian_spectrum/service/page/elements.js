@@ -24,15 +24,19 @@ export function scrollable(label, ...children) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, children);
 }
 
-// columns: [{name, title, number}], rows: arrays of text or elements.
-export function table(columns, rows, caption) {
+// columns: [{title, number, wide}], rows: arrays of text or elements.
+export function plainTable(columns, rows, caption) {
   const classOf = (column) => [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || undefined;
-  return scrollable(caption ?? "Table", element("table", {},
+  return element("table", {},
     caption ? element("caption", {}, caption) : null,
     element("thead", {}, element("tr", {}, columns.map((column) =>
       element("th", { scope: "col", class: classOf(column) }, column.title)))),
     element("tbody", {}, rows.map((row) => element("tr", {}, row.map((cell, index) =>
-      element("td", { class: classOf(columns[index]) }, cell)))))));
+      element("td", { class: classOf(columns[index]) }, cell))))));
+}
+
+export function table(columns, rows, caption) {
+  return scrollable(caption ?? "Table", plainTable(columns, rows, caption));
 }
 
 export function number(value, digits = 6) {
@@ -116,8 +120,13 @@ export function slider({ name, label, min, max, step, value, help, change, forma
     output.textContent = format(Number(input.value));
     change(Number(input.value));
   } });
-  return element("div", { class: "field" }, output, element("label", { for: name }, label), input,
+  const node = element("div", { class: "field" }, output, element("label", { for: name }, label), input,
     help ? element("small", {}, help) : null);
+  node.show = (shown) => { // without a call of `change`
+    input.value = String(shown);
+    output.textContent = format(shown);
+  };
+  return node;
 }
 
 export function choice({ name, label, options, value, change }) {

@@ -25,7 +25,6 @@ export class Form {
 
   showErrors(errors) {
     for (const place of this.faults.values()) place.textContent = "";
-    const others = [];
     for (const { loc, msg } of errors) {
       const path = loc.filter((part) => part !== "body").map(String);
       while (path.length && !this.faults.has(path.join("."))) path.pop();
@@ -33,9 +32,8 @@ export class Form {
       if (place) {
         place.textContent = msg;
         for (let parent = place.closest("details"); parent; parent = parent.parentElement.closest("details")) parent.open = true;
-      } else others.push({ loc, msg });
+      }
     }
-    return others;
   }
 
   resolved(schema) {
@@ -50,6 +48,13 @@ export class Form {
       else break;
     }
     return { ...own, ...around };
+  }
+
+  // Of several kinds of objects with the same name, the one that these fields suffice for.
+  alternative(schema, value) {
+    if (schema.properties) return schema;
+    const kinds = schema.oneOf.map((each) => this.resolved(each)).sort((a, b) => (b.required?.length ?? 0) - (a.required?.length ?? 0));
+    return kinds.find((each) => (each.required ?? []).every((name) => name in (value ?? {}))) ?? kinds.at(-1);
   }
 
   part(schema, value, path, { isRequired, label }) {
@@ -99,7 +104,7 @@ export class Form {
     let part = null;
     const choose = (kind, fields) => {
       for (const key of [...this.faults.keys()]) if (key.startsWith(`${[...path, ""].join(".")}`) && key !== path.join(".")) this.faults.delete(key);
-      part = this.object(this.resolved({ $ref: mapping[kind] }), fields, path, { isRequired: true, label: null });
+      part = this.object(this.alternative(this.resolved({ $ref: mapping[kind] }), fields), fields, path, { isRequired: true, label: null });
       inner.replaceChildren(part.node);
     };
     const id = `field-${[...path, propertyName].join("-")}`;

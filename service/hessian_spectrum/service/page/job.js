@@ -4,8 +4,9 @@ import { follow, json, persist } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { act, ENDED, progressOf, Rate } from "./jobs.js";
 import { announce, announceOutage, element, list, problemElement, shortId, time } from "./elements.js";
+import { lanczosView } from "./lanczos.js";
 import { againLink, requestElement } from "./request.js";
-import { downloads, lanczosView, resultElement } from "./result.js";
+import { downloads, resultElement } from "./result.js";
 
 function facts(job) {
   return list([

@@ -79,10 +79,10 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     const box = element("input", { type: "checkbox", "aria-label": `Select job ${shortId(job.id)}`, checked: selected.has(job.id),
       change: () => { selected[box.checked ? "add" : "delete"](job.id); overlay.disabled = selected.size < 2; } });
     const tags = Object.entries(job.tags).map(([name, value]) => [tagLink(`${name}:${value}`), " "]);
-    entry.cells = { state: element("td"), progress: element("td"), action: element("td") };
+    entry.cells = { state: element("td"), progress: element("td"), action: element("td", { class: "actions" }) };
     const made = element("tr", { "data-job": job.id },
       element("td", {}, box), element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
-      element("td", {}, job.kind), element("td", {}, job.summary), entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, tags),
+      entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, job.kind), element("td", {}, job.summary), element("td", { class: "wide" }, tags),
       element("td", { class: "wide" }, time(job.created_at)), entry.cells.action);
     refresh(entry);
     return made;
@@ -173,8 +173,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
 
   const faults = element("div");
   const empty = element("p", { hidden: true }, "There are no such jobs. ", element("a", { href: "#/new" }, "Submit one."));
-  const heads = [["", null], ["Job", null], ["Kind", "kind"], ["Summary", null], ["State", "state"], ["Progress", null], ["Tags", null], ["Submitted", "created"], ["", null]];
-  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Tags", "Submitted"].includes(title) ? "wide" : undefined, "data-sort": sort },
+  const heads = [["", null], ["Job", null], ["State", "state"], ["Progress", null], ["Kind", "kind"], ["Summary", null], ["Tags", null], ["Submitted", "created"], ["", null]];
+  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Kind", "Tags", "Submitted"].includes(title) ? "wide" : undefined, "data-sort": sort },
     sort ? element("button", { type: "button", click: () => { choose({ sort }); arrange(); } }, `${title} ↕`) : title));
   place.append(
     element("h1", {}, "Jobs"),

@@ -22,6 +22,8 @@ const VIEWS = [
   [/^\/server$/, serverView],
 ];
 
+const KEEP_MILLISECONDS = 200;
+
 let controller = new AbortController();
 
 // The address after `#` is a path and a query; views keep their settings in the query, so that a link shows the same.
@@ -29,13 +31,22 @@ function settings() {
   return new URLSearchParams(location.hash.split("?")[1] ?? "");
 }
 
+let keeping = null;
+
+// Browsers limit how often the address changes, so that it follows a slider that moves with a delay.
 function keepSettings(values) {
+  clearTimeout(keeping);
+  keeping = setTimeout(() => writeSettings(values), KEEP_MILLISECONDS);
+}
+
+function writeSettings(values) {
   const query = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== "" && value !== undefined));
   const text = query.toString();
   history.replaceState(null, "", `${location.hash.split("?")[0]}${text ? `?${text}` : ""}`);
 }
 
 async function show() {
+  clearTimeout(keeping);
   controller.abort();
   controller = new AbortController();
   const { signal } = controller;

@@ -9,6 +9,16 @@ const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onn
   safetensors: "application/x-safetensors", bin: "application/octet-stream" };
 const PAUSE_MILLISECONDS = 400;
 const LONGEST_LINK = 8000;
+const WINDOWS = { num_sequences: 8, sequence_length: 64 }; // of uploaded tokens, to start with
+
+// Where an uploaded file belongs in the request: what it becomes, and the fields that change.
+function entered(artifact, { model }) {
+  const reference = { kind: "artifact", id: artifact.id };
+  if (artifact.kind === "program") return ["network", { model: { kind: "exported", program: reference } }];
+  if (artifact.kind === "tokens") return ["data", { data: { ...reference, ...WINDOWS } }];
+  if ("x" in artifact.arrays || "y" in artifact.arrays) return ["data", { data: reference }];
+  return model?.kind === "exported" ? ["parameters of the network", { model: { ...model, parameters: reference } }] : [null, {}];
+}
 
 export async function newJobView(place, { signal, settings, keepSettings }) {
   const document = await json("openapi.json", { signal });
@@ -65,8 +75,8 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
   }
 
   function showProblem(error) {
-    const others = form.showErrors(error.problem?.errors ?? []);
-    cost.replaceChildren(error.problem?.errors && !others.length ? element("p", { class: "error" }, error.problem.detail) : problemElement(error));
+    form.showErrors(error.problem?.errors ?? []);
+    cost.replaceChildren(problemElement(error));
   }
 
   async function estimate() {
@@ -103,11 +113,10 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
     announce(`${file.name} is being uploaded.`);
     try {
       const artifact = await (await send("v1/artifacts", { method: "POST", body: file, headers: { "Content-Type": type }, signal })).json();
-      const reference = { kind: "artifact", id: artifact.id };
-      const now = request();
-      if (artifact.kind === "program") fill({ ...now, model: { kind: "exported", program: reference } });
-      else fill({ ...now, data: reference });
-      announce(`${file.name} is uploaded and entered as ${artifact.kind === "program" ? "model" : "data"}.`);
+      const [place, value] = entered(artifact, request());
+      if (place) fill({ ...request(), ...value });
+      announce(place ? `${file.name} is uploaded and entered as the ${place}.`
+        : `${file.name} is uploaded, but not entered: without arrays x or y it is no data, and parameters need a network. Drop the network first.`);
     } catch (error) {
       if (error.name !== "AbortError") cost.replaceChildren(problemElement(error));
     }
@@ -117,7 +126,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
   const drop = element("fieldset", { dragover: (event) => event.preventDefault(), drop: (event) => {
     event.preventDefault();
     if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
-  } }, element("legend", {}, "Your own network or data"), element("label", { for: "file" }, "Drop a .pt2, .onnx, .npz or .safetensors file here, or choose one: "), input);
+  } }, element("legend", {}, "Your own network or data"), element("label", { for: "file" }, "Drop a network (.pt2, .onnx), data (.npz with x and y) or parameters (.safetensors) here, or choose a file: "), input);
 
   place.append(element("h1", {}, "New job"),
     choice({ name: "preset", label: "Start from", value: "", options: Object.entries(examples).map(([name, each]) => [name, each.summary]),

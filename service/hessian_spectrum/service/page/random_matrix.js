@@ -51,8 +51,8 @@ export async function randomMatrixView(place, { signal, settings, keepSettings }
     element("div", { class: "row" },
       element("button", { type: "button", click: () => changed({ sample: String(Number(values.sample || 0) + 1) }) }, "Sample a matrix"),
       element("button", { type: "button", click: () => changed({ sample: "" }) }, "The law alone"),
-      copyButton("Copy the request", () => JSON.stringify(request))), facts);
+      copyButton("Copy the request", () => JSON.stringify(request)), copyButton("Copy the link", () => location.href)));
   place.append(element("h1", {}, "Random matrices"),
-    element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, element("h2", {}, "Index against energy"), curve.node, zoomHelp())));
+    element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, element("h2", {}, "Index against energy"), curve.node, zoomHelp()), facts));
   changed();
 }

@@ -243,6 +243,7 @@ def _register_worker(settings: WorkerSettings, hardware: Hardware) -> None:
         device=str(hardware.device),
         memory_bytes=hardware.memory_bytes,
         concurrency=settings.concurrency,
+        num_threads=hardware.num_threads,
         code_version=result_version(),
         source_version=protocol_version(),
     )

@@ -1,0 +1,70 @@
+// Numbers that follow from a result.
+
+import { number, withInterval } from "./elements.js";
+
+function negated({ value, lower, upper }) {
+  const other = (end) => (end === null || end === undefined ? null : -end);
+  return { value: -value, lower: other(upper), upper: other(lower) };
+}
+
+function ratio(top, bottom) {
+  const lower = top.lower > 0 && bottom.upper > 0 ? top.lower / bottom.upper : null;
+  const upper = top.upper > 0 && bottom.lower > 0 ? top.upper / bottom.lower : null;
+  return { value: top.value / bottom.value, lower, upper };
+}
+
+// Largest over smallest magnitude, with its interval, from the ends of the spectrum; they tell it for definite matrices alone.
+export function conditionFromEnds(largest, smallest) {
+  if (smallest.value > 0) return withInterval(ratio(largest, smallest));
+  if (largest.value < 0) return withInterval(ratio(negated(smallest), negated(largest)));
+  return "unknown: eigenvalues of both signs";
+}
+
+// Largest over smallest magnitude of all eigenvalues that are not zero up to rounding.
+export function conditionOfAll(eigenvalues, threshold, numZeros) {
+  let [largest, smallest] = [0, Infinity];
+  for (const value of eigenvalues) {
+    const magnitude = Math.abs(value);
+    if (magnitude <= threshold) continue;
+    largest = Math.max(largest, magnitude);
+    smallest = Math.min(smallest, magnitude);
+  }
+  if (!largest) return "undefined: every eigenvalue is zero";
+  const around = (value) => ({ value, lower: value - threshold, upper: value + threshold });
+  const text = withInterval(ratio(around(largest), around(smallest)));
+  return numZeros ? `${text} without the ${number(numZeros)} zeros, infinite with them` : text;
+}
+
+// Ritz values beyond the bulk that have about the weight of one eigenvalue: what a reader would call outliers. Descending.
+export function outliersOf({ quadrature, num_parameters: count, largest, smallest }) {
+  const width = Math.max(Math.abs(largest.value), Math.abs(smallest.value));
+  const nodes = quadrature.flatMap(({ nodes: own, weights, residuals }) => own.filter((node, index) => residuals
+    && weights[index] < 10 / count + 0.02 && Math.abs(residuals[index]) < 1e-3 * width && Math.abs(node) > 0.05 * width));
+  const found = [];
+  for (const node of nodes.sort((a, b) => b - a)) {
+    if (!found.length || found.at(-1) - node > 0.01 * width) found.push(node);
+  }
+  return found;
+}
+
+// The part of a grid that the outliers leave: from the largest negative one to the smallest positive one.
+export function bulkOf(outliers, grid) {
+  const lower = Math.max(grid[0], ...outliers.filter((each) => each < 0));
+  const upper = Math.min(grid.at(-1), ...outliers.filter((each) => each > 0));
+  return [lower, upper];
+}
+
+// The points of a curve with a band whose grid lies within the ends.
+export function within([lower, upper], { grid, values, band }) {
+  const first = grid.findIndex((each) => each >= lower);
+  const next = grid.findIndex((each) => each > upper);
+  const cut = (column) => column.slice(first, next < 0 ? grid.length : next);
+  return { grid: cut(grid), values: cut(values), band: { lower: cut(band.lower), upper: cut(band.upper) } };
+}
+
+// The share of eigenvalues below the last point of the grid under 0.
+export function negativeShare({ grid, values, band }) {
+  const index = grid.findLastIndex((each) => each < 0);
+  if (index < 0) return null;
+  return [`Share below ${number(grid[index], 3)}`, withInterval({ value: values[index], lower: band.lower[index], upper: band.upper[index] }, 4)];
+}
