@@ -86,6 +86,10 @@ export function announce(text) {
   announce.timer = setTimeout(() => { status.textContent = ""; }, 6000);
 }
 
+export function announceProblem(error) {
+  announce(error.problem ? [error.problem.title, error.problem.detail].filter(Boolean).join(": ") : String(error));
+}
+
 export function announceOutage(error) {
   announce(`${error.problem?.title ?? error}. This page keeps trying.`);
 }

@@ -3,7 +3,7 @@
 import { follow, json, persist } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { act, ENDED, progressOf, Rate } from "./jobs.js";
-import { announce, announceOutage, element, list, problemElement, shortId, time } from "./elements.js";
+import { announceOutage, announceProblem, element, list, problemElement, shortId, time } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
 import { againLink, requestElement } from "./request.js";
 import { downloads, resultElement } from "./result.js";
@@ -53,7 +53,7 @@ async function single(place, id, context) {
           "From the probes and steps so far. The bands contain the exact curves already, and narrow until the job ends."), interim.node);
       }
     } catch (error) {
-      if (error.name !== "AbortError" && ![404, 409, 410].includes(error.status)) announce(error.problem?.title ?? String(error));
+      if (error.name !== "AbortError" && ![404, 409, 410].includes(error.status)) announceProblem(error);
     }
   }
 

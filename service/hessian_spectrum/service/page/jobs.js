@@ -1,7 +1,7 @@
 // The list of jobs, which changes as the jobs do.
 
 import { follow, json, persist } from "./api.js";
-import { announce, announceOutage, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
+import { announce, announceOutage, announceProblem, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
 import { againLink } from "./request.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
@@ -43,7 +43,7 @@ export async function act(action, done) {
     announce(done);
     return true;
   } catch (error) {
-    announce(`${error.problem?.title ?? error}: ${error.problem?.detail ?? ""}`);
+    announceProblem(error);
     return false;
   }
 }

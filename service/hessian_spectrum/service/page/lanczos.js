@@ -2,7 +2,7 @@
 
 import { json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
-import { announce, choice, element, list, number, slider, withInterval } from "./elements.js";
+import { announceProblem, choice, element, list, number, slider, withInterval } from "./elements.js";
 import { bulkOf, conditionFromEnds, negativeShare, outliersOf, within } from "./quantities.js";
 
 const DEFAULTS = { curve: "density", y: "linear", kappa: "", num_points: "", nodes: "", zoom: "" };
@@ -88,7 +88,7 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
       shown = await json(`v1/jobs/${id}/result?${query}`, { signal: pending.signal });
       plots.draw(shown, chosen);
     } catch (error) {
-      if (error.name !== "AbortError") announce(error.problem?.title ?? String(error));
+      if (error.name !== "AbortError") announceProblem(error);
     }
   }
 

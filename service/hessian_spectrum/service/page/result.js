@@ -3,7 +3,7 @@
 import { download, send } from "./api.js";
 import { panelChart, zoomHelp } from "./chart.js";
 import { exactView, topView } from "./eigenvalues.js";
-import { announce, choice, copyButton, element, list, number, shortId, table, withInterval } from "./elements.js";
+import { announceProblem, choice, copyButton, element, list, number, shortId, table, withInterval } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
 
 const FORMATS = ["json", "npz", "csv", "svg", "png", "pdf"];
@@ -14,7 +14,7 @@ export function downloads(id, document) {
       try {
         await download(`v1/jobs/${id}/result.${format}`, `${shortId(id)}.${format}`);
       } catch (error) {
-        announce(`${error.problem?.title ?? error}: ${error.problem?.detail ?? ""}`);
+        announceProblem(error);
       }
     } }, format.toUpperCase())),
     copyButton("Copy JSON", () => JSON.stringify(document, null, 1)));
