@@ -25,7 +25,8 @@ function histogram(ascending, repeated, least) {
   return { label: COUNT, x: heights.map((_, index) => first + width * index), y: heights.map((each) => Math.max(each, least)), style: "step" };
 }
 
-function cumulative(ascending, repeated, count) {
+// The share of eigenvalues up to each of them.
+export function cumulative(ascending, repeated, count) {
   let passed = 0;
   const counted = [...ascending.map((value) => [value, 1]), ...(repeated ? [[repeated.value, repeated.multiplicity]] : [])].sort((a, b) => a[0] - b[0]);
   const shares = counted.map(([, times]) => (passed += times) / count);

@@ -1,6 +1,7 @@
 // Elements of the page. Text from the server becomes text nodes: it is never parsed as markup.
 
 const MOST_DIGITS = 12;
+const TIME = new Intl.DateTimeFormat("en-GB", { dateStyle: "short", timeStyle: "medium" });
 
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -76,7 +77,7 @@ export function shortId(id) {
 }
 
 export function time(text) {
-  return text ? element("time", { datetime: text }, new Date(text).toLocaleString("en-GB")) : "";
+  return text ? element("time", { datetime: text }, TIME.format(new Date(text))) : "";
 }
 
 export function announce(text) {

@@ -1,10 +1,10 @@
 // One job with its result, or the densities of several jobs in one plot.
 
 import { follow, json, persist } from "./api.js";
-import { Chart, zoomHelp } from "./chart.js";
 import { act, ENDED, progressOf, Rate } from "./jobs.js";
 import { announceOutage, announceProblem, element, list, problemElement, shortId, time } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
+import { overlayView } from "./overlay.js";
 import { againLink, requestElement } from "./request.js";
 import { downloads, resultElement } from "./result.js";
 
@@ -19,7 +19,7 @@ function facts(job) {
 
 export async function jobView(place, context) {
   const ids = context.parameters[0].split(",");
-  await (ids.length === 1 ? single(place, ids[0], context) : several(place, ids, context));
+  await (ids.length === 1 ? single(place, ids[0], context) : overlayView(place, ids, context));
 }
 
 async function single(place, id, context) {
@@ -76,26 +76,4 @@ async function single(place, id, context) {
     }
   }
   if (!signal.aborted) await showResult(job);
-}
-
-async function several(place, ids, { signal }) {
-  place.append(element("h1", {}, `${ids.length} jobs`));
-  const curves = [];
-  for (const id of ids) {
-    try {
-      const document = await json(`v1/jobs/${id}/result`, { signal });
-      const name = shortId(id);
-      if (document.density) {
-        const { grid, values, band } = document.density;
-        curves.push({ label: name, x: grid, y: values, lower: band.lower, upper: band.upper });
-      } else place.append(element("p", {}, element("a", { href: `#/jobs/${id}` }, name), " has no density: it cannot be overlaid."));
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      place.append(element("p", {}, `${shortId(id)}: `), problemElement(error));
-    }
-  }
-  if (!curves.length) return;
-  const chart = new Chart({ label: `Densities of ${curves.length} jobs`, height: 440 });
-  place.append(chart.node, zoomHelp());
-  chart.draw({ curves, xLabel: "eigenvalue", yLabel: "density" });
 }

@@ -6,10 +6,15 @@ import { againLink } from "./request.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
 export const ENDED = ["succeeded", "failed", "cancelled", "expired"];
+function compared(a, b) {
+  return a < b ? -1 : Number(a > b);
+}
+
+const newestFirst = (a, b) => compared(b.id, a.id); // ids begin with the time
 const SORTS = {
-  created: (a, b) => b.created_at.localeCompare(a.created_at),
-  state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state),
-  kind: (a, b) => a.kind.localeCompare(b.kind),
+  created: newestFirst,
+  state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || newestFirst(a, b),
+  kind: (a, b) => compared(a.kind, b.kind) || newestFirst(a, b),
 };
 
 // Units per second of a running job, from the changes that this page has seen.
@@ -137,7 +142,11 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
 
   function arrange() {
     const entries = [...known.values()].sort((a, b) => SORTS[chosen.sort](a.job, b.job));
-    body.replaceChildren(...entries.map((entry) => entry.row));
+    let next = body.firstChild; // rows in their places stay, and keep the focus
+    for (const { row: own } of entries) {
+      if (own === next) next = next.nextSibling;
+      else body.insertBefore(own, next);
+    }
     for (const each of head) {
       if (each.dataset.sort === chosen.sort) each.setAttribute("aria-sort", chosen.sort === "created" ? "descending" : "ascending");
       else each.removeAttribute("aria-sort");
@@ -168,6 +177,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
 
   function reload() {
     known.clear();
+    body.replaceChildren();
     return refill();
   }
 

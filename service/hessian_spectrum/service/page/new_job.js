@@ -132,7 +132,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
     choice({ name: "preset", label: "Start from", value: "", options: Object.entries(examples).map(([name, each]) => [name, each.summary]),
       change: (name) => fill(examples[name].value) }),
     drop,
-    element("div", { class: "columns" }, form.node, element("div", {},
+    element("div", { class: "columns" }, form.node, element("div", { class: "sticky" },
       element("h2", {}, "Cost"), cost, element("div", { class: "row" }, submit,
         copyButtons(request), copyButton("Copy the link", () => location.href)),
       element("h2", {}, "Request"), text)));

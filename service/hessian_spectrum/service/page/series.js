@@ -40,9 +40,12 @@ function draw(place, { points, matrix }) {
   const threshold = points.some((each) => each.stability_threshold !== null)
     ? [{ label: "2 / learning rate", x: steps, y: points.map((each) => each.stability_threshold), style: "dashed" }] : [];
   const ends = [...curveOf("largest eigenvalue", "largest"), ...curveOf("smallest eigenvalue", "smallest"), ...threshold];
+  // where the sharpness first exceeds what gradient descent with this learning rate tolerates
+  const first = points.find((each) => each.largest && each.stability_threshold !== null && each.largest.value > each.stability_threshold);
   const panels = [["Eigenvalues", ends, "eigenvalue"], ["Trace", curveOf("trace", "trace"), "trace"],
     ["Loss", [{ label: "loss", x: steps, y: points.map((each) => each.loss), style: "line-markers" }], "loss"]];
-  place.append(element("p", { class: "muted" }, `${points.length} points, matrix: ${matrix}`));
+  place.append(element("p", { class: "muted" }, `${points.length} points, matrix: ${matrix}. ${
+    !threshold.length ? "" : first ? `The largest eigenvalue exceeds 2 / learning rate at step ${number(first.step)} first.` : "The largest eigenvalue stays below 2 / learning rate."}`));
   for (const [title, curves, yLabel] of panels) {
     if (!curves.length) continue;
     const chart = new Chart({ label: `${title} along the run`, height: 300 });

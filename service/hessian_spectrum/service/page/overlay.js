@@ -1,0 +1,64 @@
+// Spectra of several jobs in one plot.
+
+import { json } from "./api.js";
+import { Chart, zoomHelp } from "./chart.js";
+import { cumulative } from "./eigenvalues.js";
+import { choice, copyButton, element, problemElement, shortId, table, withInterval } from "./elements.js";
+
+const TITLES = { density: "density", log_density: "density of log |eigenvalue|", cumulative: "cumulative" };
+const UNITS = { density: "density", log_density: "density", cumulative: "share of eigenvalues" };
+
+// The curve of a result; every eigenvalue of a matrix has a cumulative one alone.
+function curveOf(result, name, label) {
+  if (result[name]) {
+    const { grid, values, band } = result[name];
+    return { label, x: grid, y: values, lower: band.lower, upper: band.upper };
+  }
+  if (name === "cumulative" && result.eigenvalues) {
+    return { ...cumulative([...result.eigenvalues].sort((a, b) => a - b), result.repeated, result.num_parameters), label };
+  }
+  return null;
+}
+
+function found(jobs) {
+  return table([{ title: "Job" }, { title: "Summary" }, { title: "Tags" }, { title: "Largest eigenvalue" }], jobs.map(({ job, result }) =>
+    [element("a", { href: `#/jobs/${job.id}` }, shortId(job.id)), job.summary,
+      Object.entries(job.tags).map(([name, value]) => `${name}:${value}`).join(" "), result.largest ? withInterval(result.largest) : ""]));
+}
+
+export async function overlayView(place, ids, { signal, settings, keepSettings }) {
+  const chosen = { curve: settings.get("curve") in TITLES ? settings.get("curve") : "density", y: settings.get("y") ?? "linear" };
+  const chart = new Chart({ label: `Spectra of ${ids.length} jobs`, height: 440 });
+  const [jobs, missing] = [[], element("p", { class: "muted", role: "status" })];
+  place.append(element("h1", {}, `${ids.length} jobs`));
+  for (const id of ids) {
+    try {
+      const [job, result] = await Promise.all([json(`v1/jobs/${id}`, { signal }), json(`v1/jobs/${id}/result`, { signal })]);
+      jobs.push({ job, result });
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      place.append(element("p", {}, `${shortId(id)}: `), problemElement(error));
+    }
+  }
+
+  function draw() {
+    const curves = jobs.map(({ job, result }) => curveOf(result, chosen.curve, shortId(job.id)));
+    const without = jobs.filter((_, index) => !curves[index]).map(({ job }) => shortId(job.id));
+    missing.textContent = without.length ? `Without such a curve: ${without.join(", ")}.` : "";
+    const isLog = chosen.curve === "log_density";
+    chart.draw({ curves: curves.filter(Boolean), xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: UNITS[chosen.curve],
+      xScale: isLog ? "log" : "linear", yScale: chosen.y });
+  }
+
+  function change(changes) {
+    Object.assign(chosen, changes);
+    keepSettings({ curve: chosen.curve === "density" ? "" : chosen.curve, y: chosen.y === "linear" ? "" : chosen.y });
+    draw();
+  }
+
+  place.append(element("div", { class: "row" },
+    choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(TITLES), change: (curve) => change({ curve }) }),
+    choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }),
+    copyButton("Copy the link", () => location.href)), missing, chart.node, zoomHelp(), found(jobs));
+  draw();
+}
