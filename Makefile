@@ -142,6 +142,9 @@ bench-job-overhead: setup  ## what a job costs beside its computation
 bench-tracking: setup  ## what a training loop pays for being tracked; on a quiet machine
 	$(BIN)/python -m benchmarks.tracking --save
 
+bench-page: setup  ## how fast the page is in Chromium; on a quiet machine
+	$(BIN)/python -m benchmarks.page --save
+
 bench-hostile-files: setup  ## how soon each hostile file of the tests is refused
 	$(BIN)/python -m benchmarks.hostile_files --save
 
@@ -160,4 +163,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-ensembles bench-exact \
-	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-browser test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-page bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-browser test-clients test-faults test-compose test-redis

@@ -300,6 +300,8 @@ def test_a_chart_is_zoomed_by_mouse_and_keyboard(server: Any, open_page: OpenPag
     page.keyboard.press("+")
     page.wait_for_timeout(100)
     assert value_at_the_left() > whole
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator("#status")).to_have_text(re.compile(r"^eigenvalue -?[\d.]+, density [\d.e-]+$"))
 
 
 def drawn(page: Page, what: str, chart: int = 0) -> Any:
@@ -379,6 +381,11 @@ def test_several_densities_are_overlaid(server: Any, open_page: OpenPage, result
     page.get_by_role("button", name="Overlay").click()
     for job_id in (results["lanczos"], other):
         expect(legend(page, job_id[:12])).to_be_visible()
+    page.goto(f"{server.url}/#/jobs/{other},{results['exact']}")
+    expect(page.get_by_text(f"Without such a curve: {results['exact'][:16]}")).to_be_visible()
+    page.locator("#curve").select_option("cumulative")  # which every eigenvalue has, too
+    expect(legend(page, results["exact"][:12])).to_be_visible()
+    page.wait_for_url(re.compile("curve=cumulative"))
 
 
 def test_a_running_job_is_seen_and_cancelled_from_the_list(server: Any, open_page: OpenPage) -> None:

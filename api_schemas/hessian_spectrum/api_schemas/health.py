@@ -21,7 +21,8 @@ class WorkerStatus(Message):
     memory_bytes: int = Field(description="Memory in bytes that the worker offers to each job.")
     concurrency: int = Field(description="Number of jobs that the worker runs at the same time.")
     num_threads: int | None = Field(
-        default=None, description="Number of CPU threads that compute in the worker; null for a worker of an older release."
+        default=None,
+        description="Number of CPU threads with which a job computes; null for a worker of an older release.",
     )
     clock_skew_seconds: float | None = Field(
         default=None, description="Seconds by which the clock of the worker's machine is ahead of the clock of Redis."

@@ -1,6 +1,6 @@
 // Interactive plots with uPlot: curves with bands, labelled reference lines, zoom by mouse and keyboard.
 
-import { element, number } from "./elements.js";
+import { announce, element, number } from "./elements.js";
 
 const DISTRIBUTIONS = { linear: 1, log: 3, symlog: 4 };
 const NUM_COLOURS = 8;
@@ -8,6 +8,8 @@ const BAND_OPACITY = "30";
 const MOST_SMOOTH_POINTS = 4000; // of longer curves, uPlot draws the extremes in each column of pixels
 const MARKER_MARGIN = 0.03;
 const FARTHEST_REFERENCE = 3; // in heights of the curves
+const READINGS = 50;
+const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] }; // of both ends, in widths
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 const FONT = "12px system-ui, sans-serif";
 
@@ -219,20 +221,32 @@ export class Chart {
   handleKey(event) {
     const scale = this.plot?.scales.x;
     if (!scale || event.ctrlKey || event.metaKey || event.altKey) return;
-    const width = scale.max - scale.min;
-    const moves = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] };
+    const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (event.key === "0") this.plot.setData(this.plot.data);
-    else if (moves[event.key] && this.content.xScale === "linear") {
-      const [left, right] = moves[event.key];
-      this.plot.setScale("x", { min: scale.min + left * width, max: scale.max + right * width });
+    else if (event.shiftKey && direction) this.readAside(direction);
+    else if (MOVES[event.key]) {
+      const [to, back] = this.content.xScale === "log" ? [Math.log, Math.exp] : [Number, Number];
+      const [min, max] = [to(scale.min), to(scale.max)];
+      const [left, right] = MOVES[event.key];
+      this.plot.setScale("x", { min: back(min + left * (max - min)), max: back(max + right * (max - min)) });
     } else return;
     event.preventDefault();
+  }
+
+  // Moves the cursor by a fiftieth of the width, and has the values there read aloud.
+  readAside(direction) {
+    const { plot } = this;
+    const width = plot.over.clientWidth;
+    const left = Math.min(width - 1, Math.max(0, (plot.cursor.left >= 0 ? plot.cursor.left : width / 2) + direction * width / READINGS));
+    plot.setCursor({ left, top: plot.over.clientHeight / 2 });
+    const place = plot.cursor.idx ?? plot.posToIdx(left);
+    announce(plot.series.map(({ label, class: hidden }, index) => (hidden || !label ? "" : `${label} ${number(plot.data[index][place], 4)}`)).filter(Boolean).join(", "));
   }
 }
 
 export function zoomHelp() {
   return element("p", { class: "muted" },
-    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows everything.");
+    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows everything, Shift with ← or → reads values.");
 }
 
 // A chart of a panel as figures, series and sweeps describe it.

@@ -33,7 +33,10 @@ async function single(place, id, context) {
     rate.add(job);
     const cancel = element("button", { type: "button", disabled: job.state === "cancelling",
       click: () => act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.") }, "Cancel");
-    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? null : cancel, againLink(id)));
+    const remove = element("button", { type: "button", click: async () => {
+      if (await act(() => json(`v1/jobs/${id}`, { method: "DELETE" }), "The job was deleted.")) location.hash = "#/jobs";
+    } }, "Delete");
+    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? remove : cancel, againLink(id)));
     if (job.error) status.append(problemElement({ problem: job.error }));
   }
 

@@ -5,7 +5,7 @@ import { Chart, zoomHelp } from "./chart.js";
 import { announceProblem, choice, element, list, number, slider, withInterval } from "./elements.js";
 import { bulkOf, conditionFromEnds, negativeShare, outliersOf, within } from "./quantities.js";
 
-const DEFAULTS = { curve: "density", y: "linear", kappa: "", num_points: "", nodes: "", zoom: "" };
+const DEFAULTS = { curve: "density", y: "linear", kappa: "", num_points: "", margin: "", nodes: "", zoom: "" };
 const LOG_OFFSET = 1e-5; // of the grid of the logarithmic density
 const MOST_LABELS = 12;
 const POINTS = ["1000", "10000", "100000"];
@@ -83,7 +83,7 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
     pending?.abort();
     pending = new AbortController();
     signal.addEventListener("abort", () => pending.abort(), { once: true });
-    const query = new URLSearchParams(["kappa", "num_points"].filter((name) => chosen[name]).map((name) => [name, chosen[name]]));
+    const query = new URLSearchParams(["kappa", "num_points", "margin"].filter((name) => chosen[name]).map((name) => [name, chosen[name]]));
     try {
       shown = await json(`v1/jobs/${id}/result?${query}`, { signal: pending.signal });
       plots.draw(shown, chosen);
@@ -95,6 +95,8 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
   const smoothing = id ? [
     slider({ name: "kappa", label: "Sharpness kappa", min: 0.08, max: 4, step: 0.02, value: Math.log10(Number(chosen.kappa) || result.smoothing.kappa),
       format: (each) => number(10 ** each, 3), change: (each) => smooth({ kappa: (10 ** each).toPrecision(3) }), help: "Larger values smooth the density less." }),
+    slider({ name: "margin", label: "Margin", min: 0, max: 1, step: 0.01, value: Number(chosen.margin || result.smoothing.margin),
+      change: (each) => smooth({ margin: String(each) }), help: "Of the grid beyond the spectrum, in widths of the spectrum." }),
     choice({ name: "num_points", label: "Points", value: chosen.num_points, change: (points) => smooth({ num_points: points }),
       options: [["", `${number(result.smoothing.num_points)}, as computed`], ...POINTS.map((each) => [each, number(Number(each))])] })] : null;
   const box = element("input", { type: "checkbox", id: "nodes", checked: Boolean(chosen.nodes), change: () => change({ nodes: box.checked ? "1" : "" }) });
@@ -103,7 +105,7 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
       options: [["density", "density"], ["log_density", "density of log |eigenvalue|"], ["cumulative", "cumulative"]] }),
     choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }),
     smoothing, element("div", { class: "field" }, box, element("label", { for: "nodes" }, " quadrature nodes")));
-  if (id && (chosen.kappa || chosen.num_points)) smooth({});
+  if (id && (chosen.kappa || chosen.num_points || chosen.margin)) smooth({});
   show(result);
   return { node: element("div", { class: "with-sidebar" }, controls, plots.node, numbers), show };
 }
