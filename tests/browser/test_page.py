@@ -575,6 +575,25 @@ def test_five_hundred_jobs_are_listed_sorted_and_selected(server: Any, open_page
     expect(page.locator("tbody tr input").last).to_be_checked()
 
 
+def test_older_jobs_go_on_where_they_were_when_the_first_page_comes_again(server: Any, open_page: OpenPage) -> None:
+    with SpectrumClient(server.url) as client:
+        request = JOB | {"method": METHODS["trace"], "tags": {"pages": "three"}}
+        for _ in range(401):
+            client.submit(request)
+    page = open_page(server.url, "#/nowhere")
+    streams: list[Route] = []
+    page.route(re.compile(r"/v1/events"), streams.append)
+    page.goto(f"{server.url}/#/jobs?tag=pages:three")
+    expect(page.locator("tbody tr")).to_have_count(200)
+    page.get_by_role("button", name="Older jobs").click()
+    expect(page.locator("tbody tr")).to_have_count(400)
+    with page.expect_response(re.compile(r"/v1/jobs\?")):
+        streams[0].continue_()
+    page.get_by_role("button", name="Older jobs").click()
+    expect(page.locator("tbody tr")).to_have_count(401)
+    expect(page.get_by_role("button", name="Older jobs")).to_be_hidden()
+
+
 def test_what_is_not_there_is_said(server: Any, open_page: OpenPage) -> None:
     page = open_page(server.url, "#/nowhere")
     expect(page.locator("h1")).to_have_text("There is no such view")

@@ -66,7 +66,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   const overlay = element("button", { type: "button", disabled: true, click: () => {
     location.hash = `#/jobs/${[...selected].join(",")}`;
   } }, "Overlay the selected jobs");
-  let nextPage = null;
+  let nextPage; // undefined until the first page has come
+  let filling = 0; // which changes with the filter: answers to earlier ones come too late
 
   function choose(changes) {
     Object.assign(chosen, changes);
@@ -154,15 +155,17 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   }
 
   async function load(page) {
+    const own = filling;
     const query = new URLSearchParams({ page_size: "200" });
     if (chosen.state) query.set("state", chosen.state);
     if (chosen.tag.includes(":")) query.set("tag", chosen.tag);
     if (page) query.set("page_token", page);
     const { jobs, next_page_token: next } = await json(`v1/jobs?${query}`, { signal });
+    if (own !== filling) return;
     jobs.forEach((job) => update(job, { isSorted: false }));
     arrange();
-    nextPage = next;
-    more.hidden = !next;
+    if (page || nextPage === undefined) nextPage = next; // the first page comes again with each connection
+    more.hidden = !nextPage;
     empty.hidden = known.size > 0;
   }
 
@@ -176,6 +179,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   }
 
   function reload() {
+    filling += 1;
+    nextPage = undefined;
     known.clear();
     body.replaceChildren();
     return refill();
