@@ -582,7 +582,11 @@ def test_older_jobs_go_on_where_they_were_when_the_first_page_comes_again(server
             client.submit(request)
     page = open_page(server.url, "#/nowhere")
     streams: list[Route] = []
-    page.route(re.compile(r"/v1/events"), lambda route: streams.append(route))
+
+    def hold(route: Route) -> None:
+        streams.append(route)
+
+    page.route(re.compile(r"/v1/events"), hold)
     page.goto(f"{server.url}/#/jobs?tag=pages:three")
     expect(page.locator("tbody tr")).to_have_count(200)
     page.get_by_role("button", name="Older jobs").click()
