@@ -37,6 +37,13 @@ coverage: setup  ## which lines of theory, curvature and jobs the tests run with
 		tests/service/maintenance tests/service/routes tests/service/telemetry tests/service/test_doctor.py tests/launcher/test_redis_access.py
 	$(BIN)/coverage report --skip-covered
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: docs-setup  ## the documentation as a site in build/site
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-setup: setup
+	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group docs
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -162,5 +169,5 @@ build/clients/bin/python: pyproject.toml | setup
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
-.PHONY: help setup demo figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-ensembles bench-exact \
+.PHONY: help setup demo docs docs-setup figures-quick serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-ensembles bench-exact \
 	bench-density bench-products bench-exported bench-gpt2 bench-fairness bench-hostile-files bench-job-overhead bench-shards bench-sweeps bench-page bench-tracking fuzz pins soak soak-faults soak-intervals soak-kills soak-load soak-properties soak-redis test-browser test-clients test-faults test-compose test-redis

@@ -24,6 +24,7 @@ from hessian_spectrum.api_schemas.closed_form_batch import ClosedFormBatch
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import ROOT, Block, blocks
+from tests.docs.test_references import known_settings
 
 BLOCKS = blocks()
 DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text()
@@ -136,7 +137,7 @@ def test_overrides_name_services_networks_and_variables_of_the_stack(block: Bloc
     assert set(override.get("volumes", {})) <= set(COMPOSE["volumes"])
     for service in override["services"].values():
         assert set(service.get("networks", [])) <= set(COMPOSE["networks"])
-        assert set(service.get("environment", {})) <= set(re.findall(r"`(SPECTRUM_\w+)`", DEPLOYMENT))
+        assert set(service.get("environment", {})) <= known_settings()
 
 
 @pytest.mark.parametrize("block", of_shape("services"))

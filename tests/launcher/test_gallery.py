@@ -74,8 +74,8 @@ def test_variants_have_a_list_of_their_own() -> None:
     lines = figure_page(result, 7.0, {}).splitlines()
     assert "| It grows.<br>(a ratio) | holds | 1 [0.5, 1.5] | 0 |" in lines
     start = lines.index("- It grows.")
-    assert lines[start + 1] == "  - seed 0: holds (1 [0.5, 1.5])"
-    assert lines[start + 20] == "  - seed 19: holds (1 [0.5, 1.5])"
+    assert lines[start + 1] == "    - seed 0: holds (1 [0.5, 1.5])"
+    assert lines[start + 20] == "    - seed 19: holds (1 [0.5, 1.5])"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ def figure_page(result: FigureResult, seconds: float, overrides: Mapping[str, An
 def _row(verdict: Verdict) -> str:
     found = _found(verdict)
     notes = [verdict.quantity, *([verdict.note] if verdict.note else [])]
-    cells = (f"{verdict.claim}<br>({'; '.join(notes)})", _WORDS[verdict.holds], found, thresholds(verdict))
+    claim, reasons = (text.replace("<", "&lt;") for text in (verdict.claim, "; ".join(notes)))  # <w, v> is no tag
+    cells = (f"{claim}<br>({reasons})", _WORDS[verdict.holds], found, thresholds(verdict))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -175,7 +176,7 @@ def _variants(verdicts: Sequence[Verdict]) -> list[str]:
         if verdict.variants:
             lines.append(f"- {verdict.claim}")
             lines += [
-                f"  - {each.choice}: {_WORDS[each.holds]} ({each.note or _found(each)})" for each in verdict.variants
+                f"    - {each.choice}: {_WORDS[each.holds]} ({each.note or _found(each)})" for each in verdict.variants
             ]
     return ["Under other choices or for other seeds:", "", *lines, ""] if lines else []
 

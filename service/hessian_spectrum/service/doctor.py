@@ -64,7 +64,7 @@ def _findings(url: str | None, host: str, port: int | None) -> Iterator[Finding]
     try:
         settings = ServiceSettings.load()
     except SettingsError as error:
-        yield Finding("settings", "failed", str(error), "docs/deployment.md lists the variables")
+        yield Finding("settings", "failed", str(error), "docs/reference/settings.md lists the variables")
     else:
         yield Finding("settings", "ok", "every variable can be read")
         yield from deployment_checks.directories(settings)

@@ -1,0 +1,100 @@
+"""The parts of pages that are made from the programs themselves: commands, routes, pictures and their requests."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import SecretStr
+from typer.cli import get_docs_for_click
+
+from benchmarks.doc_images import PAGE_VIEWS, PROGRAM, image_requests
+from hessian_spectrum.api_schemas.figures import FIGURES
+from hessian_spectrum.client.main import app as client_app
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.launcher.main import app as launcher_app
+from hessian_spectrum.service.app import create_app
+
+ROOT = Path(__file__).parents[1]
+_PLACE = re.compile(r"^<!-- generated: (?P<name>[\w-]+) -->$", re.MULTILINE)
+_IMAGE = re.compile(r"^!\[(.*?)\]\([\w./]*images/([\w-]+)\.png\)$", re.MULTILINE)
+
+
+def with_generated_parts(markdown: str) -> str:
+    """Return a page with the generated parts at the places that name them."""
+    return _PLACE.sub(lambda place: _PARTS[place["name"]](), markdown)
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document of a server, which has not to run for this."""
+    with tempfile.TemporaryDirectory() as directory:
+        settings = ServiceSettings(redis_url=SecretStr("unix:///nowhere"), results_dir=Path(directory) / "results")
+        return create_app(settings).openapi()
+
+
+def _commands(app: typer.Typer, name: str) -> str:
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
+    return re.sub(r"^(?=#+ )", "#", text, flags=re.MULTILINE)
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def _gallery_of_documents() -> str:
+    """Show each picture of docs/images, with what made it, and the page that explains it."""
+    requests, parts = image_requests(), []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        page, text = path.relative_to(ROOT / "docs").as_posix(), path.read_text()
+        title = text.partition("\n")[0].removeprefix("# ")
+        for caption, name in _IMAGE.findall(text):
+            parts += [f"### {caption}", f"![{caption}](images/{name}.png)"]
+            parts += [f"{_origin(name, requests)} Explained in [{title}]({page})."]
+            parts += [_request(*requests[name])] if name in requests else []
+    return "\n\n".join(parts)
+
+
+def _origin(name: str, requests: dict[str, tuple[str, str]]) -> str:
+    if name in PAGE_VIEWS:
+        return f"The page of a running server, at `/{PAGE_VIEWS[name]}`."
+    endpoint, _ = requests[name]
+    return "Written by the program below." if endpoint == PROGRAM else f"Made by `POST /v1/{endpoint}` with this body:"
+
+
+def _request(endpoint: str, body: str) -> str:
+    return _code("python" if endpoint == PROGRAM else "json", body)
+
+
+def _gallery_of_figures() -> str:
+    """Show each picture of docs/figures, with the request that made it."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "figures").glob("*.json"), key=_natural_order):
+        request, figure = figure_request(json.loads(path.read_text())), FIGURES[path.stem]
+        parts += [f"### {path.stem}: {figure.title}", f"![{figure.title}](figures/{path.stem}.png)"]
+        parts += [f"{figure.source}. Made by `POST /v1/jobs` with this body:", _code("json", json.dumps(request))]
+    return "\n\n".join(parts)
+
+
+def figure_request(made: dict[str, Any]) -> dict[str, Any]:
+    """Return the request of a figure from the file that the gallery of figures keeps of its result."""
+    defaults = FIGURES[made["figure"]].defaults(made["scale"])
+    overrides = {name: value for name, value in made["parameters"].items() if value != defaults.get(name, value)}
+    request = {"kind": "figure", "figure": made["figure"], "scale": made["scale"]}
+    return request | ({"overrides": overrides} if overrides else {})
+
+
+def _natural_order(path: Path) -> tuple[str, int]:
+    source, _, number = path.stem.partition("-")
+    return source, int(number) if number.isdigit() else 0
+
+
+_PARTS: dict[str, Callable[[], str]] = {
+    "spectrum": lambda: _commands(client_app, "spectrum"),
+    "spectrum-server": lambda: _commands(launcher_app, "spectrum-server"),
+    "gallery-of-documents": _gallery_of_documents,
+    "gallery-of-figures": _gallery_of_figures,
+}
