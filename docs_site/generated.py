@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hessian_spectrum.service.app import create_app
 
 ROOT = Path(__file__).parents[1]
 _PLACE = re.compile(r"^<!-- generated: (?P<name>[\w-]+) -->$", re.MULTILINE)
+_CUT_SUMMARY = re.compile(r"^(?P<name>\* `[\w-]+`: )(?P<beginning>.*)\.\.\.$", re.MULTILINE)
 _IMAGE = re.compile(r"^!\[(.*?)\]\([\w./]*images/([\w-]+)\.png\)$", re.MULTILINE)
 
 
@@ -38,7 +39,20 @@ def openapi_document() -> dict[str, Any]:
 def _commands(app: typer.Typer, name: str) -> str:
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
+    helps = [" ".join((each.help or "").split()) for each in _every_command(command)]
+    text = _CUT_SUMMARY.sub(lambda cut: cut["name"] + _first_sentence(cut["beginning"], helps), text)
     return re.sub(r"^(?=#+ )", "#", text, flags=re.MULTILINE)
+
+
+def _every_command(group: Any) -> Iterator[Any]:
+    for command in getattr(group, "commands", {}).values():
+        yield command
+        yield from _every_command(command)
+
+
+def _first_sentence(beginning: str, texts: list[str]) -> str:
+    (text,) = {re.split(r"(?<=\.)\s", each)[0] for each in texts if each.startswith(beginning)}
+    return text
 
 
 def _code(language: str, text: str) -> str:
@@ -53,7 +67,7 @@ def _gallery_of_documents() -> str:
         title = text.partition("\n")[0].removeprefix("# ")
         for caption, name in _IMAGE.findall(text):
             parts += [f"### {caption}", f"![{caption}](images/{name}.png)"]
-            parts += [f"{_origin(name, requests)} Explained in [{title}]({page})."]
+            parts += [f"Explained in [{title}]({page}). {_origin(name, requests)}"]
             parts += [_request(*requests[name])] if name in requests else []
     return "\n\n".join(parts)
 
@@ -81,8 +95,9 @@ def _gallery_of_figures() -> str:
 
 def figure_request(made: dict[str, Any]) -> dict[str, Any]:
     """Return the request of a figure from the file that the gallery of figures keeps of its result."""
-    defaults = FIGURES[made["figure"]].defaults(made["scale"])
-    overrides = {name: value for name, value in made["parameters"].items() if value != defaults.get(name, value)}
+    figure = FIGURES[made["figure"]]
+    usual = figure.parameters.model_validate(figure.defaults(made["scale"])).model_dump(mode="json")
+    overrides = {name: value for name, value in made["parameters"].items() if value != usual[name]}
     request = {"kind": "figure", "figure": made["figure"], "scale": made["scale"]}
     return request | ({"overrides": overrides} if overrides else {})
 

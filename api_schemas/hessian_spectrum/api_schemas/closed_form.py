@@ -173,7 +173,7 @@ class DescentPath(Message):
     bulk: list[float] = Field(
         description="Value d at each point: the bulk of the spectrum is d and -d, in loss per squared parameter."
     )
-    c: list[float] = Field(description="Slope <w, v> of the network at each point.")
+    c: list[float] = Field(description="Slope of the network at each point, the inner product of w and v.")
     phase: list[str | None] = Field(
         description="Phase of each point: early, late or divergent; null where theta* is 0 or undefined."
     )

@@ -95,7 +95,7 @@ def add_probes(
 def trace_of(sketch: Sketch, probes: ComplementProbes, *, frobenius: float, product_error: float) -> Estimate:
     """Return the trace tr A = tr Q^T A Q + P' E[g^T A g].
 
-    The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
+    The variance of one probe, 2 / (P' + 2) `(<l^2> - <l>^2)` over the eigenvalues l of A within the complement, is
     estimated from ||A g|| and g^T A g, and is known for a single probe too.
 
     Args:
