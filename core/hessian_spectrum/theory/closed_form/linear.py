@@ -31,7 +31,7 @@ _SHORT = 256
 
 
 def learning_phase(*, s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
-    """Phase of learning: early for `c <= theta*/3`, late up to `theta* = mean_yx / s2`, divergent beyond; ties are late.
+    """Phase of learning: early for `c <= theta*/3`, late to `theta* = mean_yx / s2`, divergent beyond; ties are late.
 
     Args:
         s2: mean(x^2).
