@@ -209,7 +209,7 @@ def test_bodies_that_commands_send_are_requests(block: Block) -> None:
         request = json.loads(body)
         for item in request.get("items", ()):
             ClosedFormRequest.model_validate(item)
-        if '"ID"' not in body and "checkpoint" not in body:  # which this machine would have to hold
+        if '"ID of ' not in body and "checkpoint" not in body:  # which this machine would have to hold
             REQUESTS[endpoint].model_validate(request)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from hessian_spectrum.client.http import SpectrumClient
 from tests.docs.blocks import Block, blocks
@@ -17,7 +18,16 @@ WRITTEN_ADDRESS = ("127.0.0.1", 8000)
 BLOCKS = blocks()
 SERVERS = "docs/how-to/webhooks.md"
 """A document whose program does not end; test_webhooks.py runs it."""
-PROGRAMS = [block for block in BLOCKS if block.language == "python" and not block.place.startswith(SERVERS)]
+CONTINUED = "docs/how-to/python-client.md"
+"""A document whose programs go on where the one before ended."""
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.place.startswith(SERVERS)]
+PROGRAMS = [block for block in PYTHON if "with SpectrumClient(" in block.text or block.place.startswith(CONTINUED)]
+FRAGMENTS = [block for block in PYTHON if block not in PROGRAMS]
+NEEDS_JAX = ("model = client.upload_module(module, x)  ", "model = jax2onnx.")
+"""Beginnings of fragments for JAX, which is not among the packages of development."""
+EXPORT = "torch.onnx.export("
+"""Beginning of the fragment that writes the file which test_commands.py uploads."""
+RUN_FRAGMENTS = [block for block in FRAGMENTS if not block.text.startswith((*NEEDS_JAX, EXPORT))]
 ANSWERS = [
     (question, answer)
     for question, answer in itertools.pairwise(BLOCKS)
@@ -111,6 +121,41 @@ def test_the_programs_of_a_page_run_as_they_are_written(
         check(capsys.readouterr().out)
     for client in [value for value in names.values() if isinstance(value, SpectrumClient)]:
         client.close()
+
+
+def names_of_fragments(client: SpectrumClient) -> dict[str, Any]:
+    """What the text around the fragments says that there is."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(6, 3, 4, 4), torch.randint(3, (6,))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    return {
+        "client": client,
+        "images": images.numpy(),
+        "labels": labels.numpy(),
+        "tokens": torch.randint(9, (6, 4)),
+        "mask": torch.ones(6, 4),
+        "model": client.upload_module(network, images),
+        "x": images,
+        "y": labels,
+        "Trainer": lambda *_, callbacks: callbacks,
+    }
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in RUN_FRAGMENTS])
+def test_the_fragment_runs_with_what_the_text_names(block: Block, client: SpectrumClient) -> None:
+    names = names_of_fragments(client)
+    before = set(names)
+    exec(compile(block.text, block.place, "exec"), names)
+    made = {name: value for name, value in names.items() if name not in before and not name.startswith("__")}
+    assert made
+    assert None not in made.values()
+    if "result" in made:
+        assert made["result"].num_parameters == 147
+
+
+def test_fragments_that_do_not_run_are_in_the_documents() -> None:
+    left_out = [block for block in FRAGMENTS if block not in RUN_FRAGMENTS]
+    assert len(left_out) == len((*NEEDS_JAX, EXPORT))
 
 
 @pytest.mark.parametrize(("question", "answer"), [pytest.param(*pair, id=pair[1].place) for pair in ANSWERS])
