@@ -27,6 +27,7 @@ def places_of(block: Block) -> list[str]:
         "programs": block in test_examples.PROGRAMS,
         "the receiver of webhooks": block.language == "python" and block.place.startswith(test_examples.SERVERS),
         "fragments": block in test_examples.FRAGMENTS,
+        "outputs": block in test_examples.OUTPUTS.values(),
         "answers": any(block == answer for _, answer in test_examples.ANSWERS),
         "additions": document in ADDITIONS and block.language in {"diff", "json"},
         "configurations": block.language in CONFIGURATIONS,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ NEEDS_JAX = ("model = client.upload_module(module, x)  ", "model = jax2onnx.")
 """Beginnings of fragments for JAX, which is not among the packages of development."""
 EXPORT = "torch.onnx.export("
 """Beginning of the fragment that writes the file which test_commands.py uploads."""
+OUTPUTS = {
+    program: output
+    for program, output in itertools.pairwise(BLOCKS)
+    if program in PROGRAMS and output.language == "text"
+}
+"""What the documents say that a program prints."""
 RUN_FRAGMENTS = [block for block in FRAGMENTS if not block.text.startswith((*NEEDS_JAX, EXPORT))]
 ANSWERS = [
     (question, answer)
@@ -117,8 +124,12 @@ def test_the_programs_of_a_page_run_as_they_are_written(
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in PAGES[page]:  # a later one goes on where the one before it ended
         exec(compile(block.text, block.place, "exec"), names)
-        check = next((each for words, each in CHECKS.items() if words in block.text), check_spectrum)
-        check(capsys.readouterr().out)
+        printed = capsys.readouterr().out
+        next((each for words, each in CHECKS.items() if words in block.text), check_spectrum)(printed)
+        if block in OUTPUTS:
+            largest, counts = OUTPUTS[block].text.split(maxsplit=1)
+            assert float(printed.split()[0]) == pytest.approx(float(largest), rel=1e-4)
+            assert re.findall(r"\w+=", printed) == re.findall(r"\w+=", counts)
     for client in [value for value in names.values() if isinstance(value, SpectrumClient)]:
         client.close()
 

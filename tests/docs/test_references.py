@@ -38,7 +38,7 @@ PROGRAMS: dict[str, Any] = {
     "spectrum-server": typer.main.get_command(launcher_app),
 }
 # Files that the documents tell their readers to make, or that the server or another program makes.
-FILES_OF_READERS = {"config.json", "job.json", "keys.json", "/openapi.json"}
+FILES_OF_READERS = {"first.py", "network.py", "config.json", "job.json", "keys.json", "/openapi.json"}
 # Names of S3, torch and Lightning.
 FOREIGN_CLASSES = {"AbortIncompleteMultipartUpload", "PutObject"}
 FOREIGN_CLASSES |= {"DataParallel", "DistributedDataParallel", "LightningModule"}
