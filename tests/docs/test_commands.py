@@ -51,7 +51,7 @@ SMALLER = {
         '"warmup_steps": 50': '"warmup_steps": 2',
         '"num_steps": 10000, "batch_size": 480, "decay_steps": 600000': '"num_steps": 6, "batch_size": 2',
         '"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50304': (
-            '"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 256'
+            '"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 256'
         ),
         '"k": 20': '"k": 2',
         '"seeds":    [0, 1, 2]': '"seeds":    [0]',
