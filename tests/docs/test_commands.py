@@ -311,7 +311,7 @@ def documents() -> Iterator[Any]:
             yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
-@pytest.mark.parametrize("document", documents())
+@pytest.mark.parametrize("document", list(documents()))
 def test_a_reader_can_follow_the_document(document: str, reader: Reader) -> None:
     if document == COMMAND_LINE:
         reader.run("spectrum submit job.json")
