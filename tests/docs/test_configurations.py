@@ -21,7 +21,7 @@ import yaml
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.closed_form_batch import ClosedFormBatch
-from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobBatch, JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.docs.test_references import known_settings
@@ -35,6 +35,7 @@ REQUESTS = {
     "closed-form/batch": ClosedFormBatch,
     "random-matrix": RandomMatrixRequest,
     "jobs": JobRequest,
+    "jobs/batch": JobBatch,
     "estimates": JobRequest,
 }
 DURATION = re.compile(r"(\d+(ms|[smhdwy]))+")
@@ -209,6 +210,8 @@ def test_bodies_that_commands_send_are_requests(block: Block) -> None:
         request = json.loads(body)
         for item in request.get("items", ()):
             ClosedFormRequest.model_validate(item)
+        for job in request.get("jobs", ()):
+            JobRequest.model_validate(job)
         if '"ID of ' not in body and "checkpoint" not in body:  # which this machine would have to hold
             REQUESTS[endpoint].model_validate(request)
 

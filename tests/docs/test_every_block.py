@@ -11,6 +11,7 @@ SHOWN_ONLY = {
     "client ── HTTP ──> service": "a drawing",
     "            claim              end": "a drawing",
     "coordinator: claim job": "a drawing",
+    "TensorBoardLogger(directory)": "the calls that all loggers have",
     "my-gpt: gpt2, 34,976 parameters": "the output for a checkpoint of the reader",
 }
 """Beginnings of blocks of text."""

@@ -210,7 +210,7 @@ def test_the_reference_of_commands_has_every_command_and_option(site: Path) -> N
 def test_the_reference_of_the_client_has_every_method_with_its_arguments(site: Path) -> None:
     page = built(site, "reference/client.md")
     methods = [name for name, value in vars(ClientBase).items() if isinstance(value, Endpoint)]
-    assert {"submit", "result", "closed_forms"} <= set(methods)
+    assert {"estimate", "result", "closed_forms"} <= set(methods)
     for client in ("http.SpectrumClient", "async_http.AsyncSpectrumClient"):
         for name in methods:
             _, _, part = page.partition(f'id="hessian_spectrum.client.{client}.{name}"')
