@@ -118,7 +118,7 @@ def test_a_job_computes_the_same_with_them(monkeypatch: pytest.MonkeyPatch) -> N
         assert found.parameters == final.parameters
         assert found.block == "*"
     steps = [found.num_steps for found in offered]
-    assert steps[0] == 2
+    assert steps[0] == 3
     assert steps[-1] == 12
     assert steps == sorted(steps)
     assert offered[-1].trace == final.trace

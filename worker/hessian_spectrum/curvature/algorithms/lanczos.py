@@ -32,8 +32,8 @@ from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisa
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.
 BREAKDOWN_ROUNDINGS = 10
 
-LEAST_INTERIM_STEPS = 2
-"""Steps from which on unfinished probes are shown."""
+LEAST_INTERIM_STEPS = 3
+"""Steps from which on unfinished probes are shown: with fewer, the trace has no interval."""
 
 MOST_INTERIM_POINTS, MOST_INTERIM_STEPS, MOST_INTERIM_WORK = 512, 128, 2**19
 """Largest numbers of points, steps, and probes times squared steps, for curves that are made while probes are under
