@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.stack import RunningStack
+from hessian_spectrum.jobs.creation import JobSpecification
 from hessian_spectrum.jobs.store import JobStore
 
 NUM_TAGGED_JOBS = 10_000
@@ -54,8 +55,12 @@ def prepared(stack: RunningStack, greedy: str, other: str) -> ExpensiveRequests:
     )
     with stack.redis() as client:
         store, owner = JobStore(client, lease_seconds=60.0, max_attempts=3), greedy.split("_")[1]
-        for number in range(NUM_TAGGED_JOBS):
-            store.cancel(store.create("spectrum", "{}", {"run": str(number), "sweep": "one"}, owner=owner)[0].id)
+        tagged = [
+            JobSpecification("spectrum", "{}", tags={"run": str(number), "sweep": "one"})
+            for number in range(NUM_TAGGED_JOBS)
+        ]
+        for record in store.creator.create(tagged, owner=owner)[0]:
+            store.cancel(record.id)
     models = stack.data_directory / "models"
     write_checkpoint(models / "large", NUM_TENSORS)
     write_checkpoint(models / "tensors", NUM_ESTIMATED_TENSORS)

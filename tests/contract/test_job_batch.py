@@ -8,18 +8,11 @@ import httpx
 import pytest
 
 from hessian_spectrum.client.http import SpectrumClient
-
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
+from tests.fixtures.jobs import EXACT_JOB
 
 
 def jobs(*seeds: int, **fields: Any) -> list[dict[str, Any]]:
-    return [JOB | {"model": JOB["model"] | {"seed": seed}} | fields for seed in seeds]
+    return [EXACT_JOB | {"model": EXACT_JOB["model"] | {"seed": seed}} | fields for seed in seeds]
 
 
 def send(server: Any, batch: Any, **headers: str) -> httpx.Response:
@@ -76,7 +69,7 @@ def test_one_wrong_job_refuses_all_and_is_named(
 
 
 def test_what_is_no_batch_is_refused(server: Any) -> None:
-    for body in ({"jobs": []}, {"jobs": [JOB] * 1001}, {"jobs": JOB}, [JOB], {"items": [JOB]}):
+    for body in ({"jobs": []}, {"jobs": [EXACT_JOB] * 1001}, {"jobs": EXACT_JOB}, [EXACT_JOB], {"items": [EXACT_JOB]}):
         assert httpx.post(f"{server.url}/v1/jobs/batch", json=body).status_code == 422
     refused = httpx.post(f"{server.url}/v1/jobs/batch", content=b"{}", headers={"Content-Type": "text/plain"})
     assert refused.status_code == 415
@@ -99,7 +92,7 @@ def test_any_job_can_be_run_again_from_its_request(server: Any, client: Spectrum
 
 def test_a_long_request_is_gone_with_the_end_of_its_job(server: Any, client: SpectrumClient) -> None:
     x = [float(number) / 7 for number in range(1000)]
-    job = client.submit(JOB | {"data": {"kind": "inline", "x": x, "y": x}})
+    job = client.submit(EXACT_JOB | {"data": {"kind": "inline", "x": x, "y": x}})
     client.wait(job.id)
     gone = httpx.get(f"{server.url}/v1/jobs/{job.id}/request")
     assert (gone.status_code, gone.json()["type"]) == (410, "/problems/request-not-kept")

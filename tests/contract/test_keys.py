@@ -18,14 +18,8 @@ from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.auth import KeyStore
+from tests.fixtures.jobs import EXACT_JOB
 
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
 CLOSED_FORM = {"model": {"kind": "quadratic", "matrix": [[4.0, 4.0], [4.0, 16.0]]}}
 LAW = {"law": "wigner", "num_points": 4}
 NO_JOB = "0" * 32
@@ -72,7 +66,7 @@ def jobs(people: dict[str, httpx.Client]) -> dict[str, str]:
     """Ids of jobs of Anna's that succeeded."""
     wait = {"Prefer": "wait=60"}
     answers = {
-        name: people["anna"].post("/v1/jobs", json=JOB | {"shared": name == "shared"}, headers=wait).json()
+        name: people["anna"].post("/v1/jobs", json=EXACT_JOB | {"shared": name == "shared"}, headers=wait).json()
         for name in ("private", "shared")
     }
     assert [answer["state"] for answer in answers.values()] == ["succeeded"] * 2
@@ -138,9 +132,9 @@ BODIES = {
     "/v1/closed-form": CLOSED_FORM,
     "/v1/closed-form/batch": BATCH,
     "/v1/random-matrix": LAW,
-    "/v1/estimates": JOB,
-    "/v1/jobs": JOB,
-    "/v1/jobs/batch": {"jobs": [JOB]},
+    "/v1/estimates": EXACT_JOB,
+    "/v1/jobs": EXACT_JOB,
+    "/v1/jobs/batch": {"jobs": [EXACT_JOB]},
 }
 
 
@@ -216,7 +210,7 @@ def test_a_key_is_sent_in_one_way(guarded: Guarded, header: str) -> None:
 def test_lists_hold_ones_own_jobs_and_an_admins_all(guarded: Guarded, people: dict[str, httpx.Client]) -> None:
     tag = uuid.uuid4().hex
     mine = {
-        name: {str(people[name].post("/v1/jobs", json=JOB | {"tags": {"t": tag}}).json()["id"]) for _ in range(3)}
+        name: {str(people[name].post("/v1/jobs", json=EXACT_JOB | {"tags": {"t": tag}}).json()["id"]) for _ in range(3)}
         for name in ("anna", "bob")
     }
 
@@ -251,7 +245,12 @@ def test_a_series_is_of_one_person(guarded: Guarded, tmp_path: Path) -> None:
         with SpectrumClient(guarded.server.url, api_key=guarded.texts[name]) as client:
             parameters = {"kind": "artifact", "id": client.upload_arrays(tmp_path / "w.npz").id}
             points = [{"step": step, "parameters": parameters}]
-            request = JOB | {"kind": "series", "name": "of-both", "points": points, "model": model | {"bias": False}}
+            request = EXACT_JOB | {
+                "kind": "series",
+                "name": "of-both",
+                "points": points,
+                "model": model | {"bias": False},
+            }
             ids[name] = client.wait(client.submit(request).id).id
     for reader, owner in (("anna", "anna"), ("bob", "bob"), ("admin", "bob")):
         with guarded.http(reader) as http:
@@ -261,12 +260,12 @@ def test_a_series_is_of_one_person(guarded: Guarded, tmp_path: Path) -> None:
 
 def test_two_people_may_use_the_same_idempotency_key(people: dict[str, httpx.Client]) -> None:
     key = {"Idempotency-Key": uuid.uuid4().hex}
-    first, other = (people[name].post("/v1/jobs", json=JOB, headers=key) for name in ("anna", "bob"))
+    first, other = (people[name].post("/v1/jobs", json=EXACT_JOB, headers=key) for name in ("anna", "bob"))
     assert first.json()["id"] != other.json()["id"]
     assert "idempotency-replayed" not in other.headers
-    again = people["anna"].post("/v1/jobs", json=JOB, headers=key)
+    again = people["anna"].post("/v1/jobs", json=EXACT_JOB, headers=key)
     assert again.json()["id"] == first.json()["id"]
-    assert people["bob"].post("/v1/jobs", json=JOB | {"seed": 1}, headers=key).status_code == 422
+    assert people["bob"].post("/v1/jobs", json=EXACT_JOB | {"seed": 1}, headers=key).status_code == 422
 
 
 def test_files_are_used_by_those_who_sent_them(people: dict[str, httpx.Client]) -> None:
@@ -288,7 +287,7 @@ def test_files_are_used_by_those_who_sent_them(people: dict[str, httpx.Client]) 
         "loss": "cross-entropy",
         "method": {"kind": "lanczos", "num_steps": 2, "num_probes": 1},
     }
-    weights = JOB | {"model": JOB["model"] | {"weights": {"kind": "artifact", "id": artifact_id}}}
+    weights = EXACT_JOB | {"model": EXACT_JOB["model"] | {"weights": {"kind": "artifact", "id": artifact_id}}}
     for request in (job, weights):
         for place in ("/v1/estimates", "/v1/jobs"):
             refused = people["bob"].post(place, json=request)
@@ -320,7 +319,7 @@ def test_a_key_is_good_at_once_and_bad_at_once(guarded: Guarded) -> None:
 
 def test_a_key_that_is_revoked_hears_no_more(guarded: Guarded, people: dict[str, httpx.Client]) -> None:
     text = guarded.keys.add("Eve")
-    long_job = JOB | {"train": {"num_steps": 1_000_000, "learning_rate": 1e-6}}
+    long_job = EXACT_JOB | {"train": {"num_steps": 1_000_000, "learning_rate": 1e-6}}
     with httpx.Client(base_url=guarded.server.url, headers={"Authorization": f"Bearer {text}"}, timeout=30) as eve:
         address = f"/v1/jobs/{eve.post('/v1/jobs', json=long_job).json()['id']}"
         try:
@@ -341,13 +340,13 @@ def test_a_key_that_is_revoked_hears_no_more(guarded: Guarded, people: dict[str,
 def test_the_client_sends_its_key_and_shows_it_to_nobody(guarded: Guarded) -> None:
     text = guarded.texts["anna"]
     with SpectrumClient(guarded.server.url, text) as client:
-        assert client.run(JOB).num_parameters == 7
+        assert client.run(EXACT_JOB).num_parameters == 7
         assert text not in repr(client.__dict__) + repr(client._http.__dict__)
     with (
         SpectrumClient(guarded.server.url) as client,
         pytest.raises(ProblemResponseError, match="API key is required"),
     ):
-        client.submit(JOB)
+        client.submit(EXACT_JOB)
 
 
 def test_no_key_is_in_a_log_or_a_command_line(guarded: Guarded, people: dict[str, httpx.Client]) -> None:

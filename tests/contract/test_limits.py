@@ -15,15 +15,9 @@ import pytest
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.service.auth import KeyStore
+from tests.fixtures.jobs import EXACT_JOB
 
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
-LONG_JOB = JOB | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-3}}
+LONG_JOB = EXACT_JOB | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-3}}
 CLOSED_FORM = {"model": {"kind": "quadratic", "matrix": [[4.0, 4.0], [4.0, 16.0]]}}
 
 
@@ -96,26 +90,26 @@ def test_the_client_waits_when_it_is_told_to(narrow: Narrow) -> None:
 def test_a_key_has_its_place_in_the_queue(narrow: Narrow, busy_worker: httpx.Client) -> None:
     with narrow.http(max_queued=2) as http:
         key = {"Idempotency-Key": uuid.uuid4().hex}
-        first = http.post("/v1/jobs", json=JOB, headers=key)
-        assert first.status_code == http.post("/v1/jobs", json=JOB).status_code == 202
+        first = http.post("/v1/jobs", json=EXACT_JOB, headers=key)
+        assert first.status_code == http.post("/v1/jobs", json=EXACT_JOB).status_code == 202
         unused = {"Idempotency-Key": uuid.uuid4().hex}
-        refused = http.post("/v1/jobs", json=JOB, headers=unused)
+        refused = http.post("/v1/jobs", json=EXACT_JOB, headers=unused)
         assert refused.status_code == 429
         assert refused.json()["type"] == "/problems/quota-of-queued-jobs"
         assert int(refused.headers["retry-after"]) >= 1
-        again = http.post("/v1/jobs", json=JOB, headers=key)
+        again = http.post("/v1/jobs", json=EXACT_JOB, headers=key)
         assert again.json()["id"] == first.json()["id"]
-        assert http.post("/v1/estimates", json=JOB).status_code == 200
+        assert http.post("/v1/estimates", json=EXACT_JOB).status_code == 200
         assert len(http.get("/v1/jobs").json()["jobs"]) == 2
         http.post(f"/v1/jobs/{first.json()['id']}/cancel")
-        taken = http.post("/v1/jobs", json=JOB | {"seed": 1}, headers=unused)  # what was refused took no key
+        taken = http.post("/v1/jobs", json=EXACT_JOB | {"seed": 1}, headers=unused)  # what was refused took no key
         assert taken.status_code == 202
         for job in http.get("/v1/jobs").json()["jobs"]:
             http.post(f"/v1/jobs/{job['id']}/cancel")
 
 
 def test_the_queue_has_an_end_for_all(busy_worker: httpx.Client) -> None:
-    answers = [busy_worker.post("/v1/jobs", json=JOB) for _ in range(6)]
+    answers = [busy_worker.post("/v1/jobs", json=EXACT_JOB) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [202] * 4 + [429] * 2
     assert answers[-1].json()["type"] == "/problems/queue-full"
     assert "retry-after" in answers[-1].headers
@@ -143,7 +137,7 @@ def test_those_who_wait_leave_room_for_the_others(narrow: Narrow, busy_worker: h
     assert refused.headers["retry-after"] == "5"
     assert busy_worker.get(f"{path}/events").status_code == 429
     assert busy_worker.post("/v1/closed-form", json=CLOSED_FORM).status_code == 200
-    at_once = busy_worker.post("/v1/jobs", json=JOB, headers={"Prefer": "wait=30"})
+    at_once = busy_worker.post("/v1/jobs", json=EXACT_JOB, headers={"Prefer": "wait=30"})
     assert at_once.status_code == 202
     assert "preference-applied" not in at_once.headers
     busy_worker.post(f"/v1/jobs/{job_id}/cancel")  # which ends the waits
@@ -214,7 +208,7 @@ def test_no_other_site_is_given_anything(server: Any) -> None:
         answers = [
             preflight,
             browser.get("/v1/jobs", headers=evil),
-            browser.post("/v1/jobs", json=JOB, headers=evil),
+            browser.post("/v1/jobs", json=EXACT_JOB, headers=evil),
             browser.post("/v1/closed-form", files={"w": b"1"}, headers=evil | {"Sec-Fetch-Site": "cross-site"}),
         ]
         assert [answer.status_code for answer in answers] == [405, 200, 403, 403]

@@ -8,18 +8,11 @@ import pytest
 
 from hessian_spectrum.client.http import SpectrumClient
 from tests.contract.log_lines import lines, wait_for_lines
-
-TINY: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
+from tests.fixtures.jobs import EXACT_JOB
 
 
 def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: SpectrumClient) -> None:
-    job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
+    job_id = client.submit(EXACT_JOB, wait_seconds=30, fresh=True).id
     claimed, ended = wait_for_lines(server, 2, job_id=job_id, logger="hessian_spectrum.worker.runtime.job_runner")
     assert (claimed["event"], claimed["attempt"]) == ("claimed", 1)
     assert (ended["event"], ended["attempt"], ended["state"]) == ("ended", 1, "succeeded")
@@ -28,7 +21,7 @@ def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: Spectr
 
 def test_one_id_finds_a_request_and_all_that_came_of_it(server: Any) -> None:
     headers = {"X-Request-ID": "paper-7.a_B", "Prefer": "wait=30", "Cache-Control": "no-cache"}
-    sent = httpx.post(f"{server.url}/v1/jobs", json=TINY, headers=headers)
+    sent = httpx.post(f"{server.url}/v1/jobs", json=EXACT_JOB, headers=headers)
     assert sent.headers["x-request-id"] == "paper-7.a_B"
     job_id = sent.json()["id"]
     [request] = wait_for_lines(server, 1, request_id="paper-7.a_B", event="request")
@@ -76,7 +69,7 @@ def test_lines_name_routes_and_hold_nothing_of_a_caller(server: Any) -> None:
 def test_every_line_is_an_object_with_the_same_fields(server: Any, client: SpectrumClient) -> None:
     before, requests = len(server.log.read_text()), "hessian_spectrum.service.requests"
     num_requests = len(lines(server, logger=requests))
-    job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
+    job_id = client.submit(EXACT_JOB, wait_seconds=30, fresh=True).id
     wait_for_lines(server, 2, job_id=job_id)
     wait_for_lines(server, num_requests + 1, logger=requests)
     every = [json.loads(line) for line in server.log.read_text()[before:].rpartition("\n")[0].splitlines()]

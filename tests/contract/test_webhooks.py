@@ -10,22 +10,16 @@ import pytest
 
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.service.auth import KeyStore
+from tests.fixtures.jobs import EXACT_JOB
 from tests.fixtures.webhook_receiver import SECRET, Receiver, receiving
 
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
 COMPARISON: dict[str, Any] = {
     "kind": "hessian-vs-ggn",
     "models": [{"kind": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "n_positions": 4, "vocab_size": 256}],
     "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 4},
 }
-SWEEP: dict[str, Any] = {"kind": "sweep", "base": JOB, "over": {"model.seed": [0, 1]}}
-ENDLESS = JOB | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-9}}
+SWEEP: dict[str, Any] = {"kind": "sweep", "base": EXACT_JOB, "over": {"model.seed": [0, 1]}}
+ENDLESS = EXACT_JOB | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-9}}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +60,7 @@ def anna(people: dict[str, httpx.Client]) -> Iterator[SpectrumClient]:
         yield anna
 
 
-@pytest.mark.parametrize("request_", [JOB, COMPARISON, SWEEP], ids=lambda each: str(each["kind"]))
+@pytest.mark.parametrize("request_", [EXACT_JOB, COMPARISON, SWEEP], ids=lambda each: str(each["kind"]))
 def test_every_kind_of_job_tells_its_end(anna: SpectrumClient, receiver: Receiver, request_: dict[str, Any]) -> None:
     first = anna.submit(request_ | {"webhook": receiver.url}, fresh=True)
     assert anna.wait(first.id).state == "succeeded"
@@ -91,8 +85,11 @@ def test_a_failure_and_a_cancellation_are_ends(anna: SpectrumClient, receiver: R
 
 
 def test_each_job_of_a_batch_tells_its_own_end(people: dict[str, httpx.Client], receiver: Receiver) -> None:
-    jobs = [JOB | {"model": JOB["model"] | {"seed": seed}, "webhook": f"{receiver.url}/{seed}"} for seed in range(8)]
-    answer = people["anna"].post("/v1/jobs/batch", json={"jobs": [*jobs, JOB]}).raise_for_status()
+    jobs = [
+        EXACT_JOB | {"model": EXACT_JOB["model"] | {"seed": seed}, "webhook": f"{receiver.url}/{seed}"}
+        for seed in range(8)
+    ]
+    answer = people["anna"].post("/v1/jobs/batch", json={"jobs": [*jobs, EXACT_JOB]}).raise_for_status()
     ids = [job["id"] for job in answer.json()["jobs"]]
     messages = receiver.wait(8)
     assert {message.id: message.path for message in messages} == {
@@ -104,7 +101,7 @@ def test_readers_of_a_shared_job_do_not_see_its_webhook(
     people: dict[str, httpx.Client], anna: SpectrumClient, receiver: Receiver
 ) -> None:
     url = receiver.url + "?token=secret"
-    job_id = anna.submit(JOB | {"webhook": url, "shared": True}, fresh=True).id
+    job_id = anna.submit(EXACT_JOB | {"webhook": url, "shared": True}, fresh=True).id
     anna.wait(job_id)
     receiver.wait(1)
 

@@ -22,6 +22,7 @@ from hessian_spectrum.jobs.connection import (
 )
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.store import JobStore
+from tests.fixtures.jobs import create_job
 
 SILENCE = 0.4
 CROWD = 150
@@ -109,7 +110,7 @@ def test_a_redis_at_its_maxmemory_is_full_for_whoever_writes(redis_client: redis
     redis_client.config_set("maxmemory", 1)
     writes = {
         "probe": lambda: require_writable(redis_client),
-        "script": lambda: store.create("spectrum", "{}", {}),
+        "script": lambda: create_job(store),
         "transaction": lambda: redis_client.pipeline().set("a", "1").execute(),
         "message": lambda: jobs.publish("a"),
     }

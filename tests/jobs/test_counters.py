@@ -12,6 +12,7 @@ from hessian_spectrum.jobs.counters import JobCounters, read_counters
 from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.worker_registry import register
+from tests.fixtures.jobs import create_job
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -34,7 +35,7 @@ def test_nothing_was_counted_in_the_beginning(redis_client: redis.Redis) -> None
 
 
 def test_the_way_of_jobs_is_counted(store: JobStore, redis_client: redis.Redis) -> None:
-    ids = [store.create("spectrum", "{}", {})[0].id for _ in range(6)]
+    ids = [create_job(store)[0].id for _ in range(6)]
     time.sleep(0.05)
     for job_id, end in zip(ids[:4], ("succeed", "fail", "give back", "cancel"), strict=True):
         lease = store.claim(job_id)
@@ -75,7 +76,7 @@ def test_the_way_of_jobs_is_counted(store: JobStore, redis_client: redis.Redis) 
 
 def test_lost_workers_are_counted(redis_client: redis.Redis) -> None:
     hasty = JobStore(redis_client, lease_seconds=0.0, max_attempts=2)
-    job_id = hasty.create("spectrum", "{}", {})[0].id
+    job_id = create_job(hasty)[0].id
     for _ in range(2):
         hasty.claim(job_id)
         with ThreadPoolExecutor(4) as pool:

@@ -12,6 +12,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.connection import connect_async
 from hessian_spectrum.jobs.events import BEFORE_ALL, EventLog, JobEvent
 from hessian_spectrum.jobs.store import JobStore
+from tests.fixtures.jobs import create_job
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def states(events: list[JobEvent]) -> list[tuple[str, str, int]]:
 
 
 def test_the_events_of_a_job_are_its_records_in_order(store: JobStore, ask: Any, redis_client: redis.Redis) -> None:
-    seen = [store.create("spectrum", "{}", {"paper": "one"})[0]]
+    seen = [create_job(store, tags={"paper": "one"})[0]]
     job_id = seen[0].id
     lease = store.claim(job_id)
     assert lease is not None
@@ -72,7 +73,7 @@ def test_the_events_of_a_job_are_its_records_in_order(store: JobStore, ask: Any,
 
 def test_lost_workers_and_failures_are_told(redis_client: redis.Redis, ask: Any) -> None:
     store = JobStore(redis_client, lease_seconds=0.0, max_attempts=2)
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     for _ in range(2):
         store.claim(job_id)
         store.recover_lost()
@@ -80,7 +81,7 @@ def test_lost_workers_and_failures_are_told(redis_client: redis.Redis, ask: Any)
     assert [event.record.state for event in events] == ["queued", "running", "queued", "running", "failed"]
     assert events[-1].record.error.type == "/problems/workers-lost"
     failing = JobStore(redis_client, lease_seconds=9.0, max_attempts=2)
-    job_id = failing.create("spectrum", "{}", {})[0].id
+    job_id = create_job(failing)[0].id
     lease = failing.claim(job_id)
     assert lease is not None
     failing.fail(lease, Problem(title="No", status=500))
@@ -88,7 +89,7 @@ def test_lost_workers_and_failures_are_told(redis_client: redis.Redis, ask: Any)
 
 
 def test_old_events_are_forgotten_and_then_not_held(store: JobStore, ask: Any, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     first = ask(lambda log: log.newest(job_id))
     lease = store.claim(job_id)
     assert lease is not None
@@ -101,13 +102,13 @@ def test_old_events_are_forgotten_and_then_not_held(store: JobStore, ask: Any, r
 
 @pytest.mark.parametrize("event_id", ["", "x", "1", "1-", "0-0", "9" * 40 + "-1", "1-1\n", "5-5", "+", "$"])
 def test_what_is_no_event_is_not_held(store: JobStore, ask: Any, event_id: str) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     assert not ask(lambda log: log.holds(job_id, event_id))
 
 
 def test_changes_name_the_jobs(store: JobStore, ask: Any) -> None:
     place = ask(lambda log: log.newest_change())
-    ids = {store.create("spectrum", "{}", {})[0].id for _ in range(3)}
+    ids = {create_job(store)[0].id for _ in range(3)}
     place, changed = ask(lambda log: log.changes(place))
     assert changed == ids
     store.cancel(min(ids))

@@ -8,6 +8,7 @@ import redis
 from hessian_spectrum.jobs.record import QUEUED, JobRecord, QuotaError, Quotas
 from hessian_spectrum.jobs.scripts import INDEX, STORED_BYTES, tag_index
 from hessian_spectrum.jobs.store import JobStore
+from tests.fixtures.jobs import create_job
 
 ANNA, BOB = "a" * 12, "b" * 12
 
@@ -18,7 +19,7 @@ def store(redis_client: redis.Redis) -> JobStore:
 
 
 def submit(store: JobStore, owner: str | None = None, **tags: str) -> JobRecord:
-    return store.create("spectrum", "{}", tags, owner=owner)[0]
+    return create_job(store, tags=tags, owner=owner)[0]
 
 
 def ids(records: list[JobRecord]) -> list[str]:
@@ -115,7 +116,7 @@ def test_records_have_a_quota(store: JobStore, redis_client: redis.Redis) -> Non
         for _ in range(20):
             tags = {f"{number:064}": next(values) for number in range(32)}  # all in indexes of their own
             try:
-                store.create("spectrum", "{}", tags, owner=owner, **quotas)
+                create_job(store, tags=tags, owner=owner, **quotas)
             except QuotaError as refusal:
                 return refusal
         raise AssertionError
@@ -132,7 +133,7 @@ def test_records_have_a_quota(store: JobStore, redis_client: redis.Redis) -> Non
 
 def test_events_repeat_no_tags(store: JobStore, redis_client: redis.Redis) -> None:
     tags = {f"{number:064}": 256 * "x" for number in range(32)}
-    job_id = store.create("spectrum", "{}", tags)[0].id
+    job_id = create_job(store, tags=tags)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     store.renew(lease, QUEUED)

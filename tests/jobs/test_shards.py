@@ -7,6 +7,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.shards import Claim, ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from tests.fixtures.jobs import create_job
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -23,7 +24,7 @@ def shards(redis_client: redis.Redis) -> ShardStore:
 
 @pytest.fixture
 def lease(store: JobStore) -> Lease:
-    found = store.claim(store.create("spectrum", "{}", {})[0].id, "host-1-2")
+    found = store.claim(create_job(store)[0].id, "host-1-2")
     assert found is not None
     return found
 

@@ -13,6 +13,7 @@ from hessian_spectrum.jobs.retention import Leftovers, num_known
 from hessian_spectrum.jobs.storage_identity import IDENTITY, StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.storage.stores import open_stores
+from tests.fixtures.jobs import create_job
 
 
 class Deployment:
@@ -31,7 +32,7 @@ class Deployment:
 
     def has_result(self) -> str:
         """The digest of the result of a job."""
-        lease = self.store.claim(self.store.create("spectrum", "{}", {})[0].id)
+        lease = self.store.claim(create_job(self.store)[0].id)
         assert lease is not None
         digest = self.results.write(os.urandom(8))
         self.store.succeed(lease, digest)
@@ -39,7 +40,7 @@ class Deployment:
 
     def has_checkpoint(self) -> str:
         """The id of a running job."""
-        job_id = self.store.create("spectrum", "{}", {})[0].id
+        job_id = create_job(self.store)[0].id
         assert self.store.claim(job_id) is not None
         self.checkpoints.of_attempt(job_id, 1).commit({}, set())
         return job_id
@@ -210,7 +211,7 @@ def test_results_that_an_older_backup_does_not_know_have_time(deployment: Deploy
 
 def test_which_jobs_are_over(deployment: Deployment) -> None:
     deployment.storage.settle()
-    queued, running, ended = (deployment.store.create("spectrum", "{}", {})[0].id for _ in range(3))
+    queued, running, ended = (create_job(deployment.store)[0].id for _ in range(3))
     deployment.store.claim(running)
     deployment.store.cancel(ended)
     leftovers = Leftovers(deployment.storage)

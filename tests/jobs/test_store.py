@@ -25,6 +25,7 @@ from hessian_spectrum.jobs.record import (
 )
 from hessian_spectrum.jobs.scripts import CHANGES, COUNTERS, JOB, STORED_BYTES, UNUSED_RESULTS
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
+from tests.fixtures.jobs import create_job
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -41,7 +42,7 @@ def hasty_store(redis_client: redis.Redis) -> JobStore:
 
 
 def submit(store: JobStore, **tags: str) -> JobRecord:
-    record, replayed = store.create("spectrum", "{}", tags)
+    record, replayed = create_job(store, tags=tags)
     assert not replayed
     return record
 
@@ -55,7 +56,7 @@ def test_a_new_job_is_queued_and_read_back_as_written(store: JobStore) -> None:
 
 def test_a_key_stands_for_one_job(store: JobStore) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: store.create("spectrum", "{}", {}, idempotency_key="key"), range(32)))
+        made = list(pool.map(lambda _: create_job(store, idempotency_key="key"), range(32)))
     assert len({record.id for record, _ in made}) == 1
     assert [replayed for _, replayed in made].count(False) == 1
     job_id = made[0][0].id
@@ -65,21 +66,21 @@ def test_a_key_stands_for_one_job(store: JobStore) -> None:
     assert [record.id for record in found] == [job_id]
     assert store.creator.created_before(["{}"], "another") is None
     for call in (
-        lambda: store.create("spectrum", "[]", {}, idempotency_key="key"),
+        lambda: create_job(store, "[]", idempotency_key="key"),
         lambda: store.creator.created_before(["[]"], "key"),
     ):
         with pytest.raises(KeyReusedError):
             call()
-    assert store.create("spectrum", "{}", {}, idempotency_key="another")[0].id != job_id
+    assert create_job(store, idempotency_key="another")[0].id != job_id
 
 
 def test_a_key_is_free_again_when_its_job_is_deleted(store: JobStore, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {}, idempotency_key="key")[0].id
+    job_id = create_job(store, idempotency_key="key")[0].id
     assert 0 < redis_client.ttl(redis_client.keys("spectrum:idempotency:*")[0]) <= 24 * 3600
     store.cancel(job_id)
     store.delete(job_id)
     assert store.creator.created_before(["[]"], "key") is None
-    record, replayed = store.create("spectrum", "[]", {}, idempotency_key="key")
+    record, replayed = create_job(store, "[]", idempotency_key="key")
     assert record.id != job_id
     assert not replayed
 
@@ -376,7 +377,7 @@ CACHE_KEY, VERSION = "e" * 64, "f" * 64
 
 
 def compute(store: JobStore, digest: str, version: str = VERSION) -> str:
-    record, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY)
+    record, _ = create_job(store, cache_key=CACHE_KEY)
     lease = store.claim(record.id)
     assert lease is not None
     store.succeed(lease, digest, version)
@@ -386,7 +387,7 @@ def compute(store: JobStore, digest: str, version: str = VERSION) -> str:
 def ask(store: JobStore, key: str | None = None) -> JobRecord:
     """With the answer that is known, if there is one."""
     answer = next(iter(store.cached_results(CACHE_KEY, [VERSION])), None)
-    return store.create("spectrum", "{}", {}, idempotency_key=key, cache_key=CACHE_KEY, cached_result=answer)[0]
+    return create_job(store, idempotency_key=key, cache_key=CACHE_KEY, cached_result=answer)[0]
 
 
 def test_a_result_answers_the_same_question_to_the_same_code(store: JobStore) -> None:
@@ -415,7 +416,7 @@ def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client:
     assert store.delete(others[0]) == (True, None)
     assert store.delete(others[1]) == (True, "a" * 64)
     assert store.cached_results(CACHE_KEY, [VERSION]) == []
-    late, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY, cached_result=answer)  # known just before
+    late, _ = create_job(store, cache_key=CACHE_KEY, cached_result=answer)  # known just before
     assert (late.state, late.cached) == ("queued", False)
     store.cancel(late.id)
     store.delete(late.id)
@@ -425,7 +426,7 @@ def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client:
 
 def test_a_plan_is_kept_until_the_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
     compute(store, "a" * 64)
-    jobs = [store.create("spectrum", "{}", {}, plan='{"n":1}')[0].id for _ in range(2)]
+    jobs = [create_job(store, plan='{"n":1}')[0].id for _ in range(2)]
     assert store.plan(jobs[0]) == '{"n":1}'
     assert redis_client.hget(STORED_BYTES, "requests") == str(2 * len('{}{"n":1}'))
     lease = store.claim(jobs[0])
@@ -435,7 +436,7 @@ def test_a_plan_is_kept_until_the_job_ends(store: JobStore, redis_client: redis.
     store.cancel(jobs[0])
     assert store.plan(jobs[0]) is None
     cached = store.cached_results(CACHE_KEY, [VERSION])[0]
-    done = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY, cached_result=cached, plan='{"n":1}')[0]
+    done = create_job(store, cache_key=CACHE_KEY, cached_result=cached, plan='{"n":1}')[0]
     assert (done.state, store.plan(done.id)) == ("succeeded", None)
     assert redis_client.hget(STORED_BYTES, "requests") == str(len('{}{"n":1}'))
 
@@ -448,7 +449,7 @@ def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> N
 
 def test_a_cancelled_or_failed_job_answers_nothing(store: JobStore) -> None:
     for _ in range(2):
-        record, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY)
+        record, _ = create_job(store, cache_key=CACHE_KEY)
         lease = store.claim(record.id)
         assert lease is not None
         store.cancel(record.id)
@@ -490,7 +491,7 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(store: JobStore, redis_c
         return send(*arguments)
 
     redis_client.eval = send_twice  # type: ignore[assignment,method-assign]
-    job, was_there = store.create("spectrum", "{}", {}, idempotency_key="key")
+    job, was_there = create_job(store, idempotency_key="key")
     assert not was_there
     assert [found.id for found in store.page(size=10)] == [job.id]
     lease = store.claim(job.id)
@@ -502,7 +503,7 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(store: JobStore, redis_c
 
 def test_a_long_request_is_kept_until_its_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
     text = "[" + " " * KEPT_REQUEST_BYTES + "]"
-    ended, cancelled, waiting = (store.create("spectrum", text, {})[0].id for _ in range(3))
+    ended, cancelled, waiting = (create_job(store, text)[0].id for _ in range(3))
     lease = store.claim(ended)
     assert lease is not None
     assert store.request(ended) == text
@@ -517,7 +518,7 @@ def test_a_short_request_is_kept_until_its_job_is_deleted(store: JobStore, redis
     computed = compute(store, "a" * 64)
     cached = ask(store)
     assert cached.cached
-    cancelled = store.create("spectrum", "{}", {})[0].id
+    cancelled = create_job(store)[0].id
     store.cancel(cancelled)
     num_bytes = {job_id: int(redis_client.hget(JOB + job_id, "record_bytes") or 0) for job_id in (computed, cancelled)}
     assert redis_client.hget(STORED_BYTES, "requests") is None
@@ -591,13 +592,13 @@ def test_a_batch_may_have_cached_results(store: JobStore) -> None:
 
 
 def test_a_redis_without_memory_takes_no_new_jobs_and_loses_none(store: JobStore, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     redis_client.config_set("maxmemory", 1)
     try:
         with pytest.raises(redis.OutOfMemoryError):
-            store.create("spectrum", "{}", {})
+            create_job(store)
         assert store.renew(lease, None, 3) == "running"
         assert store.succeed(lease, "0" * 64) == "succeeded"
     finally:

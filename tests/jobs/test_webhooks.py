@@ -16,6 +16,7 @@ from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.scripts import CHANGES, COUNTERS, EVENTS, STORED_BYTES, WEBHOOKS
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.webhooks import ClaimedMessage, WebhookQueue
+from tests.fixtures.jobs import create_job
 
 PROBLEM = Problem(title="No", status=500)
 URL = "http://Lab.example:8080/hook?token=secret"
@@ -33,7 +34,7 @@ def queue(redis_client: redis.Redis) -> WebhookQueue:
 
 
 def submit(store: JobStore, **options: Any) -> JobRecord:
-    return store.create("spectrum", "{}", {}, webhook=URL, **options)[0]
+    return create_job(store, webhook=URL, **options)[0]
 
 
 def claimed(store: JobStore, job_id: str) -> Lease:
@@ -86,7 +87,7 @@ ENDS: dict[str, tuple[str, Callable[[JobStore, str], object]]] = {
 @pytest.mark.parametrize("end", ENDS)
 def test_every_end_leaves_one_message(store: JobStore, redis_client: redis.Redis, end: str) -> None:
     job_id = submit(store).id
-    store.create("spectrum", "{}", {})  # without a webhook
+    create_job(store)  # without a webhook
     assert waiting(redis_client) == {}
     state, finish = ENDS[end]
     finish(store, job_id)
@@ -96,7 +97,7 @@ def test_every_end_leaves_one_message(store: JobStore, redis_client: redis.Redis
 
 def test_a_job_without_a_webhook_leaves_none(store: JobStore, redis_client: redis.Redis) -> None:
     for _, finish in ENDS.values():
-        finish(store, store.create("spectrum", "{}", {})[0].id)
+        finish(store, create_job(store)[0].id)
     assert waiting(redis_client) == {}
 
 
@@ -110,7 +111,7 @@ def test_what_does_not_end_a_job_leaves_none(store: JobStore, redis_client: redi
 
 
 def test_cached_results_leave_a_message_each(store: JobStore, queue: WebhookQueue, redis_client: redis.Redis) -> None:
-    first = store.create("spectrum", "{}", {}, cache_key="key")[0].id
+    first = create_job(store, cache_key="key")[0].id
     store.succeed(claimed(store, first), "digest", "version")
     (known,) = store.cached_results("key", ["version"])
     assert submit(store, cached_result=known).state == "succeeded"

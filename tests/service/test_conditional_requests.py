@@ -21,6 +21,7 @@ from hessian_spectrum.service import job_service
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.job_events import JobEventBroker
 from tests.conftest import running_redis
+from tests.fixtures.jobs import create_job
 
 URL = "http://127.0.0.1"
 
@@ -73,7 +74,7 @@ def subscribed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def new_job(store: JobStore, **tags: str) -> str:
-    return store.create("spectrum", "{}", tags)[0].id
+    return create_job(store, tags=tags)[0].id
 
 
 def later(seconds: float, action: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.store import JobStore
 from tests.conftest import running_redis
+from tests.fixtures.jobs import create_job
 from tests.service.own_service import Service
 
 MAX_LISTENERS = 120
@@ -46,7 +47,7 @@ def store(redis_url: str) -> Iterator[JobStore]:
 
 
 def new_job(store: JobStore) -> str:
-    return store.create("spectrum", "{}", {"paper": "one"})[0].id
+    return create_job(store, tags={"paper": "one"})[0].id
 
 
 def claimed(store: JobStore, job_id: str) -> Lease:

@@ -29,21 +29,15 @@ from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.auth import KeyStore
 from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES
+from tests.fixtures.jobs import EXACT_JOB
 from tests.service.own_service import Service
 
 SAMPLE = {"law": "wigner", "sample": {"size": 1000}}
 LONG_SAMPLE = {"law": "wigner", "sample": {"size": 2000}}  # half a second
 NUM_AT_ONCE = 10
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
 GRID: dict[str, Any] = {
     "kind": "sweep",
-    "base": JOB,
+    "base": EXACT_JOB,
     "over": {name: list(range(1, 17)) for name in ("seed", "model.seed", "weight_decay")},
 }
 """A small body with 4,096 points."""
@@ -88,7 +82,7 @@ def padded(message: Any) -> dict[str, Any]:
 
 def large(num_numbers: int, **fields: Any) -> dict[str, Any]:
     numbers = num_numbers // 2 * [0.125]
-    return JOB | {"data": {"kind": "inline", "x": numbers, "y": numbers}} | fields
+    return EXACT_JOB | {"data": {"kind": "inline", "x": numbers, "y": numbers}} | fields
 
 
 def test_heavy_work_of_one_key_leaves_others_theirs(shared: Shared) -> None:
@@ -154,10 +148,10 @@ def test_what_nobody_waits_for_is_not_done(shared: Shared) -> None:
 
 def test_a_large_body_is_the_same_question(shared: Shared, http: httpx.Client) -> None:
     shared.client.flushall()
-    assert http.post("/v1/estimates", **padded(JOB)).json() == http.post("/v1/estimates", json=JOB).json()
+    assert http.post("/v1/estimates", **padded(EXACT_JOB)).json() == http.post("/v1/estimates", json=EXACT_JOB).json()
     key = {"Idempotency-Key": "same"}
-    first = http.post("/v1/jobs", json=JOB | {"tags": {"a": "b"}}, headers=key)
-    body = padded(JOB | {"tags": {"a": "b"}})
+    first = http.post("/v1/jobs", json=EXACT_JOB | {"tags": {"a": "b"}}, headers=key)
+    body = padded(EXACT_JOB | {"tags": {"a": "b"}})
     again = http.post("/v1/jobs", content=body["content"], headers=body["headers"] | key)
     assert (first.status_code, again.headers["idempotency-replayed"]) == (202, "true")
     assert again.json() == first.json()
@@ -178,12 +172,12 @@ def test_what_is_wrong_with_a_large_body_is_named(http: httpx.Client, path: str)
         refused = http.post(path, **body)
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["loc"][:2] == ["body", "seed"]
-    assert http.post(path, **padded(JOB) | {"content": LARGE_BODY_BYTES * "["}).status_code == 422
+    assert http.post(path, **padded(EXACT_JOB) | {"content": LARGE_BODY_BYTES * "["}).status_code == 422
 
 
 def test_a_large_job_that_fits_no_worker_is_refused(shared: Shared, http: httpx.Client) -> None:
     register(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**20, concurrency=1))
-    job = JOB | {"model": {"kind": "mlp", "widths": [1, 2000, 1]}}
+    job = EXACT_JOB | {"model": {"kind": "mlp", "widths": [1, 2000, 1]}}
     refused = [http.post("/v1/jobs", **body) for body in (padded(job), {"json": job})]
     assert [answer.status_code for answer in refused] == [422, 422]
     assert refused[0].json() == refused[1].json()
@@ -192,9 +186,12 @@ def test_a_large_job_that_fits_no_worker_is_refused(shared: Shared, http: httpx.
 
 def test_a_job_is_stored_with_its_plan_until_it_ends(shared: Shared, http: httpx.Client) -> None:
     register(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**30, concurrency=1))
-    ids = [http.post("/v1/jobs", **body).raise_for_status().json()["id"] for body in (padded(JOB), {"json": JOB})]
+    ids = [
+        http.post("/v1/jobs", **body).raise_for_status().json()["id"]
+        for body in (padded(EXACT_JOB), {"json": EXACT_JOB})
+    ]
     stored = [str(shared.client.hget(f"spectrum:job:{job_id}", "plan")) for job_id in ids]
-    request = JobRequest.model_validate(JOB).root.canonical()
+    request = JobRequest.model_validate(EXACT_JOB).root.canonical()
     assert stored == 2 * [stored_plan(plan_job(request, 2**30))]
     assert "plan" not in shared.client.xrevrange(f"spectrum:events:{ids[0]}", count=1)[0][1]
     http.post(f"/v1/jobs/{ids[0]}/cancel").raise_for_status()
@@ -216,7 +213,7 @@ def test_large_requests_are_files_within_a_quota(shared: Shared, http: httpx.Cli
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-requests")
     assert "wait until some jobs have ended, or upload" in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) >= 1
-    assert http.post("/v1/jobs", json=JOB).status_code == 202
+    assert http.post("/v1/jobs", json=EXACT_JOB).status_code == 202
     with shared.http() as other:
         assert other.post("/v1/jobs", json=large(60_000, seed=2)).status_code == 202
     http.post(f"/v1/jobs/{accepted[0].json()['id']}/cancel")
@@ -228,7 +225,7 @@ def test_records_have_a_quota_and_deleting_makes_room(http: httpx.Client) -> Non
     tags = {f"{number:064}": 256 * "x" for number in range(32)}
     answers = []
     while not answers or answers[-1].status_code == 202:
-        answers.append(http.post("/v1/jobs", json=JOB | {"tags": tags, "seed": len(answers)}))
+        answers.append(http.post("/v1/jobs", json=EXACT_JOB | {"tags": tags, "seed": len(answers)}))
     refused = answers.pop()
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-records")
     assert "delete ended jobs" in refused.json()["detail"]
@@ -237,7 +234,7 @@ def test_records_have_a_quota_and_deleting_makes_room(http: httpx.Client) -> Non
     job_id = answers[0].json()["id"]
     http.post(f"/v1/jobs/{job_id}/cancel")
     assert http.delete(f"/v1/jobs/{job_id}").status_code == 204
-    assert http.post("/v1/jobs", json=JOB | {"tags": tags}).status_code == 202
+    assert http.post("/v1/jobs", json=EXACT_JOB | {"tags": tags}).status_code == 202
 
 
 @pytest.mark.parametrize(("path", "message"), [("/v1/random-matrix", LONG_SAMPLE), ("/v1/estimates", GRID)])
@@ -249,7 +246,9 @@ def test_heavy_work_counts_for_more_in_the_rate(path: str, message: Any, shared:
 
 
 def test_jobs_by_tag(http: httpx.Client, shared: Shared) -> None:
-    ids = [http.post("/v1/jobs", json=JOB | {"seed": n, "tags": {"n": str(n % 2)}}).json()["id"] for n in range(6)]
+    ids = [
+        http.post("/v1/jobs", json=EXACT_JOB | {"seed": n, "tags": {"n": str(n % 2)}}).json()["id"] for n in range(6)
+    ]
     found = http.get("/v1/jobs", params={"tag": "n:1", "page_size": 2}).json()
     assert [job["id"] for job in found["jobs"]] == [ids[5], ids[3]]
     rest = http.get("/v1/jobs", params={"tag": "n:1", "page_token": found["next_page_token"]}).json()
@@ -263,7 +262,7 @@ def test_redis_away_is_told_of_large_bodies_too(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
     lonely = TestClient(create_app(ServiceSettings.load()), base_url="http://127.0.0.1")
     for path in ("/v1/jobs", "/v1/estimates"):
-        assert lonely.post(path, **padded(JOB)).status_code == 503
+        assert lonely.post(path, **padded(EXACT_JOB)).status_code == 503
 
 
 def test_a_checkpoint_of_very_many_tensors_is_described_once(
@@ -287,7 +286,7 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))
         assert http.get("/v1/models/large").json() == answers[0]["models"][0]
         assert http.get("/v1/models/none").status_code == 404
-        question = JOB | {
+        question = EXACT_JOB | {
             "model": {"kind": "causal-lm", "checkpoint": "large"},
             "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8},
             "loss": "cross-entropy",
@@ -346,6 +345,10 @@ def test_large_files_of_checkpoints_are_not_read_again_for_each_large_request(
     tokens = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8}
     with TestClient(create_app(ServiceSettings.load()), base_url="http://127.0.0.1") as http:
         for kind, name in (("gpt2", "tiny"), ("causal-lm", "large")):
-            question = JOB | {"model": {"kind": kind, "checkpoint": name}, "data": tokens, "loss": "cross-entropy"}
+            question = EXACT_JOB | {
+                "model": {"kind": kind, "checkpoint": name},
+                "data": tokens,
+                "loss": "cross-entropy",
+            }
             assert http.post("/v1/estimates", **padded(question)).status_code == 200
     assert set(read) == {"model"}

@@ -14,6 +14,7 @@ from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.auth import KeyStore
 from tests.conftest import running_redis
+from tests.fixtures.jobs import create_job
 from tests.service.own_service import Service
 
 
@@ -73,7 +74,7 @@ def test_changes_of_several_jobs_are_heard_in_one_stream(
 ) -> None:
     owner = owner_of(texts, keys_file, "anna")
     with listening(service, texts["anna"]) as events:
-        first, second = (store.create("spectrum", "{}", {"paper": "one"}, owner=owner)[0].id for _ in range(2))
+        first, second = (create_job(store, tags={"paper": "one"}, owner=owner)[0].id for _ in range(2))
         assert {next(events)["id"], next(events)["id"]} == {first, second}
         lease = store.claim(first)
         assert lease is not None
@@ -93,8 +94,8 @@ def test_a_key_hears_of_its_own_jobs_and_an_admin_of_all(
 ) -> None:
     annas, bobs = (owner_of(texts, keys_file, name) for name in ("anna", "bob"))
     with listening(service, texts["bob"]) as heard_by_bob, listening(service, texts["admin"]) as heard_by_admin:
-        hidden = store.create("spectrum", "{}", {}, owner=annas)[0].id
-        shown = store.create("spectrum", "{}", {}, owner=bobs)[0].id
+        hidden = create_job(store, owner=annas)[0].id
+        shown = create_job(store, owner=bobs)[0].id
         seen = next(heard_by_bob)["id"]
         assert seen == shown
         admins: set[str] = set()

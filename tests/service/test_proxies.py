@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from hessian_spectrum.jobs.store import JobStore
+from tests.fixtures.jobs import create_job
 from tests.service.own_service import Service
 
 
@@ -30,7 +31,7 @@ def forwarded(address: str) -> dict[str, str]:
 
 
 def test_links_are_those_of_the_proxy(behind: Service, redis_client: redis.Redis) -> None:
-    job_id = JobStore(redis_client, lease_seconds=60.0, max_attempts=2).create("spectrum", "{}", {})[0].id
+    job_id = create_job(JobStore(redis_client, lease_seconds=60.0, max_attempts=2))[0].id
     job = httpx.get(f"{behind.url}/v1/jobs/{job_id}", headers=forwarded("192.0.2.1")).json()
     assert [link.partition("/v1/")[0] for link in job["links"].values()] == [f"https://127.0.0.1:{behind.port}"] * 4
 
@@ -47,7 +48,7 @@ def test_callers_of_the_proxy_have_a_rate_each(behind: Service) -> None:
 
 
 def test_without_the_setting_nobody_is_believed(open_to_all: Service, redis_client: redis.Redis) -> None:
-    job_id = JobStore(redis_client, lease_seconds=60.0, max_attempts=2).create("spectrum", "{}", {})[0].id
+    job_id = create_job(JobStore(redis_client, lease_seconds=60.0, max_attempts=2))[0].id
     for _ in range(8):
         answer = httpx.get(f"{open_to_all.url}/v1/jobs/{job_id}", headers=forwarded("192.0.2.9"))
         assert answer.json()["links"]["self"].startswith("http://")

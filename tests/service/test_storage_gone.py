@@ -17,6 +17,7 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore
+from tests.fixtures.jobs import create_job
 
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 JOB = {
@@ -44,7 +45,7 @@ class Deployment:
         self.http = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         self.artifact_id = self.upload(b"\1\0\2\0\3\0").json()["id"]
         store = JobStore(client, lease_seconds=30.0, max_attempts=2)
-        lease = store.claim(store.create("spectrum", "{}", {})[0].id)
+        lease = store.claim(create_job(store)[0].id)
         assert lease is not None
         self.job_id, self.digest = lease.job_id, ResultStore(LocalDirectory(directory)).write(b'{"kind": "spectrum"}')
         store.succeed(lease, self.digest)

@@ -15,16 +15,9 @@ from hessian_spectrum.jobs.scripts import COUNTERS, WEBHOOKS
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.webhooks import WebhookQueue
 from tests.conftest import free_port
+from tests.fixtures.jobs import EXACT_JOB, create_job
 from tests.fixtures.webhook_receiver import SECONDS, SECRET, Receiver, receiving
 from tests.service.own_service import Service
-
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "method": {"kind": "exact"},
-}
 
 Start = Callable[..., Service]
 
@@ -61,7 +54,7 @@ def store(redis_client: redis.Redis) -> JobStore:
 
 
 def submit(service: Service, url: str, **fields: Any) -> str:
-    answer = httpx.post(f"{service.url}/v1/jobs", json=JOB | {"webhook": url} | fields)
+    answer = httpx.post(f"{service.url}/v1/jobs", json=EXACT_JOB | {"webhook": url} | fields)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
@@ -183,7 +176,7 @@ def test_a_receiver_that_hangs_delays_no_other(
 ) -> None:
     with receiving() as slow:
         service = start(slow.host, receiver.host)
-        hanging = [store.create("spectrum", "{}", {}, webhook=f"http://{slow.host}/hang")[0].id for _ in range(200)]
+        hanging = [create_job(store, webhook=f"http://{slow.host}/hang")[0].id for _ in range(200)]
         for job_id in hanging:
             store.cancel(job_id)
         slow.wait(1)
@@ -218,10 +211,10 @@ def test_a_message_that_a_dead_service_had_claimed_is_sent(
     start: Start, store: JobStore, receiver: Receiver, redis_client: redis.Redis
 ) -> None:
     service = start("other.example:1")  # claims nothing itself
-    refused = httpx.post(f"{service.url}/v1/jobs", json=JOB | {"webhook": receiver.url})
+    refused = httpx.post(f"{service.url}/v1/jobs", json=EXACT_JOB | {"webhook": receiver.url})
     assert refused.status_code == 422
     service.stop()
-    job_id = store.create("spectrum", "{}", {}, webhook=receiver.url)[0].id
+    job_id = create_job(store, webhook=receiver.url)[0].id
     store.cancel(job_id)
     assert WebhookQueue(redis_client).claim(receiver.host, lease_seconds=2.0) is not None
     start(receiver.host)
@@ -288,13 +281,13 @@ def test_other_hosts_are_refused_and_the_field_is_named(
 ) -> None:
     service = start(receiver.host)
     for url in REFUSED:
-        job = JOB | {"webhook": url.replace("{port}", str(receiver.port))}
+        job = EXACT_JOB | {"webhook": url.replace("{port}", str(receiver.port))}
         refused = httpx.post(f"{service.url}/v1/jobs", json=job)
         assert refused.status_code == 422, job
         assert [error["loc"] for error in refused.json()["errors"]] == [["body", "webhook"]], refused.text
-        refused = httpx.post(f"{service.url}/v1/jobs/batch", json={"jobs": [JOB, job]})
+        refused = httpx.post(f"{service.url}/v1/jobs/batch", json={"jobs": [EXACT_JOB, job]})
         assert [error["loc"] for error in refused.json()["errors"]] == [["body", "jobs", 1, "webhook"]], refused.text
-    large = JOB | {"data": {"kind": "inline", "x": 40_000 * [1.0], "y": 40_000 * [0.5]}, "webhook": REFUSED[0]}
+    large = EXACT_JOB | {"data": {"kind": "inline", "x": 40_000 * [1.0], "y": 40_000 * [0.5]}, "webhook": REFUSED[0]}
     refused = httpx.post(f"{service.url}/v1/jobs", json=large, timeout=60)  # another process parses it
     assert [error["loc"] for error in refused.json()["errors"]] == [["body", "webhook"]], refused.text
     assert redis_client.keys("spectrum:job:*") == []
@@ -303,11 +296,11 @@ def test_other_hosts_are_refused_and_the_field_is_named(
 def test_a_server_without_receivers_sends_nothing(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> None:
     service = Service(redis_url, tmp_path)
     try:
-        refused = httpx.post(f"{service.url}/v1/jobs", json=JOB | {"webhook": "http://127.0.0.1:80/"})
+        refused = httpx.post(f"{service.url}/v1/jobs", json=EXACT_JOB | {"webhook": "http://127.0.0.1:80/"})
         assert refused.status_code == 422
         (error,) = refused.json()["errors"]
         assert error == {"loc": ["body", "webhook"], "msg": "this server sends no messages"}
-        assert httpx.post(f"{service.url}/v1/jobs", json=JOB | {"webhook": None}).status_code == 202
+        assert httpx.post(f"{service.url}/v1/jobs", json=EXACT_JOB | {"webhook": None}).status_code == 202
     finally:
         service.stop()
 
@@ -317,7 +310,7 @@ def test_a_host_that_is_no_longer_listed_gets_nothing(
 ) -> None:
     """Not even where a record has changed its URL since."""
     with receiving() as listed:
-        moved, left = (store.create("spectrum", "{}", {}, webhook=receiver.url)[0].id for _ in range(2))
+        moved, left = (create_job(store, webhook=receiver.url)[0].id for _ in range(2))
         redis_client.hset(f"spectrum:job:{moved}", "receiver", listed.host)
         store.cancel(moved)
         store.cancel(left)

@@ -27,6 +27,7 @@ from hessian_spectrum.storage.job_files import (
     RequestFiles,
 )
 from hessian_spectrum.storage.local_directory import LocalDirectory
+from tests.fixtures.jobs import create_job
 from tests.fixtures.longer import examples
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
@@ -57,9 +58,9 @@ def claimed(store: JobStore, job_id: str) -> Lease:
 def test_a_large_request_is_a_file_and_nothing_in_redis(
     store: JobStore, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    store.delete(store.cancel(store.create("spectrum", "{}", {})[0].id).id)  # Redis keeps the scripts
+    store.delete(store.cancel(create_job(store)[0].id).id)  # Redis keeps the scripts
     before = redis_client.info("memory")["used_memory"]
-    ids = [store.create("spectrum", LARGE, {"n": str(number)})[0].id for number in range(12)]
+    ids = [create_job(store, LARGE, {"n": str(number)})[0].id for number in range(12)]
     assert redis_client.info("memory")["used_memory"] - before < 12 * 20_000
     assert redis_client.keys("spectrum:request:*") == []
     assert kept(tmp_path) == sorted(f"{job_id}.json" for job_id in ids)
@@ -67,13 +68,13 @@ def test_a_large_request_is_a_file_and_nothing_in_redis(
     files = RequestFiles(LocalDirectory(tmp_path, "requests"))
     another_process = JobStore(redis_client, lease_seconds=30.0, max_attempts=2, requests=files)
     assert another_process.request(ids[3]) == LARGE
-    small = store.create("spectrum", "{}", {})[0].id
+    small = create_job(store)[0].id
     assert store.request(small) == "{}"
     assert redis_client.keys("spectrum:request:*") == [f"spectrum:request:{small}"]
 
 
 def test_the_file_goes_when_the_job_ends(store: JobStore, redis_client: redis.Redis, tmp_path: Path) -> None:
-    failed, succeeded, given_back, cancelled = (store.create("spectrum", LARGE, {})[0].id for _ in range(4))
+    failed, succeeded, given_back, cancelled = (create_job(store, LARGE)[0].id for _ in range(4))
     store.fail(claimed(store, failed), Problem(title="No", status=500))
     store.succeed(claimed(store, succeeded), "0" * 64)
     store.requeue(claimed(store, given_back))
@@ -88,20 +89,20 @@ def test_the_file_goes_when_the_job_ends(store: JobStore, redis_client: redis.Re
 
 
 def test_what_creates_no_job_leaves_no_file(store: JobStore, tmp_path: Path) -> None:
-    first = store.create("spectrum", LARGE, {}, idempotency_key="key")[0]
-    assert store.create("spectrum", LARGE, {}, idempotency_key="key") == (first, True)
+    first = create_job(store, LARGE, idempotency_key="key")[0]
+    assert create_job(store, LARGE, idempotency_key="key") == (first, True)
     assert kept(tmp_path) == [f"{first.id}.json"]
     store.succeed(claimed(store, first.id), "0" * 64, "1")
-    cached, _ = store.create("spectrum", LARGE, {}, cached_result=CachedResult("", "0" * 64))
+    cached, _ = create_job(store, LARGE, cached_result=CachedResult("", "0" * 64))
     assert cached.state == "succeeded"
-    gone, _ = store.create("spectrum", LARGE, {}, cached_result=CachedResult("", "1" * 64))
+    gone, _ = create_job(store, LARGE, cached_result=CachedResult("", "1" * 64))
     assert gone.state == "queued"
     assert kept(tmp_path) == [f"{gone.id}.json"]
     assert store.request(gone.id) == LARGE
 
 
 def test_a_damaged_file_is_none(store: JobStore, tmp_path: Path) -> None:
-    job_id = store.create("spectrum", LARGE, {})[0].id
+    job_id = create_job(store, LARGE)[0].id
     path = tmp_path / "requests" / f"{job_id}.json"
     path.write_text(LARGE[:-1])
     with pytest.raises(RequestDamagedError, match="damaged"):
@@ -116,10 +117,10 @@ def test_a_full_disk_takes_no_job(
 ) -> None:
     monkeypatch.setattr(local_directory, "LEAST_FREE_BYTES", 2**62)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        store.create("spectrum", LARGE, {})
+        create_job(store, LARGE)
     assert redis_client.keys("spectrum:job:*") == []
     assert kept(tmp_path) == []
-    assert store.create("spectrum", "{}", {})[0].state == "queued"
+    assert create_job(store)[0].state == "queued"
 
 
 def test_a_record_is_written_after_its_file(
@@ -134,7 +135,7 @@ def test_a_record_is_written_after_its_file(
     store = JobStore(redis_client, lease_seconds=30.0, max_attempts=2, requests=files)
     monkeypatch.setattr(store._scripts, "create", die)
     with pytest.raises(Killed):
-        store.create("spectrum", LARGE, {})
+        create_job(store, LARGE)
     [left] = kept(tmp_path)
     assert redis_client.keys("spectrum:job:*") == []
     assert files.job_ids(3600.0) == []
@@ -151,7 +152,7 @@ def test_a_file_that_was_cleared_away_meanwhile_is_written_again(store: JobStore
         return create(new)
 
     store._scripts.create = stand_still  # type: ignore[method-assign]
-    job_id = store.create("spectrum", LARGE, {})[0].id
+    job_id = create_job(store, LARGE)[0].id
     assert store.request(job_id) == LARGE
 
 
@@ -161,18 +162,18 @@ def test_requests_have_a_quota(store: JobStore, redis_client: redis.Redis, tmp_p
 
     def refused(owner: str | None) -> tuple[str, int, bool]:
         with pytest.raises(QuotaError) as refusal:
-            store.create("spectrum", LARGE, {}, owner=owner, **quotas)
+            create_job(store, LARGE, owner=owner, **quotas)
         return refusal.value.what, refusal.value.limit, refusal.value.is_owners
 
-    annas = [store.create("spectrum", LARGE, {}, owner=ANNA, **quotas)[0].id for _ in range(2)]
+    annas = [create_job(store, LARGE, owner=ANNA, **quotas)[0].id for _ in range(2)]
     assert refused(ANNA) == ("requests", 2 * size, True)
-    store.create("spectrum", LARGE, {}, owner=BOB, **quotas)
+    create_job(store, LARGE, owner=BOB, **quotas)
     assert refused(BOB) == ("requests", 3 * size, False)
     assert refused(None) == ("requests", 3 * size, False)
     assert len(kept(tmp_path)) == 3
     store.fail(claimed(store, annas[0]), Problem(title="No", status=500))
     assert redis_client.hget(STORED_BYTES, f"requests:{ANNA}") == str(size)
-    store.create("spectrum", LARGE, {}, owner=ANNA, **quotas)
+    create_job(store, LARGE, owner=ANNA, **quotas)
 
 
 PIECES = [bytes([value]) * 1000 for value in range(4)]

@@ -39,6 +39,7 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.runtime.job_runner import ShardRunner, fingerprint_of
 from hessian_spectrum.worker.sharding import Deployment, ShardCoordinator, ShardedMethod
+from tests.fixtures.jobs import create_job
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
 JOB: dict[str, Any] = {
@@ -108,7 +109,7 @@ class Lab:
     def __post_init__(self) -> None:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=1000)
         self.checkpoints = CheckpointStore(LocalDirectory(self.directory))
-        self.job_id = self.store.create("spectrum", REQUEST.model_dump_json(), {})[0].id
+        self.job_id = create_job(self.store, REQUEST.model_dump_json())[0].id
 
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:
         shards = WatchedShards(client=self.client, lease_seconds=30.0, max_losses=1000)
@@ -243,7 +244,7 @@ def test_a_helper_takes_what_is_free(lab: Lab, alone: dict[str, Any], monkeypatc
 
 
 def test_a_helper_goes_when_jobs_wait(lab: Lab, alone: dict[str, Any]) -> None:
-    lab.store.create("spectrum", REQUEST.model_dump_json(), {})
+    create_job(lab.store, REQUEST.model_dump_json())
     taken: list[int] = []
 
     def help_a_little() -> None:

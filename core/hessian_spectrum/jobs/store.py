@@ -10,15 +10,13 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.creation import CachedResult, JobCreator, JobSpecification
+from hessian_spectrum.jobs.creation import CachedResult, JobCreator
 from hessian_spectrum.jobs.job_index import JobIndex
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.record import (
-    UNLIMITED,
     JobRecord,
     Lease,
     LeaseLostError,
-    Quotas,
     holder_prefix,
     record_from_fields,
 )
@@ -76,71 +74,6 @@ class JobStore:
     @cached_property
     def _index(self) -> JobIndex:
         return JobIndex(self._client)
-
-    def create(
-        self,
-        kind: str,
-        request: str,
-        tags: dict[str, str],
-        *,
-        idempotency_key: str | None = None,
-        owner: str | None = None,
-        shared: bool = False,
-        cache_key: str = "",
-        cached_result: CachedResult | None = None,
-        request_id: str | None = None,
-        summary: str = "",
-        plan: str | None = None,
-        webhook: str | None = None,
-        owner_quotas: Quotas = UNLIMITED,
-        total_quotas: Quotas = UNLIMITED,
-    ) -> tuple[JobRecord, bool]:
-        """Write a queued job; it is on the disk of Redis when this returns.
-
-        Args:
-            kind: Kind of the job.
-            request: Validated request as JSON.
-            tags: Tags of the job.
-            idempotency_key: Key of the owner; a job that was created with it before is not created again.
-            owner: Id of the API key that the job belongs to.
-            shared: Whether other keys may read the job.
-            cache_key: Cache key of the request.
-            cached_result: Result with which the job succeeds at once, unless it has been deleted meanwhile.
-            request_id: Id of the HTTP request that brought the job, for logs.
-            summary: What the job computes, in a few words.
-            plan: The job's plan as JSON, which is kept until the job ends.
-            webhook: URL to which a message is sent when the job has ended.
-            owner_quotas: Quotas of the owner.
-            total_quotas: Quotas of all owners together.
-
-        Returns:
-            The record, and whether it existed before.
-
-        Raises:
-            KeyReusedError: The idempotency key belongs to another request.
-            QuotaError: A quota is exhausted.
-            OSError: A large request cannot be written.
-        """
-        specification = JobSpecification(
-            kind,
-            request,
-            tags=tags,
-            shared=shared,
-            cache_key=cache_key,
-            cached_result=cached_result,
-            summary=summary,
-            plan=plan,
-            webhook=webhook,
-        )
-        (record,), existed = self.creator.create(
-            [specification],
-            idempotency_key=idempotency_key,
-            owner=owner,
-            request_id=request_id,
-            owner_quotas=owner_quotas,
-            total_quotas=total_quotas,
-        )
-        return record, existed
 
     def cached_results(self, cache_key: str, result_versions: Iterable[str]) -> list[CachedResult]:
         """Results of earlier jobs with this cache key that software of one of these versions computed."""

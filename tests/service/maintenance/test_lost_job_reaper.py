@@ -16,6 +16,7 @@ from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
 from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore
+from tests.fixtures.jobs import create_job
 
 
 class Broken(JobStore):
@@ -52,7 +53,7 @@ def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str
 @pytest.mark.parametrize("question", ["recover_lost", "take_unpublished"])
 def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any], question: str) -> None:
     store, reaper = parts["store"], LostJobReaper(**parts | {"lease_seconds": 3.0})
-    lease = store.claim(store.create("spectrum", "{}", {})[0].id)
+    lease = store.claim(create_job(store)[0].id)
     store.is_away = question
     with pytest.raises(redis.ConnectionError):
         reaper.run_once()
@@ -69,7 +70,7 @@ def test_a_redis_without_room_to_take_stock_loses_no_job(
     parts: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = parts["store"]
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     redis_client.hset(f"spectrum:job:{job_id}", "published_at", 0)  # its message is lost
 
     def fail() -> None:
@@ -107,7 +108,7 @@ def test_requests_of_jobs_that_ended_go_and_others_stay(
     parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     store, files = parts["store"], parts["requests"]
-    ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
+    ended, queued = (create_job(store)[0].id for _ in range(2))
     store.cancel(ended)
     young, old = (new_job_id() for _ in range(2))  # whose records are yet to be written, or never were
     for job_id in (ended, queued, young, old):
@@ -126,7 +127,7 @@ def test_requests_of_jobs_that_ended_go_and_others_stay(
 def test_requests_outlast_a_backup_that_does_not_know_their_jobs(
     parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    files, queued = parts["requests"], parts["store"].create("spectrum", "{}", {})[0].id
+    files, queued = parts["requests"], create_job(parts["store"])[0].id
     files.write(queued, "{}")
     os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
     LostJobReaper(**parts).run_once()
@@ -142,7 +143,7 @@ def test_checkpoints_that_an_empty_redis_does_not_know_stay(
     parts: dict[str, Any], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, checkpoints = parts["store"], parts["checkpoints"]
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     store.claim(job_id)
     checkpoints.of_attempt(job_id, 1).commit({}, set())
     LostJobReaper(**parts).run_once()

@@ -26,6 +26,7 @@ from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.points import PointStore, StoredPoint
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
+from tests.fixtures.jobs import create_job
 from tests.fixtures.longer import examples
 
 DAY = 86400.0
@@ -66,7 +67,7 @@ class Deployment:
 
     def compute(self, content: bytes, question: bytes | None = None) -> str:
         """Id of a job whose answer, and question if no other is given, is this."""
-        record, _ = self.store.create("spectrum", "{}", {}, cache_key=_digest(question or content))
+        record, _ = create_job(self.store, cache_key=_digest(question or content))
         lease = self.store.claim(record.id)
         assert lease is not None
         self.store.succeed(lease, self.results.write(content), "version")
@@ -77,7 +78,7 @@ class Deployment:
         answer = next(iter(self.store.cached_results(_digest(content), ["version"])), None)
         if answer is None:
             return None
-        return self.store.create("spectrum", "{}", {}, cache_key=_digest(content), cached_result=answer)[0].id
+        return create_job(self.store, cache_key=_digest(content), cached_result=answer)[0].id
 
     def age(self, days: float) -> None:
         for index in AGES:
@@ -106,7 +107,7 @@ def deployment(redis_client: redis.Redis, tmp_path: Path) -> Deployment:
 
 def test_results_and_then_records_have_their_time(deployment: Deployment, redis_client: redis.Redis) -> None:
     job_id = deployment.compute(b"a")
-    failed = deployment.store.create("spectrum", "{}", {})[0].id
+    failed = create_job(deployment.store)[0].id
     deployment.store.cancel(failed)
     deployment.age(9)
     deployment.run_retention()
@@ -134,7 +135,7 @@ def test_results_and_then_records_have_their_time(deployment: Deployment, redis_
 
 
 def test_a_job_that_is_under_way_is_never_forgotten(deployment: Deployment) -> None:
-    queued, running = (deployment.store.create("spectrum", "{}", {})[0].id for _ in range(2))
+    queued, running = (create_job(deployment.store)[0].id for _ in range(2))
     deployment.store.claim(running)
     deployment.age(10_000)
     deployment.run_retention(0)

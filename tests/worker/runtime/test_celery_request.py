@@ -16,6 +16,7 @@ from hessian_spectrum.jobs.connection import broker_url
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.worker.runtime.app import JobRequest, RecoveringQoS
 from hessian_spectrum.worker.sharding import process_name
+from tests.fixtures.jobs import create_job
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_job_whose_processes_die_of_a_signal_says_of_which(
     """Memory is spoken of only where it may have been the cause."""
     monkeypatch.setattr(Request, "on_failure", lambda *_, **__: None)
     store = JobStore(redis_client, lease_seconds=15.0, max_attempts=2)
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     kernel, shards = SimpleNamespace(has_killed=lambda: False), SimpleNamespace(mark_worker_lost=lambda *_, **__: None)
     task = SimpleNamespace(store=store, shards=shards, kernel=kernel)
     death = SimpleNamespace(exception=WorkerLostError(f"Worker exited prematurely: {text}"))

@@ -27,6 +27,7 @@ from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.runtime import job_runner
 from hessian_spectrum.worker.runtime.job_runner import JobRunner
+from tests.fixtures.jobs import create_job
 
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",
@@ -71,7 +72,7 @@ def no_space(descriptor: int) -> None:
 
 def submitted(store: JobStore) -> str:
     request = JobRequest.model_validate(REQUEST).root.model_dump_json(exclude_none=True)
-    return store.create("spectrum", request, {})[0].id
+    return create_job(store, request)[0].id
 
 
 def test_a_result_without_room_is_tried_again_and_then_a_failure(
@@ -117,7 +118,7 @@ def test_a_worker_uses_the_plan_of_its_memory_and_makes_another_for_other_memory
 
     request = JobRequest.model_validate(REQUEST).root.canonical()
     plan = None if stored_for is None else stored_plan(plan_job(request, stored_for))
-    job_id = store.create("spectrum", request.model_dump_json(exclude_none=True), {}, plan=plan)[0].id
+    job_id = create_job(store, request.model_dump_json(exclude_none=True), plan=plan)[0].id
     alone = run_spectrum_job(request, Hardware(torch.device("cpu"), 1, 2**32), lambda *_: None).result
     for module in (plans, spectrum):
         monkeypatch.setattr(module, "estimate", counted)

@@ -22,6 +22,7 @@ from hessian_spectrum.worker.runtime.supervision import (
     LeaseRenewer,
     WorkerStoppingError,
 )
+from tests.fixtures.jobs import create_job
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def report_until_stopped(keeper: LeaseRenewer, seconds: float = 30.0) -> None:
 
 
 def test_the_lease_outlives_its_seconds(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseRenewer(store, lease) as keeper:
@@ -49,7 +50,7 @@ def test_the_lease_outlives_its_seconds(store: JobStore) -> None:
 
 
 def test_a_cancelled_job_stops_with_the_next_renewal(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseRenewer(store, lease) as keeper:
@@ -63,7 +64,7 @@ def test_a_cancelled_job_stops_with_the_next_renewal(store: JobStore) -> None:
 
 
 def test_a_worker_that_lost_its_job_stops(store: JobStore, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseRenewer(store, lease) as keeper:
@@ -73,7 +74,7 @@ def test_a_worker_that_lost_its_job_stops(store: JobStore, redis_client: redis.R
 
 
 def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     told = [False]
@@ -87,7 +88,7 @@ def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore
 
 def test_time_over_all_attempts_has_a_limit(store: JobStore) -> None:
     """The second attempt would take another minute by itself."""
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     first = store.claim(job_id)
     assert first is not None
     with LeaseRenewer(store, first, time_limit_seconds=60.0) as keeper:
@@ -119,7 +120,7 @@ def compute_deaf(store: JobStore, lease: Lease, time_limit_seconds: float) -> Ba
 def test_a_computation_that_does_not_hear_of_its_loss_ends_with_its_process(
     store: JobStore, redis_client: redis.Redis
 ) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
     redis_client.hset(f"spectrum:job:{job_id}", "token", "of another worker")
@@ -128,7 +129,7 @@ def test_a_computation_that_does_not_hear_of_its_loss_ends_with_its_process(
 
 
 def test_a_computation_that_does_not_listen_ends_with_its_process(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
 

@@ -19,13 +19,14 @@ from hessian_spectrum.worker.hardware import (
 )
 from hessian_spectrum.worker.runtime import supervision
 from hessian_spectrum.worker.runtime.supervision import MemoryGuard, private_bytes
+from tests.fixtures.jobs import create_job
 
 MIB = 2**20
 
 
 def run_guarded(store: JobStore, limit: int, compute: Callable[[], object]) -> tuple[str, int | None]:
     """A job that a forked process computes: its id, and the exit code."""
-    job_id = store.create("spectrum", "{}", {})[0].id
+    job_id = create_job(store)[0].id
     lease = store.claim(job_id)
     assert lease is not None
 
