@@ -3,6 +3,7 @@
 import ast
 import base64
 import json
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Response, Route, expect
 from safetensors.torch import save_file
 
+from hessian_spectrum.api_schemas.methods.lanczos import LanczosResult
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.results.plots.spectrum import density_curve
 from hessian_spectrum.service.auth import KeyStore
 from tests.fixtures.exported import saved, saved_as_onnx
 
@@ -42,6 +45,7 @@ LONG: dict[str, Any] = JOB | {
     "method": {"kind": "trace", "num_probes": 8},
 }
 OpenPage = Callable[..., Page]
+LINEAR, LOGARITHMIC = 1, 3  # kinds of axes of uPlot
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +327,58 @@ def test_ranks_have_ticks_at_integers(server: Any, open_page: OpenPage, results:
     assert any(value % 1 for value in ticks(page, 1))  # eigenvalues have others
     page.goto(f"{server.url}/#/closed-form?kind=self-attention")
     assert all(value % 1 == 0 for value in ticks(page, 1))
+
+
+@pytest.mark.parametrize("curve", ["density", "log_density", "cumulative"])
+def test_a_logarithmic_axis_ends_where_no_eigenvalue_is(
+    server: Any, open_page: OpenPage, results: dict[str, str], curve: str
+) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}?curve={curve}&y=log", wait_for=".u-legend")
+    with SpectrumClient(server.url) as client:
+        result = client.result(results["lanczos"])
+    assert isinstance(result, LanczosResult)
+    least, largest = drawn(page, "scales.y.min"), drawn(page, "scales.y.max")
+    if curve == "density":
+        assert least == pytest.approx(density_curve(result, 1.0).floor)
+    assert 0 < least < 1 / result.num_parameters
+    band = getattr(result, curve).band
+    assert max(band.upper) < largest < 20 * max(*band.upper, 100 * least)
+    decades = [math.log10(each) for each in ticks(page, 1)]
+    assert len(decades) >= 3
+    assert decades == pytest.approx(np.round(decades))
+    assert [float(each.replace(",", "")) for each in drawn(page, "axes[1]._values")] == pytest.approx(ticks(page, 1))
+    values, upper, lower = (np.array(drawn(page, f"data[{column}]")) for column in (1, 2, 3))
+    is_shown = values > least
+    assert (lower <= values)[is_shown].all()
+    assert (values <= upper)[is_shown].all()
+    assert (upper[is_shown] > lower[is_shown]).any()
+    assert (upper[~is_shown] < least).all()  # no band without a curve
+
+
+def test_densities_are_logarithmic_unless_another_axis_is_chosen(
+    server: Any, open_page: OpenPage, results: dict[str, str]
+) -> None:
+    page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-legend")
+    assert drawn(page, "scales.y.distr") == LOGARITHMIC
+    page.locator("#curve").select_option("cumulative")
+    assert drawn(page, "scales.y.distr") == LINEAR
+    page.locator("#curve").select_option("density")
+    page.locator("#y").select_option("linear")
+    page.wait_for_url(re.compile("y=linear"))
+    page.reload()
+    page.wait_for_selector(".u-legend")
+    assert drawn(page, "scales.y.distr") == LINEAR
+
+
+def test_the_loss_along_training_is_drawn(server: Any, open_page: OpenPage) -> None:
+    trained = JOB | {"train": {"num_steps": 50, "learning_rate": 0.1}, "method": METHODS["trace"]}
+    with SpectrumClient(server.url) as client:
+        job_id = client.wait(client.submit(trained).id).id
+        curve = client.result(job_id).training.loss_curve
+    page = open_page(server.url, f"#/jobs/{job_id}", wait_for=".u-legend")
+    assert drawn(page, "data[0]") == curve.steps == list(range(1, 51))
+    assert drawn(page, "data[1]") == pytest.approx(curve.losses)
+    assert curve.losses[-1] < curve.losses[0]
 
 
 def test_the_part_that_is_shown_is_in_the_address(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:

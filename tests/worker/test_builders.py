@@ -281,6 +281,10 @@ def test_a_trained_job_reports_its_training() -> None:
     assert report.final_learning_rate == pytest.approx(0.02)
     assert (report.optimizer, report.momentum) == ("sgd", 0.5)
     assert 0 < report.gradient_norm < 1
+    curve = report.loss_curve
+    assert curve is not None
+    assert curve.losses[0] == pytest.approx(report.initial_loss)  # all samples are one batch
+    assert (curve.steps[-1], len(curve.losses)) == (report.num_steps, len(curve.steps))
 
 
 def test_a_job_trained_by_adamw_says_so() -> None:

@@ -102,6 +102,16 @@ class TraceEstimate(Estimate):
     converged: bool = Field(description="Whether the tolerance was met; true if the request set none.")
 
 
+class LossCurve(Message):
+    """Loss along training, in at most 256 points, which are means over the steps since the point before."""
+
+    steps: list[int] = Field(description="Number of training steps done at each point.")
+    losses: list[float] = Field(
+        description="Mean loss of the steps since the point before, each over its own batch and before its change of "
+        "the parameters."
+    )
+
+
 class TrainingReport(Message):
     """Summary of training; losses and gradient are those of all samples."""
 
@@ -118,6 +128,9 @@ class TrainingReport(Message):
     stopped: Literal["num-steps", "plateau"] = Field(
         description="Why training ended: all steps were done, or the loss stopped improving at the smallest learning "
         "rate."
+    )
+    loss_curve: LossCurve | None = Field(
+        default=None, description="Loss along training; null in results of releases that did not record it."
     )
 
 

@@ -43,7 +43,9 @@ def test_gradient_descent_by_hand(seeded: Seeded) -> None:
     data = gaussian(8, 2, 1, teacher="linear", noise=0.3, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     theta = start["layers.0.weight"].T.clone()
+    losses = []
     for _ in range(3):
+        losses.append(float((data.inputs @ theta - data.targets).square().sum() / 16))
         theta = theta - 0.2 * data.inputs.T @ (data.inputs @ theta - data.targets) / 8
     residual = data.inputs @ theta - data.targets
     for micro_batch_size in (None, 3):
@@ -53,6 +55,7 @@ def test_gradient_descent_by_hand(seeded: Seeded) -> None:
         assert result.loss == pytest.approx(float(residual.square().sum() / 16))
         assert result.gradient_norm == pytest.approx(float((data.inputs.T @ residual / 8).norm()))
         assert (result.num_steps, result.stopped) == (3, "num-steps")
+        assert result.loss_curve.points() == ([1, 2, 3], pytest.approx(losses))
         assert not result.parameters["layers.0.weight"].requires_grad
     assert torch.equal(start["layers.0.weight"], model.initial_parameters(seeded(1), F64, CPU)["layers.0.weight"])
 
@@ -331,6 +334,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
         found = summarise_training(state, EmpiricalRisk(model, Mse(), [data]))
         for name in ("loss", "gradient_norm", "num_steps", "learning_rate", "learning_rate_cuts", "stopped"):
             assert getattr(found, name) == getattr(whole, name), name
+        assert found.loss_curve.points() == whole.loss_curve.points()
         for name, values in whole.parameters.items():
             assert torch.equal(found.parameters[name], values)
     assert (whole.learning_rate_cuts > 0) == (rule == "sgd")

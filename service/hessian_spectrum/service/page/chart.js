@@ -8,6 +8,10 @@ const BAND_OPACITY = "30";
 const MOST_SMOOTH_POINTS = 4000; // of longer curves, uPlot draws the extremes in each column of pixels
 const MARKER_MARGIN = 0.03;
 const FARTHEST_REFERENCE = 3; // in heights of the curves
+const MOST_DECADES = 7;
+const FEWEST_DECADES = 2;
+const BELOW = 1000;
+const HEADROOM = 3; // above the curves on a logarithmic axis
 const READINGS = 50;
 const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] }; // of both ends, in widths
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
@@ -17,14 +21,26 @@ function variable(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function onScale(values, scale) {
-  return scale === "log" ? values.map((value) => (value > 0 ? value : null)) : values;
+// On a logarithmic axis, lines lead below the least value that is shown, where the logarithm of 0 would end them.
+function onScale(values, scale, least = 0) {
+  return scale === "log" ? values.map((value) => (value > 0 || least ? Math.max(value, least / BELOW) : null)) : values;
 }
 
-// The label of a power of ten; other ticks of a logarithmic axis have none.
-function decade(value) {
-  const exponent = value > 0 ? Math.log10(value) : NaN;
-  return Math.abs(exponent - Math.round(exponent)) < 1e-9 ? (Math.abs(exponent) < 4 ? number(value) : `1e${Math.round(exponent)}`) : null;
+// The ticks of a logarithmic axis; those of uPlot end where a decimal place has no number of its own, near 1e-16.
+function logarithmicTicks(plot, axis, min, max) {
+  const [first, last] = [Math.floor(Math.log10(min)), Math.ceil(Math.log10(max))];
+  const step = Math.max(1, Math.round((last - first) / MOST_DECADES));
+  const digits = last - first > FEWEST_DECADES ? [1] : [1, 2, 5];
+  const ticks = [];
+  for (let exponent = Math.ceil(first / step) * step; exponent <= last; exponent += step) {
+    ticks.push(...digits.map((digit) => Number(`${digit}e${exponent}`)));
+  }
+  return ticks.filter((tick) => tick >= min && tick <= max);
+}
+
+// The label of a tick of a logarithmic axis.
+function magnitude(value) {
+  return value >= 1e-4 && value < 1e4 ? number(value) : value.toExponential().replace("e+", "e");
 }
 
 function isAscending(values) {
@@ -55,6 +71,7 @@ export class Chart {
   }
 
   // content: {curves: [{label, x, y, lower, upper, style, group}], xLabel, yLabel, xScale, yScale, yLimits,
+  //   yLeast: the least height that a logarithmic axis shows,
   //   vertical: [{value, label}], horizontal: [{value, label}]}
   draw(content) {
     this.content = { xScale: "linear", yScale: "linear", vertical: [], horizontal: [], ...content };
@@ -95,7 +112,10 @@ export class Chart {
 
   // The ends of the vertical axis, with the reference lines that are not far from the curves.
   yRange(min, max) {
-    if (min === null) return [0, 1];
+    const { yScale, yLimits, yLeast } = this.content;
+    if (yLimits) return yLimits;
+    if (min === null) return yScale === "log" ? [1, 10] : [0, 1];
+    if (yScale === "log") return yLeast ? [yLeast, HEADROOM * Math.max(max, 2 * yLeast)] : uPlot.rangeLog(min, max, 10, false);
     const far = FARTHEST_REFERENCE * (max - min || Math.abs(max) || 1);
     const near = this.content.horizontal.map((each) => each.value).filter((value) => value > min - far && value < max + far);
     return uPlot.rangeNum(Math.min(min, ...near), Math.max(max, ...near), 0.1, true);
@@ -120,23 +140,31 @@ export class Chart {
     if (this.plot && this.node.clientWidth) this.plot.setSize({ width: this.node.clientWidth, height: this.height });
   }
 
+  // The ends of a curve's band; where the curve is below what is shown, its band would stand without a curve.
+  band({ y, lower, upper }) {
+    if (!lower || !upper) return [];
+    const { yScale, yLeast } = this.content;
+    return yScale === "log" && yLeast ? [upper, lower].map((end) => end.map((value, index) => (y[index] > yLeast ? value : 0))) : [upper, lower];
+  }
+
   table() {
-    const { curves, xScale, yScale } = this.content;
+    const { curves, xScale, yScale, yLeast } = this.content;
+    const shown = (column) => onScale(column, yScale, yLeast);
     const tables = curves.map((curve) => {
-      const columns = [curve.y, ...(curve.lower && curve.upper ? [curve.upper, curve.lower] : [])];
-      if (xScale !== "log" && isAscending(curve.x)) return [curve.x, ...columns.map((column) => onScale(column, yScale))];
+      const columns = [curve.y, ...this.band(curve)];
+      if (xScale !== "log" && isAscending(curve.x)) return [curve.x, ...columns.map(shown)];
       const x = onScale(Array.from(curve.x), xScale);
       const order = x.map((value, index) => [value, index]).filter(([value]) => value !== null);
       if (order.some(([value], index) => index && value < order[index - 1][0])) order.sort((a, b) => a[0] - b[0]);
       return [order.map(([value]) => value),
-        ...columns.map((column) => onScale(order.map(([, index]) => column[index] ?? null), yScale))];
+        ...columns.map((column) => shown(order.map(([, index]) => column[index] ?? null)))];
     });
     if (tables.length === 0) return [[]];
     return tables.length === 1 ? tables[0] : uPlot.join(tables);
   }
 
   options() {
-    const { curves, xLabel, yLabel, xScale, yScale, yLimits } = this.content;
+    const { curves, xLabel, yLabel, xScale, yScale } = this.content;
     const series = [{ label: xLabel, value: (plot, value) => number(value) }];
     const bands = [];
     coloursOf(curves).forEach((colour, index) => {
@@ -159,16 +187,18 @@ export class Chart {
     const axis = { stroke: variable("--text"), font: FONT, labelFont: FONT, grid: { stroke: variable("--line"), width: 0.5 },
       ticks: { stroke: variable("--line") } };
     const steps = (name) => (this.areWhole[name] ? { incrs: WHOLE_STEPS } : {});
-    const values = (scale) => (plot, splits) => splits.map((split) => (scale === "log" ? decade(split) : split === null ? null : number(split, 4)));
+    const ticks = (scale) => (scale === "log"
+      ? { splits: logarithmicTicks, filter: (plot, all) => all, values: (plot, all) => all.map(magnitude) }
+      : { values: (plot, all) => all.map((tick) => (tick === null ? null : number(tick, 4))) });
     return {
       width: this.node.clientWidth,
       height: this.height,
       scales: {
         x: { time: false, distr: DISTRIBUTIONS[xScale], ...(xScale === "linear" ? { range: (plot, min, max) => this.xRange(plot, min, max) } : {}) },
-        y: { distr: DISTRIBUTIONS[yScale], ...(yLimits ? { range: () => yLimits } : yScale === "linear" ? { range: (plot, min, max) => this.yRange(min, max) } : {}) },
+        y: { distr: DISTRIBUTIONS[yScale], ...(yScale === "symlog" && !this.content.yLimits ? {} : { range: (plot, min, max) => this.yRange(min, max) }) },
       },
-      axes: [{ ...axis, label: xLabel, values: values(xScale), ...steps("x") },
-        { ...axis, label: yLabel, size: 70, values: values(yScale), ...steps("y") }],
+      axes: [{ ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
+        { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") }],
       series,
       bands,
       cursor: { drag: { x: true, y: true, uni: 40 } },

@@ -1,8 +1,8 @@
 // Results that list eigenvalues: every one of the matrix, or those at its ends with their residuals.
 
 import { Chart, zoomHelp } from "./chart.js";
-import { choice, element, list, number, table, withInterval } from "./elements.js";
-import { conditionFromEnds, conditionOfAll } from "./quantities.js";
+import { choice, element, list, number, scaleChoice, table, withInterval } from "./elements.js";
+import { conditionFromEnds, conditionOfAll, scaleOf } from "./quantities.js";
 
 const MOST_PAIRS = 200;
 const MOST_MARKERS = 300;
@@ -57,22 +57,23 @@ function exactFacts(result, ascending) {
 
 export function exactView(id, result, { settings, keepSettings }) {
   const ascending = [...result.eigenvalues].sort((a, b) => a - b);
-  const chosen = { curve: settings.get("curve") in CURVES ? settings.get("curve") : "rank", y: settings.get("y") ?? "linear" };
+  const chosen = { curve: settings.get("curve") in CURVES ? settings.get("curve") : "rank", y: settings.get("y") ?? "" };
   const chart = new Chart({ label: "All eigenvalues", height: 400 });
 
   function draw() {
-    chart.draw({ ...CURVES[chosen.curve][1](ascending, result, chosen.y), yScale: chosen.y });
+    const yScale = scaleOf(chosen);
+    chart.draw({ ...CURVES[chosen.curve][1](ascending, result, yScale), yScale });
   }
 
   function change(changes) {
     Object.assign(chosen, changes);
-    keepSettings({ curve: chosen.curve === "rank" ? "" : chosen.curve, y: chosen.y === "linear" ? "" : chosen.y });
+    keepSettings({ curve: chosen.curve === "rank" ? "" : chosen.curve, y: chosen.y });
     draw();
   }
 
   const controls = element("div", {},
     choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(CURVES).map(([name, [title]]) => [name, title]), change: (curve) => change({ curve }) }),
-    choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }));
+    scaleChoice(chosen.y, change));
   draw();
   return element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, zoomHelp()), exactFacts(result, ascending));
 }

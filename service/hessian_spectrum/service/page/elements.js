@@ -134,6 +134,11 @@ export function slider({ name, label, min, max, step, value, help, change, forma
   return node;
 }
 
+// The scale of a vertical axis; "" stands for the usual one of what is drawn.
+export function scaleChoice(value, change) {
+  return choice({ name: "y", label: "Vertical axis", value, change: (y) => change({ y }), options: [["", "automatic"], ["linear", "linear"], ["log", "logarithmic"]] });
+}
+
 export function choice({ name, label, options, value, change }) {
   return element("div", { class: "field" }, element("label", { for: name }, label),
     element("select", { id: name, change: (event) => change(event.target.value) },

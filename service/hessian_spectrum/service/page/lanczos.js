@@ -2,10 +2,10 @@
 
 import { json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
-import { announceProblem, choice, element, list, number, slider, withInterval } from "./elements.js";
-import { bulkOf, conditionFromEnds, negativeShare, outliersOf, within } from "./quantities.js";
+import { announceProblem, choice, element, list, number, scaleChoice, slider, withInterval } from "./elements.js";
+import { bulkOf, conditionFromEnds, leastShown, negativeShare, outliersOf, scaleOf, within } from "./quantities.js";
 
-const DEFAULTS = { curve: "density", y: "linear", kappa: "", num_points: "", margin: "", nodes: "", zoom: "" };
+const DEFAULTS = { curve: "density", y: "", kappa: "", num_points: "", margin: "", nodes: "", zoom: "" };
 const LOG_OFFSET = 1e-5; // of the grid of the logarithmic density
 const MOST_LABELS = 12;
 const POINTS = ["1000", "10000", "100000"];
@@ -41,7 +41,7 @@ class Plots {
     const outliers = outliersOf(result);
     const labelled = outliers.slice(0, MOST_LABELS).map((value) => ({ value: place(value), label: number(value, 4) }));
     const common = { xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: curve === "cumulative" ? "share of eigenvalues" : "density",
-      xScale: isLog ? "log" : "linear", yScale: y };
+      xScale: isLog ? "log" : "linear", yScale: scaleOf({ curve, y }), yLeast: leastShown(result, curve) };
     this.whole.draw({ ...common, curves: [drawn(curve, result[curve])], vertical: [...ticks, ...labelled] });
     this.section.hidden = isLog || !outliers.length;
     if (this.section.hidden) return;
@@ -103,7 +103,7 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
   const controls = element("div", {},
     choice({ name: "curve", label: "Curve", value: chosen.curve, change: (curve) => change({ curve }),
       options: [["density", "density"], ["log_density", "density of log |eigenvalue|"], ["cumulative", "cumulative"]] }),
-    choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }),
+    scaleChoice(chosen.y, change),
     smoothing, element("div", { class: "field" }, box, element("label", { for: "nodes" }, " quadrature nodes")));
   if (id && (chosen.kappa || chosen.num_points || chosen.margin)) smooth({});
   show(result);

@@ -3,7 +3,8 @@
 import { json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { cumulative } from "./eigenvalues.js";
-import { choice, copyButton, element, problemElement, shortId, table, withInterval } from "./elements.js";
+import { choice, copyButton, element, problemElement, scaleChoice, shortId, table, withInterval } from "./elements.js";
+import { leastShown, scaleOf } from "./quantities.js";
 
 const TITLES = { density: "density", log_density: "density of log |eigenvalue|", cumulative: "cumulative" };
 const UNITS = { density: "density", log_density: "density", cumulative: "share of eigenvalues" };
@@ -27,7 +28,7 @@ function found(jobs) {
 }
 
 export async function overlayView(place, ids, { signal, settings, keepSettings }) {
-  const chosen = { curve: settings.get("curve") in TITLES ? settings.get("curve") : "density", y: settings.get("y") ?? "linear" };
+  const chosen = { curve: settings.get("curve") in TITLES ? settings.get("curve") : "density", y: settings.get("y") ?? "" };
   const chart = new Chart({ label: `Spectra of ${ids.length} jobs`, height: 440 });
   const [jobs, missing] = [[], element("p", { class: "muted", role: "status" })];
   place.append(element("h1", {}, `${ids.length} jobs`));
@@ -47,18 +48,19 @@ export async function overlayView(place, ids, { signal, settings, keepSettings }
     missing.textContent = without.length ? `Without such a curve: ${without.join(", ")}.` : "";
     const isLog = chosen.curve === "log_density";
     chart.draw({ curves: curves.filter(Boolean), xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: UNITS[chosen.curve],
-      xScale: isLog ? "log" : "linear", yScale: chosen.y });
+      xScale: isLog ? "log" : "linear", yScale: scaleOf(chosen),
+      yLeast: Math.min(...jobs.filter(({ result }) => result[chosen.curve]).map(({ result }) => leastShown(result, chosen.curve))) });
   }
 
   function change(changes) {
     Object.assign(chosen, changes);
-    keepSettings({ curve: chosen.curve === "density" ? "" : chosen.curve, y: chosen.y === "linear" ? "" : chosen.y });
+    keepSettings({ curve: chosen.curve === "density" ? "" : chosen.curve, y: chosen.y });
     draw();
   }
 
   place.append(element("div", { class: "row" },
     choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(TITLES), change: (curve) => change({ curve }) }),
-    choice({ name: "y", label: "Vertical axis", value: chosen.y, change: (y) => change({ y }), options: [["linear", "linear"], ["log", "logarithmic"]] }),
+    scaleChoice(chosen.y, change),
     copyButton("Copy the link", () => location.href)), missing, chart.node, zoomHelp(), found(jobs));
   draw();
 }

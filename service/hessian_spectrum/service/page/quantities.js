@@ -2,6 +2,10 @@
 
 import { number, withInterval } from "./elements.js";
 
+const LOGARITHMIC = ["density", "log_density", "magnitude", "histogram"];
+const LEAST_SHARE = 0.3; // of one eigenvalue
+const LEAST_PEAK = 0.02; // of the Gaussian of one eigenvalue
+
 function negated({ value, lower, upper }) {
   const other = (end) => (end === null || end === undefined ? null : -end);
   return { value: -value, lower: other(upper), upper: other(lower) };
@@ -60,6 +64,20 @@ export function within([lower, upper], { grid, values, band }) {
   const next = grid.findIndex((each) => each > upper);
   const cut = (column) => column.slice(first, next < 0 ? grid.length : next);
   return { grid: cut(grid), values: cut(values), band: { lower: cut(band.lower), upper: cut(band.upper) } };
+}
+
+// The scale of a curve's vertical axis, unless another one is chosen.
+export function scaleOf({ curve, y }) {
+  return y || (LOGARITHMIC.includes(curve) ? "log" : "linear");
+}
+
+// The least height that a logarithmic axis shows: a small part of the height of a single eigenvalue.
+export function leastShown({ num_parameters: count, num_steps: steps, smoothing, ...curves }, name) {
+  if (name === "cumulative") return LEAST_SHARE / count;
+  const [first, last] = [curves[name].grid[0], curves[name].grid.at(-1)];
+  const width = name === "log_density" ? last * Math.log(last / first) : last - first;
+  const deviation = width / Math.max(steps - 1, 1) / Math.sqrt(8 * Math.log(smoothing.kappa));
+  return LEAST_PEAK / (count * deviation * Math.sqrt(2 * Math.PI));
 }
 
 // The share of eigenvalues below the last point of the grid under 0.

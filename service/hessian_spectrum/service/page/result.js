@@ -1,7 +1,7 @@
 // The result of a job: numbers with their intervals, plots, provenance and downloads.
 
 import { download, send } from "./api.js";
-import { panelChart, zoomHelp } from "./chart.js";
+import { Chart, panelChart, zoomHelp } from "./chart.js";
 import { exactView, topView } from "./eigenvalues.js";
 import { announceProblem, choice, copyButton, element, list, number, shortId, table, withInterval } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
@@ -56,9 +56,17 @@ function traceResult(id, result) {
 function training(result) {
   const report = result.training;
   if (!report) return null;
-  return element("section", {}, element("h2", {}, "Training"), list([["Steps", number(report.num_steps)], ["Optimizer", report.optimizer],
+  return element("section", {}, element("h2", {}, "Training"), lossCurve(report.loss_curve), list([["Steps", number(report.num_steps)], ["Optimizer", report.optimizer],
     ["Loss", `${number(report.initial_loss)} → ${number(report.final_loss)}`], ["Norm of the gradient", number(report.gradient_norm)],
     ["Final learning rate", number(report.final_learning_rate)], ["Stopped by", report.stopped]]));
+}
+
+function lossCurve(curve) {
+  if (!curve?.steps.length) return null;
+  const chart = new Chart({ label: "Loss along training", height: 260 });
+  const isLog = curve.losses.every((loss) => loss > 0);
+  chart.draw({ curves: [{ label: "loss of batches", x: curve.steps, y: curve.losses }], xLabel: "steps", yLabel: "loss", yScale: isLog ? "log" : "linear" });
+  return chart.node;
 }
 
 function provenance(result) {

@@ -15,6 +15,7 @@ from hessian_spectrum.curvature.iteration import Count, Iteration
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.descent import DECAYING_AXES, FLOOR_ROUNDING
+from hessian_spectrum.curvature.training.loss_curve import LossCurve
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.curvature.training.state import check_finite
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
@@ -50,6 +51,7 @@ class EnsembleTrainingState:
     orders: Tensor | None = None  # (number of generators, n): samples of the present epoch
     num_drawn: int = 0  # samples of the present epoch so far
     num_steps: int = 0
+    loss_curve: LossCurve = field(default_factory=LossCurve)  # of all N members
     trained: Parameters = field(default_factory=dict)  # (N, *shape) of members that were dropped
     stops: "Stops"
 
@@ -79,6 +81,7 @@ class TrainedEnsemble:
         learning_rates: Rates of the last steps (N,).
         learning_rate_cuts: Number of cuts by a plateau (N,).
         has_plateaued: Whether each run ended because of a plateau (N,).
+        loss_curve: Losses of the batches, each at the parameters before its step, of all members.
         failures: Message of each member that failed, by its index; its numbers are undefined.
     """
 
@@ -89,6 +92,7 @@ class TrainedEnsemble:
     learning_rates: Tensor
     learning_rate_cuts: Tensor
     has_plateaued: Tensor
+    loss_curve: LossCurve
     failures: dict[int, str]
 
 
@@ -179,6 +183,9 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
         starts = range(0, len(state.members), width)
         values = torch.cat([self._step_rows(state, slice(first, first + width), orders) for first in starts])
         self._fail(state, values)
+        losses = torch.zeros(self.ensemble.size, dtype=torch.float64)
+        losses[state.members] = torch.where(state.active, values, 0.0)
+        state.loss_curve.add(losses)
         state.num_steps += 1
         state.epoch_loss += values * size
         if state.num_drawn >= self.ensemble.num_samples:
@@ -204,6 +211,7 @@ class EnsembleTraining(Iteration[Parameters, EnsembleTrainingState, TrainedEnsem
             learning_rates=stops.rates,
             learning_rate_cuts=stops.cuts,
             has_plateaued=stops.has_plateaued,
+            loss_curve=state.loss_curve,
             failures=stops.failures,
         )
 

@@ -1,6 +1,7 @@
 """Training to the point at which a spectrum is computed, one step at a time."""
 
 from hessian_spectrum.curvature.training.descent import Training
+from hessian_spectrum.curvature.training.loss_curve import LossCurve
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.curvature.training.state import (
     TrainingCheckpoint,
@@ -12,6 +13,7 @@ from hessian_spectrum.curvature.training.state import (
 
 __all__ = [
     "AdamW",
+    "LossCurve",
     "Plateau",
     "Sgd",
     "Training",

@@ -105,6 +105,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
             value += self._add_decay(state)
         check_finite(value, state.num_steps)
         self._step(state)
+        state.loss_curve.add(value)
         state.num_steps += 1
         state.epoch_loss += value * weight
         state.epoch_terms += weight
@@ -154,6 +155,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
             state.scheduler.load_state_dict(saved.scheduler)
         state.generator.set_state(saved.generator)
         state.epoch_position = replace(saved.epoch_position)
+        state.loss_curve = deepcopy(saved.loss_curve)
         for name, value in saved.counters.items():
             setattr(state, name, value)
         return state

@@ -13,6 +13,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import EpochPosition
+from hessian_spectrum.curvature.training.loss_curve import LossCurve
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
 Stop = Literal["num-steps", "plateau"]
@@ -27,6 +28,7 @@ class TrainingState:
     scheduler: ReduceLROnPlateau | None
     generator: torch.Generator
     epoch_position: EpochPosition = field(default_factory=EpochPosition)
+    loss_curve: LossCurve = field(default_factory=LossCurve)
     num_steps: int = 0
     epoch_loss: float = 0.0  # sum over the valid targets of the present epoch
     epoch_terms: float = 0
@@ -50,6 +52,7 @@ class TrainingCheckpoint:
     scheduler: dict[str, Any] | None
     generator: Tensor
     epoch_position: EpochPosition
+    loss_curve: LossCurve
     counters: dict[str, Any]  # the other fields of the state by name
 
 
@@ -64,6 +67,7 @@ class TrainingResult:
     num_steps: int
     learning_rate: float  # rate of the last step
     learning_rate_cuts: int
+    loss_curve: LossCurve  # of the batches, each at the parameters before its step
     stopped: Stop
 
 
@@ -76,6 +80,7 @@ def checkpoint(state: TrainingState) -> TrainingCheckpoint:
         scheduler=None if state.scheduler is None else state.scheduler.state_dict(),
         generator=state.generator.get_state(),
         epoch_position=replace(state.epoch_position),
+        loss_curve=deepcopy(state.loss_curve),
         counters={name: getattr(state, name) for name in counters},
     )
 
@@ -104,6 +109,7 @@ def summarise_training(state: TrainingState, risk: EmpiricalRisk) -> TrainingRes
         num_steps=state.num_steps,
         learning_rate=state.learning_rate,
         learning_rate_cuts=state.learning_rate_cuts,
+        loss_curve=deepcopy(state.loss_curve),
         stopped="plateau" if state.has_plateaued else "num-steps",
     )
 

@@ -35,7 +35,12 @@ from hessian_spectrum.worker.builders import NO_INPUTS, PRECISIONS, Inputs, gene
 from hessian_spectrum.worker.ensembles.preparation import EnsembleStart, prepare_ensemble, train_ensemble
 from hessian_spectrum.worker.experiments.points import PointRunner, method_of
 from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of
-from hessian_spectrum.worker.experiments.spectrum import Preparation, SpectrumExperiment, run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum import (
+    Preparation,
+    SpectrumExperiment,
+    loss_curve_report,
+    run_spectrum_job,
+)
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.sharding import LocalSharding
@@ -269,6 +274,7 @@ class _Chunk:
                 final_learning_rate=rate,
                 learning_rate_cuts=cuts,
                 stopped="plateau" if has_plateaued else "num-steps",
+                loss_curve=loss_curve_report(trained.loss_curve.of_run(member, num_steps)),
             )
             for member, (initial, num_steps, loss, norm, rate, cuts, has_plateaued) in enumerate(rows)
         ]

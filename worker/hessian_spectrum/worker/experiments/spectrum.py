@@ -15,6 +15,7 @@ from hessian_spectrum.api_schemas.models import AttentionSink as SinkSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import LossCurve as LossCurveReport
 from hessian_spectrum.api_schemas.spectrum_results import SinkReport, SinkScore, TrainingReport
 from hessian_spectrum.curvature.algorithms.method import Spectrum
 from hessian_spectrum.curvature.attention_sinks import sink_scores, sink_with_mean_score
@@ -30,7 +31,7 @@ from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.self_check import check_independence
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.training import Training, TrainingResult
+from hessian_spectrum.curvature.training import LossCurve, Training, TrainingResult
 from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature.exceptions import NonFiniteError
@@ -181,8 +182,15 @@ def prepare(
         final_learning_rate=trained.learning_rate,
         learning_rate_cuts=trained.learning_rate_cuts,
         stopped=trained.stopped,
+        loss_curve=loss_curve_report(trained.loss_curve),
     )
     return Preparation(model, dataset, trained.parameters, report)
+
+
+def loss_curve_report(curve: LossCurve) -> LossCurveReport:
+    """Return the message of a curve."""
+    steps, losses = curve.points()
+    return LossCurveReport(steps=steps, losses=losses)
 
 
 def finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
