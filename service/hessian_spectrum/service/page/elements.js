@@ -61,7 +61,11 @@ export function withInterval(estimate, digits = 6) {
 export function duration(seconds) {
   if (seconds === null || !Number.isFinite(seconds)) return "";
   if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  const hours = seconds / 3600;
+  if (hours < 72) return `${hours < 10 ? hours.toFixed(1) : Math.round(hours)} h`;
+  const days = hours / 24;
+  return days < 730 ? `${Math.round(days)} days` : `${Math.round(days / 365.25)} years`;
 }
 
 export function bytes(count) {
