@@ -1,7 +1,7 @@
-// Results that list eigenvalues: every one of the matrix, or those at its ends with their residuals.
+// Results that list eigenvalues: all of the matrix, or those at the ends of the spectrum with their residuals.
 
 import { Chart, zoomHelp } from "./chart.js";
-import { choice, element, list, number, scaleChoice, table, withInterval } from "./elements.js";
+import { choice, element, list, number, table, verticalAxisChoice, withInterval } from "./elements.js";
 import { conditionFromEnds, conditionOfAll, scaleOf } from "./quantities.js";
 
 const MOST_PAIRS = 200;
@@ -73,7 +73,7 @@ export function exactView(id, result, { settings, keepSettings }) {
 
   const controls = element("div", {},
     choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(CURVES).map(([name, [title]]) => [name, title]), change: (curve) => change({ curve }) }),
-    scaleChoice(chosen.y, change));
+    verticalAxisChoice(chosen.y, (y) => change({ y })));
   draw();
   return element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, zoomHelp()), exactFacts(result, ascending));
 }
