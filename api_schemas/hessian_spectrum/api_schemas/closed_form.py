@@ -166,6 +166,7 @@ class Eigenvectors(Message):
 class DescentPath(Message):
     """Gradient descent, with one entry for each point from the given weights on; it ends early if it diverges."""
 
+    learning_rate: float = Field(description="Learning rate of the steps, in squared parameter per loss.")
     loss: list[float] = Field(description="Loss at each point of the path.")
     outliers: list[list[float]] = Field(
         description="Pair of outlying eigenvalues at each point, in loss per squared parameter."

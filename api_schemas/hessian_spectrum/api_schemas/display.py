@@ -75,7 +75,7 @@ class DisplayedCurve(DisplayedMessage):
         """Draw the curve and its 95 % band.
 
         Args:
-            axes: Axes of matplotlib; None: those of pyplot's current figure.
+            axes: Axes of matplotlib; None: those of a new figure of pyplot.
             **options: Options of `axes.plot` for the curve, such as `label` and `color`.
 
         Returns:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density
@@ -34,7 +35,7 @@ def plot_curve(curve: Density | Cumulative, axes: Any, **options: Any) -> Any:
     if axes is None:
         from matplotlib import pyplot  # noqa: PLC0415 - opens windows where there is a screen
 
-        axes = pyplot.gca()
+        axes = pyplot.figure(layout="constrained").add_subplot()
     draw_curve(axes, curve, **options)
     return axes
 
@@ -60,7 +61,8 @@ def to_xarray(result: AnyResult) -> "xr.Dataset":
     Returns:
         Of Lanczos: density and cumulative share along `eigenvalue`, the log density along `magnitude`, each with
         standard error and band, and nodes, weights and residuals of the quadratures along `probe` and `node`, NaN where
-        a probe has fewer nodes. Of other results: the columns of their table along `row`.
+        a probe has fewer nodes. Of closed forms, besides the table: eigenvectors along `vector` and `parameter`,
+        and gradient descent along `step`. Of other results: the columns of their table along `row`.
     """
     import xarray as xr  # noqa: PLC0415 - of an extra
 
@@ -71,12 +73,29 @@ def to_xarray(result: AnyResult) -> "xr.Dataset":
             variables |= _curve(result.log_density, "log_density", "magnitude") | _quadratures(result)
         case Density() | Cumulative():
             variables = _curve(result, "density" if isinstance(result, Density) else "cumulative", "eigenvalue")
+        case ClosedFormSpectrum():
+            variables = _table_variables(result) | _closed_form_arrays(result)
         case _:
-            variables = {name: ("row", np.asarray(column)) for name, column in _columns(result).items()}
+            variables = _table_variables(result)
     return xr.Dataset(variables, attrs=_attributes(result))
 
 
 Variables = dict[str, tuple[Any, NDArray[Any]]]
+
+
+def _table_variables(result: AnyResult) -> Variables:
+    return {name: ("row", np.asarray(column)) for name, column in _columns(result).items()}
+
+
+def _closed_form_arrays(result: ClosedFormSpectrum) -> Variables:
+    variables: Variables = {}
+    if (own := result.eigenvectors) is not None:
+        variables["eigenvectors"] = (("vector", "parameter"), np.asarray(own.vectors))
+        variables["eigenvalues_of_vectors"] = ("vector", np.asarray(own.eigenvalues))
+    if (path := result.descent) is not None:
+        variables["descent_outliers"] = (("step", "outlier"), np.asarray(path.outliers))
+        variables |= {f"descent_{name}": ("step", np.asarray(getattr(path, name))) for name in ("loss", "bulk", "c")}
+    return variables
 
 
 def _curve(curve: Density | Cumulative, name: str, dimension: str, *, has_grid: bool = True) -> Variables:

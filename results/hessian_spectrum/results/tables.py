@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
@@ -15,8 +16,9 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResu
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult, TopKResult
+from hessian_spectrum.api_schemas.methods.slice import SliceResult
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
-from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density, Interval, MethodResult
+from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density, Eigenpair, Interval, MethodResult
 
 Table = Mapping[str, Sequence[Cell]]
 """Columns by name, all of one length."""
@@ -32,8 +34,9 @@ def result_table(result: AnyResult) -> Table:
 
     Returns:
         Columns by name: those of a sweep; the numbers at each step of a series, or at each point of a figure or of a
-        comparison; eigenvalues, eigenpairs, the density, or the single numbers of a spectrum; of several spectra the
-        single numbers of each; the eigenvalues of a closed form; the density of a law, or its index curves.
+        comparison; eigenvalues, eigenpairs, the density, the grid of a slice, or the single numbers of a spectrum; of
+        several spectra the single numbers of each; the eigenvalues of a closed form; the density of a law, or its
+        index curves.
     """
     match result:
         case Density() | Cumulative():
@@ -87,6 +90,11 @@ def _index_table(answer: IndexCurveAnswer) -> Table:
     return table_of([{"ratio": ratio, "energy": energy, "index": index} for ratio, energy, index in points])
 
 
+def _pair_row(pair: Eigenpair) -> dict[str, Cell]:
+    names = ("value", "lower", "upper", "residual", "converged", "why")
+    return {name: getattr(pair, name) for name in names}
+
+
 def _curve_table(curve: Density | Cumulative) -> Table:
     name = "density" if isinstance(curve, Density) else "cumulative"
     return {
@@ -123,11 +131,22 @@ def _spectrum_table(result: MethodResult) -> Table:
         case ExactResult():
             return {"eigenvalue": result.eigenvalues}
         case TopKResult():
-            return table_of([pair.model_dump() for pair in result.eigenpairs])
+            return table_of([_pair_row(pair) for pair in result.eigenpairs])
         case LanczosResult(density=density):
             return _curve_table(density)
+        case SliceResult():
+            return _slice_table(result)
         case _:
             return table_of([{"quantity": name, **each.model_dump()} for name, each in headlines(result).items()])
+
+
+def _slice_table(result: SliceResult) -> Table:
+    """Return the points of the grid: the offset along each direction, the loss and its quadratic model."""
+    points = list(product(result.offsets, repeat=len(result.eigenpairs)))
+    columns: dict[str, Sequence[Cell]] = {
+        f"offset_{direction}": [point[direction] for point in points] for direction in range(len(result.eigenpairs))
+    }
+    return columns | {"loss": result.losses, "quadratic_model": result.quadratic_model}
 
 
 def csv_text(table: Table) -> str:

@@ -53,6 +53,17 @@ def test_ticks_of_a_symmetric_logarithmic_axis_stay_apart(least: float, monkeypa
     assert min(gaps) > 0
 
 
+@pytest.mark.parametrize(("count", "num_names"), [(3, 3), (12, 12), (30, 10)])
+def test_positions_of_categories_have_names(count: int, num_names: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"[64, {width}, 10]" for width in range(count)]
+    axes = drawn([line("a", range(count), style="markers")], monkeypatch, x_categories=names)
+    shown = [
+        (int(tick), label.get_text()) for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    ]
+    assert len(shown) == num_names
+    assert all(names[place] == name for place, name in shown)
+
+
 def test_oscillations_lie_below_curves_that_oscillate_less(monkeypatch: pytest.MonkeyPatch) -> None:
     swing = (-1.0) ** np.arange(200)
     axes = drawn([line("narrow", 1 + 0.1 * swing), line("wide", 1 + 0.2 * swing), line("flat", swing * 0)], monkeypatch)

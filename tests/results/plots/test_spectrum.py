@@ -14,6 +14,7 @@ from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, mea
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
 from hessian_spectrum.results.plots import trace as trace_plot
+from hessian_spectrum.results.plots.drawings import drawing_of
 from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle, FigureTooLargeError
 from hessian_spectrum.results.plots.trace import DiagonalSample, diagonal_sample
 from hessian_spectrum.service.problems import problem_for
@@ -253,7 +254,48 @@ def test_targets_of_any_size_are_drawn(scale: float) -> None:
         assert bytes(render(found, "png")).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("is_set", [False, True])
+def test_both_ends_are_apart_and_the_smallest_is_counted_from_the_end(is_set: bool) -> None:
+    found = pairs_of("both-ends", [5.0, 3.0, 1.0, -1.0, -2.0])
+    drawing = drawing_of(SpectrumSetResult.model_validate({"spectra": [found.model_dump()]}) if is_set else found)
+    axes = drawing.figure().axes[-1]
+    label = axes.xaxis.get_major_formatter()
+    assert [label(place, None) for place in range(1, 7)] == ["1", "2", "3", "", "-2", "-1"]
+    drawn = [each.get_xydata() for each in axes.get_lines()]
+    assert all(not {3.0, 5.0} <= set(points[:, 0]) for points in drawn if is_set)  # no line across the bulk
+    assert {1.0, 2.0, 3.0, 5.0, 6.0} <= {float(x) for points in drawn for x in points[:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("which", "count", "title"),
+    [
+        ("largest", 1, "the largest eigenvalue,"),
+        ("largest", 3, "the 3 largest eigenvalues,"),
+        ("smallest", 2, "the 2 smallest eigenvalues,"),
+        ("magnitude", 2, "the 2 eigenvalues of largest magnitude,"),
+        ("both-ends", 3, "3 eigenvalues at both ends,"),
+    ],
+)
+def test_a_title_says_which_eigenvalues_are_drawn(which: str, count: int, title: str) -> None:
+    assert title in " ".join(texts(svg(pairs_of(which, [3.0, 2.0, 1.0][:count]))))
+
+
+def pairs_of(which: str, values: list[float]) -> Any:
+    return top_k(values).model_copy(update={"which": which})
+
+
+def test_a_matrix_of_zeros_says_so() -> None:
+    words = texts(svg(exact([0.0, 0.0])))
+    assert "every eigenvalue is zero" in words
+
+
 # densities
+
+
+def test_the_picture_of_an_interim_result_says_so() -> None:
+    found = lanczos([2.0, -1.0])
+    assert "interim" not in " ".join(texts(svg(found)))
+    assert "interim result" in " ".join(texts(svg(found.model_copy(update={"interim": True}))))
 
 
 @pytest.mark.parametrize("is_set", [False, True])

@@ -38,6 +38,9 @@ class Panel(Message):
     y_label: str = Field(description="Label of the vertical axis.")
     x_scale: AxisScale = Field(default="linear", description="Scale of the horizontal axis.")
     y_scale: AxisScale = Field(default="linear", description="Scale of the vertical axis.")
+    x_categories: list[str] | None = Field(
+        default=None, description="Names of the positions 0, 1, ... on the horizontal axis; null if it has numbers."
+    )
     y_limits: list[float] | None = Field(
         default=None, min_length=2, max_length=2, description="Ends of the vertical axis; null shows everything."
     )

@@ -21,6 +21,7 @@ class Descent:
     """Quantities at each point of gradient descent; the first entry precedes any step, and divergence ends the path.
 
     Attributes:
+        learning_rate: Learning rate of the steps, in squared parameter per loss.
         loss: Loss, of shape (steps + 1,).
         c: Slope <w, v>, of shape (steps + 1,).
         bulk: d, where the bulk is ±d, of shape (steps + 1,).
@@ -31,6 +32,7 @@ class Descent:
         notes: Remarks on the path.
     """
 
+    learning_rate: float
     loss: Array
     c: Array
     bulk: Array
@@ -113,14 +115,22 @@ def linear_descent(
             diverged_at = step
             break
         states.append((plus, minus))
-    return _trajectory(recursion, states, diverged_at=diverged_at, fixed_dimensions=2 * (w.size - 1))
+    return _trajectory(
+        recursion, states, learning_rate=rate, diverged_at=diverged_at, fixed_dimensions=2 * (w.size - 1)
+    )
 
 
 def _trajectory(
-    recursion: _Recursion, states: list[tuple[float, float]], *, diverged_at: int | None, fixed_dimensions: int
+    recursion: _Recursion,
+    states: list[tuple[float, float]],
+    *,
+    learning_rate: float,
+    diverged_at: int | None,
+    fixed_dimensions: int,
 ) -> Descent:
     note = f"gradient descent diverges: step {diverged_at} leaves the range of floating point, {len(states)} are given"
     descent = Descent(
+        learning_rate=learning_rate,
         loss=np.array([recursion.loss(*state) for state in states]),
         c=np.array([(plus - minus) / 2 for plus, minus in states]),
         bulk=np.array([recursion.d(*state) for state in states]),

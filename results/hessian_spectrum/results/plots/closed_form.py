@@ -1,11 +1,11 @@
-"""Plot of a spectrum of few eigenvalues with multiplicities."""
+"""Plot of a spectrum of few eigenvalues with multiplicities, and of its change along gradient descent."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from hessian_spectrum.results.plots.figure import (
     BLUE,
@@ -27,6 +27,7 @@ LINEAR_RANGE = 100
 _MAX_DECADES = 6  # smaller magnitudes are drawn beside zero
 _MAX_LABELS = 16
 _LABEL_WIDTH, _LABEL_LEVELS = 62, 3  # pixels
+_FARTHEST_THRESHOLD = 3  # in heights of the curves, beyond which 2 / learning rate would flatten them
 _FOOT = 0.5  # lower end of stems: below 1, the smallest multiplicity, on a logarithmic axis
 
 
@@ -66,13 +67,39 @@ class ClosedForm(Protocol):
         """Largest eigenvalue."""
 
 
-def plot_closed_form(spectrum: ClosedForm) -> Drawing:
-    """Plot stems at the eigenvalues, as high as their multiplicities, coloured by role."""
+class Path(Protocol):
+    """What is drawn of gradient descent: a message, or what the service computes for one."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the steps."""
+
+    @property
+    def outliers(self) -> Any:
+        """Pair of outliers at each point, the larger one first."""
+
+    @property
+    def bulk(self) -> Any:
+        """Value d at each point, where the bulk is d and -d."""
+
+
+def plot_closed_form(spectrum: ClosedForm, descent: Path | None = None) -> Drawing:
+    """Plot stems at the eigenvalues, as high as their multiplicities, coloured by role.
+
+    Args:
+        spectrum: The spectrum.
+        descent: Gradient descent from the same weights, along which the eigenvalues are drawn below.
+
+    Returns:
+        The picture.
+    """
     unit = axis_unit(max(abs(each.value) for each in spectrum.eigenvalues))
     stems = [Stem(each.value / unit, each.multiplicity, each.role) for each in spectrum.eigenvalues]
 
     def draw(figure: Figure) -> str:
-        axes = figure.subplots()
+        axes = figure.subplots(1 if descent is None else 2, squeeze=False)[0, 0]
+        if descent is not None:
+            _draw_descent(figure.axes[1], descent)
         for role, colour in COLOURS.items():
             _draw_stems(axes, [stem for stem in stems if stem.role == role], role=role, colour=colour)
         _scale_axes(axes, stems)
@@ -84,7 +111,25 @@ def plot_closed_form(spectrum: ClosedForm) -> Drawing:
             f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}"
         )
 
-    return Drawing(draw, (8, 4.5))
+    return Drawing(draw, (8, 4.5 if descent is None else 8))
+
+
+def _draw_descent(axes: Any, descent: Path) -> None:
+    outliers, bulk = np.asarray(descent.outliers), np.asarray(descent.bulk)
+    threshold = 2 / descent.learning_rate
+    unit = axis_unit(max(float(np.abs(outliers).max()), float(np.abs(bulk).max())))
+    for values, label in ((outliers[:, 0], "outliers"), (outliers[:, 1], "_")):
+        axes.plot(values / unit, color=RED, linewidth=1.4, label=label)
+    for values, label in ((bulk, "bulk"), (-bulk, "_")):
+        axes.plot(values / unit, color=BLUE, linewidth=1.1, linestyle="--", label=label)
+    low, high = axes.get_ylim()
+    if threshold / unit < high + _FARTHEST_THRESHOLD * (high - low):
+        axes.axhline(threshold / unit, color=GREY, linestyle=":", linewidth=1.2, label="2 / learning rate")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"step of gradient descent with the learning rate {descent.learning_rate:.4g}")
+    axes.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best", fontsize="small")
 
 
 def _draw_stems(axes: Any, stems: Sequence[Stem], *, role: Role, colour: str) -> None:

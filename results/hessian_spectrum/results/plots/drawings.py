@@ -37,7 +37,7 @@ def drawing_of(result: AnyResult, *, diagonal: DiagonalSample | None = None) -> 
 
 
 _PLOTS: dict[type, Callable[[Any], Drawing]] = {
-    ClosedFormSpectrum: plot_closed_form,
+    ClosedFormSpectrum: lambda result: plot_closed_form(result, result.descent),
     Cumulative: plot_curve,
     Density: plot_curve,
     IndexCurveAnswer: plot_index_curves,

@@ -103,14 +103,19 @@ def _plot_sweep(result: SweepResult) -> Drawing:
     if len(groups) > _MAX_GROUPS:
         groups = {"": list(range(len(columns[across])))}
     numeric = _is_numeric(columns[across])
-    positions = columns[across] if numeric else range(len(columns[across]))
+    names = list(dict.fromkeys(map(str, columns[across])))
+    positions = columns[across] if numeric else [names.index(str(value)) for value in columns[across]]
     panels = [
         Panel(
             title="",
-            x_label=across if numeric else "point",
+            x_label=across,
+            x_categories=None if numeric else names,
             x_scale="log" if numeric and _spans_decades(columns[across]) else "linear",
             y_label=_LABELS.get(field, field),
-            curves=[_sweep_curve(columns, field, positions, label, rows) for label, rows in groups.items()],
+            curves=[
+                _sweep_curve(columns, field, positions, label=label, rows=rows, has_line=numeric)
+                for label, rows in groups.items()
+            ],
         )
         for field in _NUMBERS
         if field in columns
@@ -118,7 +123,9 @@ def _plot_sweep(result: SweepResult) -> Drawing:
     return plot_panels(panels, f"{len(columns[across]):,} points over {', '.join(result.over)}")
 
 
-def _sweep_curve(columns: dict[str, list[Cell]], field: str, positions: Any, label: str, rows: Sequence[int]) -> Curve:
+def _sweep_curve(
+    columns: dict[str, list[Cell]], field: str, positions: Any, *, label: str, rows: Sequence[int], has_line: bool
+) -> Curve:
     rows = sorted((row for row in rows if columns[field][row] is not None), key=lambda row: positions[row])
     ends: dict[str, Any] = {
         end: [columns[f"{field}_{end}"][row] for row in rows]
@@ -131,7 +138,7 @@ def _sweep_curve(columns: dict[str, list[Cell]], field: str, positions: Any, lab
         label=label,
         x=[positions[row] for row in rows],
         y=values,
-        style="line-markers" if distinct else "markers",
+        style="line-markers" if has_line and distinct else "markers",
         **ends,
     )
 
@@ -141,8 +148,8 @@ def _spans_decades(values: Sequence[Any]) -> bool:
 
 
 def _suits_an_axis(field: str, values: Sequence[Cell]) -> tuple[bool, bool, int]:
-    """Rank fields for the horizontal axis: numbers that mean something, of which there are many."""
-    return _is_numeric(values), not field.endswith("seed"), len(set(map(str, values)))
+    """Rank fields for the horizontal axis: those that mean something, first numbers, of which there are many."""
+    return not field.endswith("seed"), _is_numeric(values), len(set(map(str, values)))
 
 
 def _is_numeric(values: Sequence[Cell]) -> bool:

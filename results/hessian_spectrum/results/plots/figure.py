@@ -141,6 +141,12 @@ def colour_scale(number: int) -> list[Any]:
     return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, number))]
 
 
+def shortened(text: str) -> str:
+    """Return a caller's text, shortened and escaped, since matplotlib parses formulas."""
+    short = text if len(text) <= 30 else f"{text[:29]}…"
+    return short.replace("$", r"\$")
+
+
 def columns_that_fit(figure: Figure, num_columns: int, inches: float) -> int:
     """Return the number of columns of a legend for which the figure is wide enough.
 

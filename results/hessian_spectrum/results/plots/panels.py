@@ -20,6 +20,7 @@ from hessian_spectrum.results.plots.figure import (
     colour_scale,
     columns_that_fit,
     decade_ticks,
+    shortened,
 )
 
 _COLOURS = (BLUE, RED, GREEN, PURPLE, "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
@@ -31,6 +32,7 @@ _TITLE_CHARACTERS = 46
 """Most characters in a line of the title of a panel."""
 
 _MAX_COLUMNS = 4
+_MAX_CATEGORIES = 12
 _MANY_POINTS = 40
 """Number of points of a curve above which its markers are small."""
 
@@ -84,12 +86,24 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     ys = [y for curve in panel.curves for y in curve.y if y is not None]
     _set_scale(axes, "x", panel.x_scale, xs)
     _set_scale(axes, "y", panel.y_scale, ys)
-    if panel.x_scale == "linear" and all(x.is_integer() for each in _data_curves(panel.curves) for x in each.x):
+    if panel.x_categories is not None:
+        _label_categories(axes, panel.x_categories)
+    elif panel.x_scale == "linear" and all(x.is_integer() for each in _data_curves(panel.curves) for x in each.x):
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     if panel.y_limits is not None:
         axes.set_ylim(*panel.y_limits)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label_categories(axes: Any, names: Sequence[str]) -> None:
+    """Name the positions 0, 1, ... of the horizontal axis; of many, evenly spaced ones have a name."""
+    step = -(-len(names) // _MAX_CATEGORIES)
+    labels = [shortened(name) for name in names[::step]]
+    is_long = sum(map(len, labels)) > _TITLE_CHARACTERS
+    rotation: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    axes.set_xticks(range(0, len(names), step), labels, fontsize="small", **rotation)
+    axes.set_xlim(-0.5, len(names) - 0.5)
 
 
 def _data_curves(curves: Sequence[Curve]) -> list[Curve]:

@@ -27,6 +27,7 @@ from hessian_spectrum.results.plots.figure import (
     columns_that_fit,
     decade_ticks,
     products_of,
+    shortened,
     unit_suffix,
 )
 from hessian_spectrum.results.plots.trace import DiagonalSample
@@ -133,6 +134,8 @@ def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
     axes.set_xlabel("rank among those of its sign")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if len(magnitudes) == 0:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "every eigenvalue is zero\nup to rounding", ha="center", va="center")
         return
     largest = float(magnitudes.max())
     lowest = max(float(magnitudes.min()), largest * 10.0**-_MAX_DECADES)
@@ -157,8 +160,9 @@ def _draw_lanczos(figure: Figure, result: LanczosResult, _: DiagonalSample | Non
     columns = columns_that_fit(figure, 4, _LABEL_INCHES)
     figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
     ends, trace = meaning_of_error(result.largest), meaning_of_error(result.trace)
-    errors = f"±: {ends}" if ends == trace else f"± of the ends: {ends}, of the trace: {trace}"
-    return f"trace {estimated(result.trace)}, {products_of(result)} ({errors})"
+    errors = f"errors: {ends}" if ends == trace else f"errors of the ends: {ends}, of the trace: {trace}"
+    state = "; interim result, more is to come" if result.interim else ""
+    return f"trace {estimated(result.trace)}, {products_of(result)} ({errors}){state}"
 
 
 def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
@@ -253,25 +257,26 @@ def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) ->
     unit = axis_unit(_top_k_extent(result))
     values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
     converged = np.asarray([pair.converged for pair in pairs])
-    ranks, few = np.arange(1, len(pairs) + 1), len(pairs) <= _FEW
+    ranks, few = _ranks(result), len(pairs) <= _FEW
     stems, bars = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     foot = (result.target or 0.0) / unit
     name = None if result.target is None else f"target: {result.target:.6g}"
     stems.axhline(foot, color="black", linewidth=0.8, alpha=0.4 if name is None else 0.8, label=name)
     stems.vlines(ranks, foot, values, color=GREY, linewidth=1 if few else 0.4)
     bar_style = {"fmt": "none", "ecolor": RED, "elinewidth": 1, "capsize": 2, "zorder": 2}
-    stems.errorbar(
-        ranks, values, _error_bars(result, unit), label=None if name is None else "95 % interval", **bar_style
-    )
+    bars_label = "residual" if name is None else "95 % interval"
+    stems.errorbar(ranks, values, _error_bars(result, unit), label=bars_label, **bar_style)
     for axes, heights in ((stems, values), (bars, np.maximum(residuals, np.finfo(np.float64).tiny))):
-        for chosen, fill, label in ((converged, BLUE, "converged"), (~converged, "white", "not converged")):
+        for chosen, fill, label in ((converged, BLUE, "eigenvalue, converged"), (~converged, "white", "not converged")):
             if chosen.any():
                 style = {"mfc": fill, "mec": BLUE, "markersize": 5 if few else 2, "zorder": 3}
                 axes.plot(ranks[chosen], heights[chosen], "o", label=f"{label}: {chosen.sum():,}", **style)
     if foot == 0:
         _scale_stems(stems, abs(values[values != 0]))
     stems.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
-    stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
+    columns = columns_that_fit(figure, 4, _LABEL_INCHES)
+    handles = stems.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize="small")
     tolerances = _tolerances(result, values, unit)
     bars.plot(ranks, tolerances, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
     bars.set_yscale("log")
@@ -279,10 +284,51 @@ def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) ->
     heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)
     bars.set_ylim(heights.min() / 5, 5 * heights.max())
     bars.set_ylabel(f"residual{unit_suffix(unit)}\n(dashed: tolerance)")
-    bars.set_xlabel("rank")
-    bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-    kind = f", {result.which.replace('-', ' ')}" if result.target is None else f" nearest to {result.target:.6g}"
-    return f"{len(pairs):,} eigenvalues{kind}, {products_of(result)}"
+    _label_ranks(bars, result)
+    return f"{_eigenvalues_title(result)}, {products_of(result)}"
+
+
+def _num_largest(result: TopKResult) -> int:
+    """Return how many of the pairs, which are the first ones, are not counted from the lower end."""
+    count = len(result.eigenpairs)
+    return (count + 1) // 2 if result.which == "both-ends" else count
+
+
+def _ranks(result: TopKResult) -> Numbers:
+    """Return the places of the pairs on the axis of ranks; between both ends of a spectrum one place stays empty."""
+    places = np.arange(1.0, len(result.eigenpairs) + 1)
+    places[_num_largest(result) :] += 1
+    return places
+
+
+def _label_ranks(axes: Any, result: TopKResult) -> None:
+    """Label the places of `_ranks`: from the smallest eigenvalue on, ranks are -1, -2, and so on."""
+    num_largest, last = _num_largest(result), len(result.eigenpairs) + 1
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rank")
+    if num_largest == len(result.eigenpairs):
+        return
+
+    def label(place: float, _: int | None) -> str:
+        if place <= num_largest:
+            return f"{place:.0f}"
+        return "" if place == num_largest + 1 or place > last else f"{place - last - 1:.0f}"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(label))
+    axes.set_xlabel("rank (negative: from the smallest eigenvalue)")
+
+
+def _eigenvalues_title(result: TopKResult) -> str:
+    count = len(result.eigenpairs)
+    number = "" if count == 1 else f"{count:,} "
+    noun = "eigenvalue" if count == 1 else "eigenvalues"
+    if result.target is not None:
+        return f"the {number}{noun} nearest to {result.target:.6g}"
+    return {
+        "largest": f"the {number}largest {noun}",
+        "smallest": f"the {number}smallest {noun}",
+        "magnitude": f"the {number}{noun} of largest magnitude",
+    }.get(result.which, f"{count:,} {noun} at both ends")
 
 
 def _error_bars(result: TopKResult, unit: float) -> Numbers:
@@ -330,12 +376,6 @@ def label_units(figure: Figure, result: AnySpectrumResult) -> None:
         axes.set_xlabel(axes.get_xlabel().replace(_UNIT, unit))
 
 
-def shortened(block: str) -> str:
-    """Return the glob of a block, shortened and escaped, since matplotlib parses formulas."""
-    short = block if len(block) <= 30 else f"{block[:29]}…"
-    return short.replace("$", r"\$")
-
-
 def _axis_label(unit: float) -> str:
     return f"{_EIGENVALUE}{unit_suffix(unit)}"
 
@@ -364,15 +404,18 @@ def _scale_densities(axes: Any, spectra: Sequence[LanczosResult], unit: float) -
 
 def _add_top_k(axes: Any, spectrum: TopKResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     pairs = spectrum.eigenpairs
-    values, ranks = np.asarray([pair.value for pair in pairs]) / unit, np.arange(1, len(pairs) + 1)
-    errors = _error_bars(spectrum, unit)
-    axes.errorbar(ranks, values, errors, fmt="o-", ms=3, lw=1, color=colour, label=label)
+    values, ranks = np.asarray([pair.value for pair in pairs]) / unit, _ranks(spectrum)
+    errors, num_largest = _error_bars(spectrum, unit), _num_largest(spectrum)
+    for part in (slice(num_largest), slice(num_largest, None)):
+        style = {"fmt": "o-", "ms": 3, "lw": 1, "color": colour, "label": label if part.start is None else "_"}
+        axes.errorbar(ranks[part], values[part], errors[:, part], **style)
     if spectrum.target is not None and index == 0:
         axes.axhline(spectrum.target / unit, color="black", linewidth=0.8, linestyle="--", zorder=0)
 
 
 def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
-    """Set a logarithmic axis for positive eigenvalues with a large ratio."""
+    """Set a logarithmic axis for positive eigenvalues with a large ratio, and label the ranks."""
+    _label_ranks(axes, spectra[0])
     values = [pair.value for spectrum in spectra for pair in spectrum.eigenpairs]
     if min(values) > 0 and max(values) > LINEAR_RANGE * min(values):
         axes.set_yscale("log")
@@ -399,6 +442,5 @@ METHOD_PLOTS = {
         draw_in_set=_add_top_k,
         set_labels=lambda unit: ("rank", f"eigenvalue{unit}"),
         scale_set=_scale_top_k,
-        has_ranks=True,
     ),
 }

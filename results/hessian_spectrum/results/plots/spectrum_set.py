@@ -16,9 +16,10 @@ from hessian_spectrum.results.plots.figure import (
     MethodPlot,
     axis_unit,
     columns_that_fit,
+    shortened,
     unit_suffix,
 )
-from hessian_spectrum.results.plots.spectrum import label_units, matrix_title, method_plots, shortened
+from hessian_spectrum.results.plots.spectrum import label_units, matrix_title, method_plots
 
 _LABEL_INCHES = 3.2
 _MANY = 10  # most curves with distinct colours

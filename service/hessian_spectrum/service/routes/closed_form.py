@@ -211,10 +211,10 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
         return _json(to_document(compute(request, MAX_VECTOR_NUMBERS_JSON)))
     if name == "npz":
         return _npz(compute(request, MAX_VECTOR_NUMBERS_NPZ))
-    spectrum_alone = request.model_copy(update={"eigenvectors": "none", "descent": None})
+    without_vectors = compute(request.model_copy(update={"eigenvectors": "none"}), 0)
     if name == "csv":
-        return csv_text(table_of(to_document(compute(spectrum_alone, 0))["eigenvalues"])).encode()
-    return plot_closed_form(compute(spectrum_alone, 0).spectrum).file(name, style)
+        return csv_text(table_of(to_document(without_vectors)["eigenvalues"])).encode()
+    return plot_closed_form(without_vectors.spectrum, without_vectors.descent).file(name, style)
 
 
 def _json(fields: object) -> bytes:
@@ -294,6 +294,7 @@ def _descent_fields(descent: Descent | None) -> dict[str, Any] | None:
     if descent is None:
         return None
     return {
+        "learning_rate": descent.learning_rate,
         "loss": descent.loss.tolist(),
         "outliers": descent.outliers.tolist(),
         "bulk": descent.bulk.tolist(),
