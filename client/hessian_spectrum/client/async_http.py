@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx
 from httpx_sse import aconnect_sse
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ProgramArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
-from hessian_spectrum.client.client_base import ClientBase
+from hessian_spectrum.client.client_base import ClientBase, Page
 from hessian_spectrum.client.data_sets import (
     PART_BYTES,
     DataSet,
@@ -31,7 +31,7 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
-from hessian_spectrum.client.jobs import AsyncClientJob, batch_of, parts_of
+from hessian_spectrum.client.jobs import AsyncClientJob, batches_of, requests_of
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.progress import files_progress, listeners
 from hessian_spectrum.client.requests import (
@@ -69,7 +69,7 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     ) -> AsyncClientJob:
         """Submit a job, as `SpectrumClient.submit` does."""
         sent = endpoints.submit(request, wait_seconds=wait_seconds, idempotency_key=idempotency_key, fresh=fresh)
-        return self._owned(await self._run(sent))
+        return self._bound(await self._run(sent))
 
     async def submit_many(
         self,
@@ -80,34 +80,26 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         fresh: bool = False,
     ) -> list[AsyncClientJob]:
         """Submit many jobs, as `SpectrumClient.submit_many` does, and return them as a list."""
-        jobs: list[Job] = []
-        for number, part in enumerate(parts_of(batch_of(requests, over)[0])):
-            key = idempotency_key if idempotency_key is None or number == 0 else f"{idempotency_key}-{number}"
-            sent = endpoints.submit_batch(part, idempotency_key=key, fresh=fresh)
-            batch: list[Job] = await self._run(sent)
-            jobs += batch
-        return list(map(self._owned, jobs))
+        bodies, _ = requests_of(requests, over)
+        batches = batches_of(bodies, idempotency_key=idempotency_key, fresh=fresh)
+        return [self._bound(job) for batch in batches for job in await self._run(batch)]
 
     async def job(self, job_id: str, wait_seconds: float = 0.0) -> AsyncClientJob:
         """Return the record of a job, after at most `wait_seconds` if it has not ended."""
-        return self._owned(await self._run(endpoints.job(job_id, wait_seconds)))
+        return self._bound(await self._run(endpoints.job(job_id, wait_seconds)))
 
     async def cancel(self, job_id: str) -> AsyncClientJob:
         """Cancel a job; its record shows when it has ended."""
-        return self._owned(await self._run(endpoints.cancel(job_id)))
+        return self._bound(await self._run(endpoints.cancel(job_id)))
 
-    def _owned(self, job: Job) -> AsyncClientJob:
+    def _bound(self, job: Job) -> AsyncClientJob:
         return AsyncClientJob.of(job, self)
 
     async def jobs(self, state: JobState | None = None, tag: str | None = None) -> AsyncIterator[AsyncClientJob]:
         """Yield all jobs, newest first, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = await self._run(endpoints.jobs(state, tag, token))
+        async for page in self._pages(lambda token: endpoints.jobs(state, tag, token)):
             for job in page.jobs:
-                yield self._owned(job)
-            if (token := page.next_page_token) is None:
-                return
+                yield self._bound(job)
 
     async def wait(
         self,
@@ -120,13 +112,13 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         """Wait for the end of a job and return its record, as `SpectrumClient.wait` does."""
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
-        with listeners(job_id, on_change, progress=progress) as tell:
+        with listeners(job_id, on_change, progress=progress) as notify:
             while True:
                 seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
                 job = await self._follow(endpoints.job(job_id, seconds), retry)
-                tell(job)
+                notify(job)
                 if job.state in ENDED_STATES or time.monotonic() >= deadline:
-                    return self._owned(job)
+                    return self._bound(job)
 
     async def events(self, job_id: str) -> AsyncIterator[Job]:
         """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""
@@ -158,9 +150,7 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
                     answer = await self._follow(endpoints.result(job_id, interim=True), retry)
                     if (found := shown.read(answer)) is not None:
                         yield found
-        if job.state != "succeeded":
-            raise JobFailedError(job)
-        yield await self._follow(endpoints.result(job_id), retry)
+        yield await self._result_of(job)
 
     async def save_result(
         self,
@@ -182,25 +172,13 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     ) -> AnyJobResult:
         """Submit a job, wait for its end and return its result, as `SpectrumClient.run` does."""
         submitted = await self.submit(request, fresh=fresh)
-        job = await self.wait(submitted.id, on_change=on_change)
+        return await self._result_of(await self.wait(submitted.id, on_change=on_change))
+
+    async def _result_of(self, job: Job) -> AnyJobResult:
+        """Return the result of a job that has ended; JobFailedError if it has none."""
         if job.state != "succeeded":
             raise JobFailedError(job)
         return await self._follow(endpoints.result(job.id), self._retry(job.id))
-
-    async def upload_tokens(self, path: Path) -> TokenArtifact:
-        """Upload a file of tokens chunk by chunk, as `SpectrumClient.upload_tokens` does."""
-        with path.open("rb") as file:
-            return await self._run(endpoints.upload_tokens(async_chunks(file), path.stat().st_size))
-
-    async def upload_arrays(self, path: Path, *, name: str | None = None) -> ArrayArtifact:
-        """Upload a file of arrays chunk by chunk, as `SpectrumClient.upload_arrays` does."""
-        with path.open("rb") as file:
-            return await self._run(endpoints.upload_arrays(async_chunks(file), path, name))
-
-    async def upload_program(self, path: Path) -> ProgramArtifact:
-        """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""
-        with path.open("rb") as file:
-            return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size, path.suffix))
 
     async def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
         """Upload several files one after the other, as `SpectrumClient.upload_files` does."""
@@ -210,12 +188,6 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
                 uploaded.append(await self.upload_file(path))
                 advance(path.stat().st_size)
         return uploaded
-
-    async def upload_file(self, path: Path) -> AnyArtifact:
-        """Upload a file chunk by chunk, as `SpectrumClient.upload_file` does."""
-        if path.suffix in (".pt2", ".onnx"):
-            return await self.upload_program(path)
-        return await (self.upload_tokens(path) if path.suffix == ".bin" else self.upload_arrays(path))
 
     async def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress
@@ -238,11 +210,16 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
 
     async def artifacts(self) -> AsyncIterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = await self._run(endpoints.artifacts(token))
+        async for page in self._pages(endpoints.artifacts):
             for artifact in page.artifacts:
                 yield artifact
+
+    async def _pages(self, request: Callable[[str | None], ApiRequest[Page]]) -> AsyncIterator[Page]:
+        """Yield the pages of a list; `request` takes the token of a page, None for the first one."""
+        token: str | None = None
+        while True:
+            page = await self._run(request(token))
+            yield page
             if (token := page.next_page_token) is None:
                 return
 
@@ -261,16 +238,17 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     async def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
         """Return the answer of the server; while it is busy, the request is repeated until the deadline."""
         patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
-        while True:
-            try:
-                response = await self._http.request(**request.arguments(deadline))
-            except httpx.HTTPError as error:
-                raise unreachable(self._http.base_url, error) from error
-            self._has_answered = True
-            pause = pause_before_repeat(request, response)
-            if pause is None or time.monotonic() + pause > patience_ends:
-                return request.finish(response)
-            await asyncio.sleep(pause)
+        with request.opened(async_chunks) as sent:
+            while True:
+                try:
+                    response = await self._http.request(**sent.arguments(deadline))
+                except httpx.HTTPError as error:
+                    raise unreachable(self._http.base_url, error) from error
+                self._has_answered = True
+                pause = pause_before_repeat(sent, response)
+                if pause is None or time.monotonic() + pause > patience_ends:
+                    return sent.finish(response)
+                await asyncio.sleep(pause)
 
     async def _save(self, request: ApiRequest[bytes], file: BinaryIO) -> None:
         deadline = time.monotonic() + self.patience_seconds

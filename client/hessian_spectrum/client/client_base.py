@@ -9,11 +9,14 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, get_args, overloa
 import httpx
 from pydantic import SecretStr
 
+from hessian_spectrum.api_schemas.artifacts import ArtifactPage
+from hessian_spectrum.api_schemas.jobs import JobPage
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.requests import DEFAULT_URL, ApiRequest, connection
 from hessian_spectrum.client.retries import OutageRetry
 
 HttpClient = TypeVar("HttpClient", httpx.Client, httpx.AsyncClient)
+Page = TypeVar("Page", JobPage, ArtifactPage)
 T = TypeVar("T")
 P = ParamSpec("P")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,6 +92,10 @@ class ClientBase(ABC, Generic[HttpClient]):
     series_file = Endpoint(endpoints.series_file)
     figures = Endpoint(endpoints.figures)
     delete = Endpoint(endpoints.delete)
+    upload_file = Endpoint(endpoints.upload_file)
+    upload_tokens = Endpoint(endpoints.upload_tokens)
+    upload_arrays = Endpoint(endpoints.upload_arrays)
+    upload_program = Endpoint(endpoints.upload_program)
     upload_module = Endpoint(endpoints.upload_module)
     upload_parameters = Endpoint(endpoints.upload_parameters)
     upload_data = Endpoint(endpoints.upload_data)

@@ -41,7 +41,6 @@ from hessian_spectrum.client.jax_export import is_flax_module, jax_parameters, j
 from hessian_spectrum.client.requests import (
     ApiRequest,
     Body,
-    Chunks,
     PictureStyle,
     ResultFormat,
     Smoothing,
@@ -290,25 +289,78 @@ def delete(job_id: str) -> ApiRequest[None]:
     return ApiRequest("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
 
 
-def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
-    """Upload a file of tokens of the given size."""
-    return _upload(chunks, num_bytes, sent_as="application/octet-stream", read=TokenArtifact.model_validate_json)
+def upload_file(path: Path) -> ApiRequest[AnyArtifact]:
+    """Upload a file chunk by chunk; the ending of its name says what it holds.
+
+    Args:
+        path: A file of arrays (.npz, .npy, .safetensors), a program (.pt2, .onnx) or tokens (.bin).
+
+    Returns:
+        The uploaded file, which jobs refer to by its id.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    return _UPLOADS.get(path.suffix.lower(), upload_arrays)(path)
 
 
-def upload_arrays(chunks: Chunks, path: Path, name: str | None) -> ApiRequest[ArrayArtifact]:
-    """Upload the chunks of a file of arrays; the array of a .npy file is called `name`, or else like the file."""
+def upload_tokens(path: Path) -> ApiRequest[TokenArtifact]:
+    """Upload a file of tokens chunk by chunk.
+
+    Args:
+        path: nanoGPT's .bin, or a .npy array of integers.
+
+    Returns:
+        The uploaded file, which jobs refer to by its id.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    return _upload(path, sent_as="application/octet-stream", read=TokenArtifact.model_validate_json)
+
+
+def upload_arrays(path: Path, *, name: str | None = None) -> ApiRequest[ArrayArtifact]:
+    """Upload a file of arrays chunk by chunk: weights, or data x and y.
+
+    Args:
+        path: A .safetensors or .npz file, or a .npy file, which holds one array.
+        name: Name of the array of a .npy file; None: that of the file.
+
+    Returns:
+        The uploaded file, which jobs refer to by its id.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     suffix = path.suffix.lower()
     sent_as = {".npz": _NPZ, ".npy": _NPY}.get(suffix, _SAFETENSORS)
     name = path.stem if name is None and suffix == ".npy" else name
     query = {} if name is None else {"name": name}
-    read = ArrayArtifact.model_validate_json
-    return _upload(chunks, path.stat().st_size, sent_as=sent_as, read=read, query=query)
+    return _upload(path, sent_as=sent_as, read=ArrayArtifact.model_validate_json, query=query)
 
 
-def upload_program(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ProgramArtifact]:
-    """Upload a program of the given size; its suffix distinguishes ONNX from what torch.export.save writes."""
-    sent_as = _ONNX if suffix.lower() == ".onnx" else _PT2
-    return _upload(chunks, num_bytes, sent_as=sent_as, read=ProgramArtifact.model_validate_json)
+def upload_program(path: Path) -> ApiRequest[ProgramArtifact]:
+    """Upload a program chunk by chunk.
+
+    Args:
+        path: A .pt2 file as torch.export.save writes it, or an .onnx file.
+
+    Returns:
+        The uploaded file, which jobs refer to by its id.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    sent_as = _ONNX if path.suffix.lower() == ".onnx" else _PT2
+    return _upload(path, sent_as=sent_as, read=ProgramArtifact.model_validate_json)
+
+
+_UPLOADS: dict[str, Callable[[Path], ApiRequest[Any]]] = {
+    ".bin": upload_tokens,
+    ".onnx": upload_program,
+    ".pt2": upload_program,
+}
+"""Endings of files that hold no arrays."""
 
 
 def upload_module(module: Any, example_inputs: Any, parameters: Any = None) -> ApiRequest[dict[str, Any]]:
@@ -399,11 +451,11 @@ def _upload_bytes(
 
 
 def _upload(
-    chunks: Chunks, num_bytes: int, *, sent_as: str, read: Callable[[bytes], T], query: dict[str, str] | None = None
+    path: Path, *, sent_as: str, read: Callable[[bytes], T], query: Mapping[str, str] | None = None
 ) -> ApiRequest[T]:
-    headers = {"Content-Type": sent_as, "Content-Length": str(num_bytes)}
+    headers = {"Content-Type": sent_as, "Content-Length": str(path.stat().st_size)}
     return ApiRequest(
-        "POST", "/v1/artifacts", read, body=chunks, query=query or {}, headers=headers, wait_seconds=_UPLOAD_SECONDS
+        "POST", "/v1/artifacts", read, body=path, query=query or {}, headers=headers, wait_seconds=_UPLOAD_SECONDS
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx
 from httpx_sse import connect_sse
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ProgramArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
-from hessian_spectrum.client.client_base import ClientBase
+from hessian_spectrum.client.client_base import ClientBase, Page
 from hessian_spectrum.client.data_sets import (
     PART_BYTES,
     DataSet,
@@ -31,7 +31,7 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
-from hessian_spectrum.client.jobs import ClientJob, JobGroup, batch_of, parts_of
+from hessian_spectrum.client.jobs import ClientJob, JobGroup, batches_of, requests_of
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.progress import files_progress, listeners
 from hessian_spectrum.client.requests import (
@@ -97,7 +97,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
             The job.
         """
         sent = endpoints.submit(request, wait_seconds=wait_seconds, idempotency_key=idempotency_key, fresh=fresh)
-        return self._owned(self._run(sent))
+        return self._bound(self._run(sent))
 
     def submit_many(
         self,
@@ -126,34 +126,25 @@ class SpectrumClient(ClientBase[httpx.Client]):
             results = jobs.results(progress=True)
             ```
         """
-        bodies, points = batch_of(requests, over)
-        jobs: list[Job] = []
-        for number, part in enumerate(parts_of(bodies)):
-            key = idempotency_key if idempotency_key is None or number == 0 else f"{idempotency_key}-{number}"
-            sent = endpoints.submit_batch(part, idempotency_key=key, fresh=fresh)
-            batch: list[Job] = self._run(sent)
-            jobs += batch
-        return JobGroup(map(self._owned, jobs), points)
+        bodies, points = requests_of(requests, over)
+        batches = batches_of(bodies, idempotency_key=idempotency_key, fresh=fresh)
+        return JobGroup([self._bound(job) for batch in batches for job in self._run(batch)], points)
 
     def job(self, job_id: str, wait_seconds: float = 0.0) -> ClientJob:
         """Return the record of a job, after at most `wait_seconds` if it has not ended."""
-        return self._owned(self._run(endpoints.job(job_id, wait_seconds)))
+        return self._bound(self._run(endpoints.job(job_id, wait_seconds)))
 
     def cancel(self, job_id: str) -> ClientJob:
         """Cancel a job; its record shows when it has ended."""
-        return self._owned(self._run(endpoints.cancel(job_id)))
+        return self._bound(self._run(endpoints.cancel(job_id)))
 
-    def _owned(self, job: Job) -> ClientJob:
+    def _bound(self, job: Job) -> ClientJob:
         return ClientJob.of(job, self)
 
     def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[ClientJob]:
         """Yield all jobs, newest first, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = self._run(endpoints.jobs(state, tag, token))
-            yield from map(self._owned, page.jobs)
-            if (token := page.next_page_token) is None:
-                return
+        for page in self._pages(lambda token: endpoints.jobs(state, tag, token)):
+            yield from map(self._bound, page.jobs)
 
     def wait(
         self,
@@ -180,13 +171,13 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
-        with listeners(job_id, on_change, progress=progress) as tell:
+        with listeners(job_id, on_change, progress=progress) as notify:
             while True:
                 seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
                 job = self._follow(endpoints.job(job_id, seconds), retry)
-                tell(job)
+                notify(job)
                 if job.state in ENDED_STATES or time.monotonic() >= deadline:
-                    return self._owned(job)
+                    return self._bound(job)
 
     def events(self, job_id: str) -> Iterator[Job]:
         """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""
@@ -212,7 +203,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
     def interim_results(self, job_id: str) -> Iterator[AnyJobResult]:
         """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job.
 
-        A caller that is slower than the server gets the newest interim results only.
+        A caller that is slower than the server gets only the newest interim results.
 
         Args:
             job_id: Id of the job; a job of another method has no interim results.
@@ -229,9 +220,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
                 with suppress(ProblemResponseError):  # the job has ended: its record says how
                     if (found := shown.read(self._follow(endpoints.result(job_id, interim=True), retry))) is not None:
                         yield found
-        if job.state != "succeeded":
-            raise JobFailedError(job)
-        yield self._follow(endpoints.result(job_id), retry)
+        yield self._result_of(job)
 
     def save_result(
         self,
@@ -276,56 +265,13 @@ class SpectrumClient(ClientBase[httpx.Client]):
         Raises:
             JobFailedError: If the job ends without a result.
         """
-        job = self.wait(self.submit(request, fresh=fresh).id, on_change=on_change)
+        return self._result_of(self.wait(self.submit(request, fresh=fresh).id, on_change=on_change))
+
+    def _result_of(self, job: Job) -> AnyJobResult:
+        """Return the result of a job that has ended; JobFailedError if it has none."""
         if job.state != "succeeded":
             raise JobFailedError(job)
         return self._follow(endpoints.result(job.id), self._retry(job.id))
-
-    def upload_tokens(self, path: Path) -> TokenArtifact:
-        """Upload a file of tokens chunk by chunk.
-
-        Args:
-            path: nanoGPT's .bin, or a .npy array of integers.
-
-        Returns:
-            The uploaded file, which jobs refer to by its id.
-
-        Raises:
-            OSError: If the file cannot be read.
-        """
-        with path.open("rb") as file:
-            return self._run(endpoints.upload_tokens(chunks(file), path.stat().st_size))
-
-    def upload_arrays(self, path: Path, *, name: str | None = None) -> ArrayArtifact:
-        """Upload a file of arrays chunk by chunk: weights, or data x and y.
-
-        Args:
-            path: A .safetensors or .npz file, or a .npy file, which holds one array.
-            name: Name of the array of a .npy file; None: that of the file.
-
-        Returns:
-            The uploaded file, which jobs refer to by its id.
-
-        Raises:
-            OSError: If the file cannot be read.
-        """
-        with path.open("rb") as file:
-            return self._run(endpoints.upload_arrays(chunks(file), path, name))
-
-    def upload_program(self, path: Path) -> ProgramArtifact:
-        """Upload a program chunk by chunk.
-
-        Args:
-            path: A .pt2 file as torch.export.save writes it, or an .onnx file.
-
-        Returns:
-            The uploaded file, which jobs refer to by its id.
-
-        Raises:
-            OSError: If the file cannot be read.
-        """
-        with path.open("rb") as file:
-            return self._run(endpoints.upload_program(chunks(file), path.stat().st_size, path.suffix))
 
     def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
         """Upload several files, four at a time.
@@ -352,22 +298,6 @@ class SpectrumClient(ClientBase[httpx.Client]):
                 return artifact
 
             return list(pool.map(upload, files))
-
-    def upload_file(self, path: Path) -> AnyArtifact:
-        """Upload a file chunk by chunk; its suffix says what it holds.
-
-        Args:
-            path: A file of arrays (.npz, .npy, .safetensors), a program (.pt2, .onnx) or tokens (.bin).
-
-        Returns:
-            The uploaded file, which jobs refer to by its id.
-
-        Raises:
-            OSError: If the file cannot be read.
-        """
-        if path.suffix in (".pt2", ".onnx"):
-            return self.upload_program(path)
-        return self.upload_tokens(path) if path.suffix == ".bin" else self.upload_arrays(path)
 
     def upload_data_set(
         self, x: Any, y: Any = None, *, part_bytes: int = PART_BYTES, progress: UploadProgress = ignore_progress
@@ -482,10 +412,15 @@ class SpectrumClient(ClientBase[httpx.Client]):
 
     def artifacts(self) -> Iterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""
+        for page in self._pages(endpoints.artifacts):
+            yield from page.artifacts
+
+    def _pages(self, request: Callable[[str | None], ApiRequest[Page]]) -> Iterator[Page]:
+        """Yield the pages of a list; `request` takes the token of a page, None for the first one."""
         token: str | None = None
         while True:
-            page = self._run(endpoints.artifacts(token))
-            yield from page.artifacts
+            page = self._run(request(token))
+            yield page
             if (token := page.next_page_token) is None:
                 return
 
@@ -509,16 +444,17 @@ class SpectrumClient(ClientBase[httpx.Client]):
     def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
         """Return the answer of the server; while it is busy, the request is repeated until the deadline."""
         patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
-        while True:
-            try:
-                response = self._http.request(**request.arguments(deadline))
-            except httpx.HTTPError as error:
-                raise unreachable(self._http.base_url, error) from error
-            self._has_answered = True
-            pause = pause_before_repeat(request, response)
-            if pause is None or time.monotonic() + pause > patience_ends:
-                return request.finish(response)
-            time.sleep(pause)
+        with request.opened(chunks) as sent:
+            while True:
+                try:
+                    response = self._http.request(**sent.arguments(deadline))
+                except httpx.HTTPError as error:
+                    raise unreachable(self._http.base_url, error) from error
+                self._has_answered = True
+                pause = pause_before_repeat(sent, response)
+                if pause is None or time.monotonic() + pause > patience_ends:
+                    return sent.finish(response)
+                time.sleep(pause)
 
     def _save(self, request: ApiRequest[bytes], file: BinaryIO) -> None:
         deadline = time.monotonic() + self.patience_seconds

@@ -1,4 +1,4 @@
-"""Jobs as the clients return them: records that can be waited for, and groups of jobs."""
+"""Jobs as the clients return them: records with methods, and groups of jobs."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -9,16 +9,16 @@ from pydantic import BaseModel, PrivateAttr
 from rich.console import Console
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, MAX_BATCH_JOBS, AnyJobResult, Job
-from hessian_spectrum.client.errors import JobFailedError
+from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.progress import group_progress
-from hessian_spectrum.client.requests import Body
+from hessian_spectrum.client.requests import ApiRequest, Body
 
 if TYPE_CHECKING:
     from hessian_spectrum.client.async_http import AsyncSpectrumClient
     from hessian_spectrum.client.http import SpectrumClient
 
 
-class _OwnedJob(Job):
+class _BoundJob(Job):
     """The record of a job, and the client that read it."""
 
     _client: Any = PrivateAttr()
@@ -26,9 +26,9 @@ class _OwnedJob(Job):
     @classmethod
     def of(cls, job: Job, client: Any) -> Self:
         """Return the record with its client."""
-        owned = cls.model_construct(**dict(job))
-        owned._client = client
-        return owned
+        bound = cls.model_construct(**dict(job))
+        bound._client = client
+        return bound
 
     @property
     def has_ended(self) -> bool:
@@ -55,13 +55,13 @@ class _OwnedJob(Job):
         return f"<table>{cells}</table>"
 
 
-class ClientJob(_OwnedJob):
-    """The record of a job, with what can be done with the job; a record does not change, a method returns a new one."""
+class ClientJob(_BoundJob):
+    """The record of a job, with methods that act on the job; a record does not change, methods return a new one."""
 
     _client: "SpectrumClient" = PrivateAttr()
 
     def refresh(self) -> "ClientJob":
-        """Return the present record."""
+        """Fetch the present record."""
         return self._client.job(self.id)
 
     def wait(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> "ClientJob":
@@ -91,10 +91,7 @@ class ClientJob(_OwnedJob):
         Raises:
             JobFailedError: If the job ends without a result.
         """
-        job = self.wait(progress=progress)
-        if job.state != "succeeded":
-            raise JobFailedError(job)
-        return self._client.result(self.id)
+        return self._client._result_of(self.wait(progress=progress))
 
     def interim_results(self) -> Iterator[AnyJobResult]:
         """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
@@ -113,13 +110,13 @@ class ClientJob(_OwnedJob):
         self._client.delete(self.id)
 
 
-class AsyncClientJob(_OwnedJob):
+class AsyncClientJob(_BoundJob):
     """`ClientJob` for asyncio, with the same methods; they are awaited."""
 
     _client: "AsyncSpectrumClient" = PrivateAttr()
 
     async def refresh(self) -> "AsyncClientJob":
-        """Return the present record."""
+        """Fetch the present record."""
         return await self._client.job(self.id)
 
     async def wait(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> "AsyncClientJob":
@@ -128,10 +125,7 @@ class AsyncClientJob(_OwnedJob):
 
     async def result(self, *, progress: bool = False) -> AnyJobResult:
         """Wait for the end of the job and return its result, as `ClientJob.result` does."""
-        job = await self.wait(progress=progress)
-        if job.state != "succeeded":
-            raise JobFailedError(job)
-        return await self._client.result(self.id)
+        return await self._client._result_of(await self.wait(progress=progress))
 
     def interim_results(self) -> AsyncIterator[AnyJobResult]:
         """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
@@ -216,34 +210,53 @@ class JobGroup(Sequence[ClientJob]):
         return JobGroup([job if job.has_ended else job.cancel() for job in self._jobs], self.points)
 
 
-def batch_of(
+def requests_of(
     requests: Body | Sequence[Body], over: Mapping[str, Sequence[Any]] | None
 ) -> tuple[list[Body], list[dict[str, Any]] | None]:
-    """Return the requests of a batch, and the values of each if they are a grid; arguments as of `submit_many`."""
+    """Expand the arguments of `submit_many`.
+
+    Args:
+        requests: Requests, or with `over` the fields that the jobs of a grid have in common.
+        over: Values by the path of a field.
+
+    Returns:
+        The request of each job, and the values of each at the point of the grid; None without a grid.
+
+    Raises:
+        TypeError: If a grid is to vary several requests.
+    """
     if over is None:
         return ([requests] if isinstance(requests, BaseModel | Mapping) else list(requests)), None
-    if isinstance(requests, BaseModel):
-        requests = requests.model_dump(mode="json", exclude_none=True)
-    if not isinstance(requests, Mapping):
+    base = requests.model_dump(mode="json", exclude_none=True) if isinstance(requests, BaseModel) else requests
+    if not isinstance(base, Mapping):
         raise TypeError("a grid varies fields of one request")
     points = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
-    base = requests
     return [_with_values(base, point) for point in points], points
 
 
-def parts_of(requests: Sequence[Body]) -> Iterator[Sequence[Body]]:
-    """Yield as many requests at a time as the server takes in one batch."""
-    for start in range(0, len(requests), MAX_BATCH_JOBS):
-        yield requests[start : start + MAX_BATCH_JOBS]
+def batches_of(
+    requests: Sequence[Body], *, idempotency_key: str | None, fresh: bool
+) -> Iterator[ApiRequest[list[Job]]]:
+    """Yield batches of as many jobs as the server accepts together.
+
+    Args:
+        requests: The request of each job.
+        idempotency_key: Key of the first batch; those of the others have a number in addition.
+        fresh: Whether to compute even if an equal request has a stored result.
+    """
+    for number, start in enumerate(range(0, len(requests), MAX_BATCH_JOBS)):
+        key = idempotency_key if idempotency_key is None or number == 0 else f"{idempotency_key}-{number}"
+        yield endpoints.submit_batch(requests[start : start + MAX_BATCH_JOBS], idempotency_key=key, fresh=fresh)
 
 
 def _with_values(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the request with these values at these paths."""
     request = dict(base)
     for path, value in point.items():
         *parents, name = path.split(".")
-        place = request
+        fields = request
         for parent in parents:
-            place[parent] = dict(place.get(parent) or {})
-            place = place[parent]
-        place[name] = value
+            fields[parent] = dict(fields.get(parent) or {})
+            fields = fields[parent]
+        fields[name] = value
     return request

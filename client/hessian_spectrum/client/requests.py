@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, BinaryIO, Generic, Literal, TypeVar
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -30,7 +32,7 @@ ResultFormat = Literal["json", "npz", "csv", "png", "svg", "pdf"]
 
 Body = BaseModel | Mapping[str, Any]
 Chunks = Iterator[bytes] | AsyncIterator[bytes]
-"""Parts of a body that is sent while it is read."""
+"""Chunks of a body that is sent while it is read."""
 
 Smoothing = Mapping[str, int | float]
 """Settings that differ from the job's: num_points, kappa and margin, or some of them."""
@@ -41,16 +43,45 @@ PictureStyle = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[T]):
-    """A request and the parser of its answer; `wait_seconds` is how long the server may deliberately wait."""
+    """A request and the parser of its answer.
+
+    Attributes:
+        method: Method of HTTP.
+        path: Path below the address of the server.
+        read: Parses the body of a successful response.
+        body: Body of the request; a path stands for the content of the file, which is sent while it is read.
+        query: Query parameters.
+        headers: Headers apart from those of every request.
+        wait_seconds: How long the server may deliberately wait before it answers.
+    """
 
     method: str
     path: str
     read: Callable[[bytes], T]
     _: KW_ONLY
-    body: Body | bytes | Chunks | None = None
+    body: Body | bytes | Path | Chunks | None = None
     query: Mapping[str, str | int | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
+
+    @contextmanager
+    def opened(self, chunks_of: Callable[[BinaryIO], Chunks]) -> Iterator[Self]:
+        """Keep the file that is the body open until the end of the block; a body of another sort is left as it is.
+
+        Args:
+            chunks_of: Returns the content of an open file in the form that the client of httpx requires.
+
+        Yields:
+            The request with chunks of the file as its body.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        if not isinstance(self.body, Path):
+            yield self
+            return
+        with self.body.open("rb") as file:
+            yield replace(self, body=chunks_of(file))
 
     def arguments(self, deadline: float = float("inf")) -> dict[str, Any]:
         """Arguments for httpx's `request`.

@@ -9,7 +9,6 @@ from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.data_sets import parts_reference
 from hessian_spectrum.client.errors import ProblemResponseError, SpectrumClientError
-from hessian_spectrum.client.requests import chunks
 from hessian_spectrum.client.retries import is_passing
 from hessian_spectrum.client.tracking.points import Point
 from hessian_spectrum.client.tracking.spool import Batch, Spool
@@ -126,15 +125,10 @@ class Sender:
         self._uploaded.add(digest)
 
     def _upload(self, digest: str) -> None:
-        path = self._spool.path(digest)
-        with path.open("rb") as file:
-            self._client._run(endpoints.upload_arrays(chunks(file), path, None))
+        self._client._run(endpoints.upload_arrays(self._spool.path(digest)))
 
     def _upload_program(self) -> None:
-        path = self._spool.program_path
-        with path.open("rb") as file:
-            stored = self._client._run(endpoints.upload_program(chunks(file), path.stat().st_size, path.suffix))
-        self._spool.program_id = stored.id
+        self._spool.program_id = self._client._run(endpoints.upload_program(self._spool.program_path)).id
 
     def _upload_missing(self, batch: Batch) -> bool:
         """Upload the files that the server no longer has; return whether there were any."""
