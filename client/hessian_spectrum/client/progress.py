@@ -1,4 +1,4 @@
-"""Progress bar of a job, in a terminal or a notebook."""
+"""Progress bars of jobs and uploads, in a terminal or a notebook."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,7 +22,7 @@ from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
 
 
 class _RateColumn(TextColumn):
-    """Units that were finished per second lately."""
+    """Recent number of units per second."""
 
     def render(self, task: BarTask) -> Text:
         return Text("" if not task.speed else f"{task.speed:.3g}/s")
@@ -61,25 +61,25 @@ class JobProgress:
 def listeners(
     job_id: str, on_change: Callable[[Job], None] | None, *, progress: bool
 ) -> Iterator[Callable[[Job], None]]:
-    """Tell a function, and a progress bar if there is to be one, of each record of a job until the end of the block.
+    """Show the records of a job by a progress bar and pass them to a function, until the end of the block.
 
     Args:
         job_id: Id of the job.
-        on_change: The function.
-        progress: Whether there is a bar.
+        on_change: Receives each record; None: there is no such function.
+        progress: Whether to show a bar.
 
     Yields:
-        A function that takes the records.
+        A function to call with each record.
     """
     with job_progress(Console(stderr=True), job_id[:12]) if progress else nullcontext() as bar:
 
-        def tell(job: Job) -> None:
+        def notify(job: Job) -> None:
             if bar is not None:
                 bar.show(job)
             if on_change is not None:
                 on_change(job)
 
-        yield tell
+        yield notify
 
 
 @contextmanager
@@ -87,11 +87,11 @@ def files_progress(num_bytes: int, *, is_shown: bool) -> Iterator[Callable[[int]
     """Show a progress bar of uploads until the end of the block.
 
     Args:
-        num_bytes: Size of all files.
-        is_shown: Whether there is a bar.
+        num_bytes: Size of all files in bytes.
+        is_shown: Whether to show a bar.
 
     Yields:
-        A function that takes the size of each file that is uploaded.
+        A function to call with the size in bytes of each uploaded file.
     """
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
@@ -106,10 +106,10 @@ def group_progress(console: Console, num_jobs: int, *, is_shown: bool = True) ->
     Args:
         console: Where the bar is shown.
         num_jobs: Number of jobs.
-        is_shown: Whether there is a bar.
+        is_shown: Whether to show a bar.
 
     Yields:
-        A function that takes the number of jobs that have ended.
+        A function to call with the number of jobs that have ended.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -125,7 +125,15 @@ def group_progress(console: Console, num_jobs: int, *, is_shown: bool = True) ->
 
 @contextmanager
 def job_progress(console: Console, label: str) -> Iterator[JobProgress]:
-    """Show a progress bar until the end of the block."""
+    """Show a progress bar of one job until the end of the block.
+
+    Args:
+        console: Where the bar is shown.
+        label: Name of the job beside the bar.
+
+    Yields:
+        The bar.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

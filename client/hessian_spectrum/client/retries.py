@@ -28,8 +28,8 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 _GROWTH = 1.3
 
-_PASSING = {429, 502, 503, 504}
-"""Status codes of errors that may be temporary."""
+_TRANSIENT = {429, 502, 503, 504}
+"""Status codes of errors after which a later try may succeed."""
 
 _NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
 """Problems of requests that the server has not begun to process."""
@@ -104,7 +104,7 @@ class OutageRetry:
             SpectrumClientError: The error itself, if another try is pointless.
             ServerOutageError: If the outage has lasted too long.
         """
-        if not (is_passing(error) and (self._is_known or _is_busy(error))):
+        if not (is_transient(error) and (self._is_known or _is_busy(error))):
             raise error
         now = time.monotonic()
         is_new = self._began_at is None
@@ -121,10 +121,10 @@ def _is_busy(error: SpectrumClientError) -> bool:
     return isinstance(error, ProblemResponseError) and error.problem.status == 429
 
 
-def is_passing(error: SpectrumClientError) -> bool:
+def is_transient(error: SpectrumClientError) -> bool:
     """Return whether a later try may succeed."""
     if isinstance(error, ProblemResponseError):
-        return error.problem.status in _PASSING
+        return error.problem.status in _TRANSIENT
     return isinstance(error, ServerUnreachableError)
 
 

@@ -20,7 +20,7 @@ def density_plot(result: LanczosResult, columns: int) -> Text:
         columns: Width of the terminal in characters.
 
     Returns:
-        The plot, with a line that says how many probes and steps it stands for.
+        The plot, with the numbers of probes and steps in its title.
     """
     density = result.density
     least = max(density.values) * 10**-_DECADES

@@ -1,4 +1,4 @@
-"""A server in memory, with which programs that use the client are tested without a network and without torch."""
+"""A server in memory, to test programs that use the client without a network and without torch."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 Answer: TypeAlias = Message | Problem
-"""What a request is answered with: a result, or a problem, with which a job fails."""
+"""Response to a request: a result, or a problem with which a job fails."""
 
 ExampleMethod: TypeAlias = Literal["exact", "lanczos", "top-k", "trace"]
 
@@ -40,12 +40,12 @@ class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """Transport that answers the requests of a client itself; jobs end at once.
 
     Args:
-        answer: The result of every job, or a function that returns the result of a request; a problem makes the job
-            fail.
-        closed_form: The same for closed forms; None: they are refused.
+        answer: Result of every job, or a function from the fields of a request to its result. With a problem in place
+            of a result, the job fails.
+        closed_form: The same for closed forms; None: they are refused with status 501.
 
     Attributes:
-        requests: The requests of all jobs and closed forms, in their order.
+        requests: Fields of the requests of all jobs and closed forms, in the order of their arrival.
 
     Example:
         >>> from hessian_spectrum.client import SpectrumClient

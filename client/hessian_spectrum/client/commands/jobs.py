@@ -1,4 +1,4 @@
-"""Commands for jobs: submit, follow, list, look at, compare, end."""
+"""Commands for jobs: submit, follow, list, show, compare, cancel, delete."""
 
 import json
 import webbrowser
@@ -16,7 +16,7 @@ from hessian_spectrum.client.commands.destination import Destination, cannot_wri
 from hessian_spectrum.client.commands.options import Format, Fresh, JobId, Json, Output, RequestFile, Server
 from hessian_spectrum.client.commands.picture_options import given, with_picture_style
 from hessian_spectrum.client.commands.printing import Cell, print_message, print_messages, print_table
-from hessian_spectrum.client.commands.session import connected, leaving, read_request, server_named, whole_id
+from hessian_spectrum.client.commands.session import complete_id, connected, leaving, read_request, server_named
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.progress import JobProgress, job_progress
@@ -112,7 +112,7 @@ def _run(request: dict[str, Any], where: Destination, *, style: PictureStyle, fr
 def show(job_id: JobId, server: Server = None) -> None:
     """Print the record of a job."""
     with connected(server) as client:
-        print_message(client.job(whole_id(client, job_id)))
+        print_message(client.job(complete_id(client, job_id)))
 
 
 def watch(job_id: JobId, server: Server = None) -> None:
@@ -124,7 +124,7 @@ def watch(job_id: JobId, server: Server = None) -> None:
     how to return to it.
     """  # noqa: DOC501 - the docstring is the help of the command
     with connected(server) as client:
-        job_id = whole_id(client, job_id)
+        job_id = complete_id(client, job_id)
         console, cursor = Console(stderr=True), InterimCursor()
         with leaving(job_id, server), job_progress(console, job_id) as progress:
             for job in client.events(job_id):
@@ -192,7 +192,7 @@ def result(
     where = destination(output, name)
     smoothing = given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with connected(server) as client:
-        _fetch(client, whole_id(client, job_id), where, smoothing=smoothing, style=style, interim=interim)
+        _fetch(client, complete_id(client, job_id), where, smoothing=smoothing, style=style, interim=interim)
 
 
 def compare(
@@ -202,14 +202,14 @@ def compare(
 ) -> None:
     """Print the main numbers of the results of several jobs side by side, with their 95 % intervals."""
     with connected(server) as client:
-        whole = [whole_id(client, each) for each in job_ids]
-        columns = [_numbers(client.result(job_id)) for job_id in whole]
+        ids = [complete_id(client, each) for each in job_ids]
+        columns = [_numbers(client.result(job_id)) for job_id in ids]
     names = dict.fromkeys(name for column in columns for name in column)
     if as_json:
-        typer.echo(json.dumps(dict(zip(whole, columns, strict=True)), indent=2))
+        typer.echo(json.dumps(dict(zip(ids, columns, strict=True)), indent=2))
         return
     rows = [
-        {"quantity": name} | {job_id: _cell(numbers.get(name)) for job_id, numbers in zip(whole, columns, strict=True)}
+        {"quantity": name} | {job_id: _cell(numbers.get(name)) for job_id, numbers in zip(ids, columns, strict=True)}
         for name in names
     ]
     print_table(rows, empty="These results have no single numbers.")
@@ -243,7 +243,7 @@ def open_page(
     address = server_named(server).url.rstrip("/") + "/"
     if job_id is not None:
         with connected(server) as client:
-            address += f"#/jobs/{whole_id(client, job_id)}"
+            address += f"#/jobs/{complete_id(client, job_id)}"
     typer.echo(address)
     webbrowser.open(address)
 
@@ -251,13 +251,13 @@ def open_page(
 def cancel(job_id: JobId, server: Server = None) -> None:
     """Cancel a job that is queued or running."""
     with connected(server) as client:
-        print_message(client.cancel(whole_id(client, job_id)))
+        print_message(client.cancel(complete_id(client, job_id)))
 
 
 def delete(job_id: JobId, server: Server = None) -> None:
     """Delete a job that has ended, and its result."""
     with connected(server) as client:
-        client.delete(whole_id(client, job_id))
+        client.delete(complete_id(client, job_id))
 
 
 def _fetch(

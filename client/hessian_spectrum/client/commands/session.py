@@ -69,7 +69,7 @@ def connected(server: str | None) -> Iterator[SpectrumClient]:
         raise typer.Exit(1) from None
 
 
-def whole_id(client: SpectrumClient, beginning: str) -> str:
+def complete_id(client: SpectrumClient, beginning: str) -> str:
     """Complete the id of a job.
 
     Args:

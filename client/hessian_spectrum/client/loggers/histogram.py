@@ -14,7 +14,7 @@ NUM_BINS = 64
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Numbers of eigenvalues in bins of equal width.
+    """Number of eigenvalues in each of several bins of equal width.
 
     Attributes:
         edges: Edges of the bins, ascending, of shape (n + 1,).

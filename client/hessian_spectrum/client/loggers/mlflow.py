@@ -5,7 +5,7 @@ from time import time_ns
 from typing import Any
 
 from hessian_spectrum.client.loggers.histogram import Histogram
-from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, imported
+from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, import_tool
 
 _EXTRA = "mlflow"
 
@@ -19,13 +19,13 @@ class MlflowLogger(ResultLogger):
         prefix: First part of all names.
 
     Raises:
-        ImportError: MLflow is not installed.
+        ImportError: If MLflow is not installed.
     """
 
     def __init__(self, run_id: str, client: Any = None, prefix: str = PREFIX) -> None:
         super().__init__(prefix)
-        self._entities = imported("mlflow.entities", _EXTRA)
-        self._client = imported("mlflow", _EXTRA).MlflowClient() if client is None else client
+        self._entities = import_tool("mlflow.entities", _EXTRA)
+        self._client = import_tool("mlflow", _EXTRA).MlflowClient() if client is None else client
         self._run_id = run_id
 
     def close(self) -> None:

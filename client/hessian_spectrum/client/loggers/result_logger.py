@@ -81,8 +81,8 @@ class ResultLogger(ABC):
         """Write the numbers of one step."""
 
 
-def imported(module: str, extra: str) -> Any:
-    """Import a module of a tool.
+def import_tool(module: str, extra: str) -> Any:
+    """Import a module of another tool.
 
     Args:
         module: Name of the module.
@@ -92,7 +92,7 @@ def imported(module: str, extra: str) -> Any:
         The module.
 
     Raises:
-        ImportError: It is not installed; the message says how to install it.
+        ImportError: If it is not installed; the message says how to install it.
     """
     try:
         return import_module(module)
@@ -101,7 +101,7 @@ def imported(module: str, extra: str) -> Any:
 
 
 def scalars_of(result: MethodResult | SeriesEntry) -> dict[str, float]:
-    """The single numbers of a result with the ends of their intervals, as far as they are known."""
+    """Return the single numbers of a result and the ends of their intervals, those that are known."""
     scalars: dict[str, float | None] = {}
     for name, number in _numbers(result).items():
         if isinstance(number, Interval):
@@ -118,7 +118,7 @@ def _numbers(result: MethodResult | SeriesEntry) -> Mapping[str, Interval | floa
 
 
 def _settings(provenance: Any) -> dict[str, str]:
-    """What of the provenance is the same for all points of a run, by name."""
+    """Return the part of the provenance that all points of a run have in common, by name."""
     if not isinstance(provenance, Provenance):
         return {}
     fields = {name: getattr(provenance, name) for name in _PROVENANCE}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hessian_spectrum.client.loggers.histogram import Histogram
-from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, imported
+from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, import_tool
 
 _EXTRA = "tensorboard"
 
@@ -21,15 +21,15 @@ class TensorBoardLogger(ResultLogger):
         prefix: First part of all tags.
 
     Raises:
-        ImportError: TensorBoard is not installed.
+        ImportError: If TensorBoard is not installed.
     """
 
     def __init__(self, directory: Path | str, prefix: str = PREFIX) -> None:
         super().__init__(prefix)
-        writers = imported("tensorboard.summary.writer.event_file_writer", _EXTRA)
-        self._summary = imported("tensorboard.compat.proto.summary_pb2", _EXTRA)
-        self._event = imported("tensorboard.compat.proto.event_pb2", _EXTRA).Event
-        self._text = imported("tensorboard.plugins.text.summary", _EXTRA).text_pb
+        writers = import_tool("tensorboard.summary.writer.event_file_writer", _EXTRA)
+        self._summary = import_tool("tensorboard.compat.proto.summary_pb2", _EXTRA)
+        self._event = import_tool("tensorboard.compat.proto.event_pb2", _EXTRA).Event
+        self._text = import_tool("tensorboard.plugins.text.summary", _EXTRA).text_pb
         self._writer = writers.EventFileWriter(str(directory))
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hessian_spectrum.client.loggers.histogram import Histogram
-from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, imported
+from hessian_spectrum.client.loggers.result_logger import PREFIX, ResultLogger, import_tool
 
 
 class WandbLogger(ResultLogger):
@@ -18,12 +18,12 @@ class WandbLogger(ResultLogger):
         prefix: First part of all names of metrics, and the key of the settings in the config of the run.
 
     Raises:
-        ImportError: Weights & Biases is not installed.
+        ImportError: If Weights & Biases is not installed.
     """
 
     def __init__(self, run: Any, prefix: str = PREFIX) -> None:
         super().__init__(prefix)
-        self._histogram = imported("wandb", "wandb").Histogram
+        self._histogram = import_tool("wandb", "wandb").Histogram
         self._run = run
         self._run.define_metric(f"{prefix}/step")
         self._run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")

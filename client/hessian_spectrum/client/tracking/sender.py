@@ -9,7 +9,7 @@ from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.data_sets import parts_reference
 from hessian_spectrum.client.errors import ProblemResponseError, SpectrumClientError
-from hessian_spectrum.client.retries import is_passing
+from hessian_spectrum.client.retries import is_transient
 from hessian_spectrum.client.tracking.points import Point
 from hessian_spectrum.client.tracking.spool import Batch, Spool
 
@@ -155,11 +155,11 @@ class Sender:
         return True
 
 
-def may_pass(error: SpectrumClientError) -> bool:
+def may_be_repeated(error: SpectrumClientError) -> bool:
     """Return whether the same request may succeed later, also where the server asks to repeat it after a conflict."""
     if isinstance(error, ProblemResponseError) and error.problem.status == HTTPStatus.CONFLICT:
         return error.retry_after_seconds is not None
-    return is_passing(error)
+    return is_transient(error)
 
 
 def _reference(artifact_id: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.retries import Backoff
-from hessian_spectrum.client.tracking.sender import Sender, may_pass
+from hessian_spectrum.client.tracking.sender import Sender, may_be_repeated
 from hessian_spectrum.client.tracking.spool import LARGEST_BATCH, Spool, SpoolClosedError
 
 GATHERING_SECONDS = 5.0
@@ -81,7 +81,7 @@ class SendingThread:
         try:
             num_points = self._sender.send_batch()
         except SpectrumClientError as error:
-            if not may_pass(error):
+            if not may_be_repeated(error):
                 raise
             self._report("away", f"points are kept in {self._spool.directory} until the server answers: {error}")
             if self._is_finishing and isinstance(error, ServerUnreachableError):

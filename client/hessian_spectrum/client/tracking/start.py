@@ -17,7 +17,7 @@ from hessian_spectrum.client.data_sets import PART_BYTES, DataSet
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.module_export import ModuleExportError
 from hessian_spectrum.client.retries import Backoff
-from hessian_spectrum.client.tracking.sender import Sender, may_pass
+from hessian_spectrum.client.tracking.sender import Sender, may_be_repeated
 from hessian_spectrum.client.tracking.spool import Run, Spool, SpoolError
 from hessian_spectrum.client.tracking.tracker import Tracker
 
@@ -146,7 +146,7 @@ def _send_batch(client: "SpectrumClient", sender: Sender) -> int:
             return sender.send_batch()
         except ProblemResponseError as error:
             pause = backoff.next_seconds(error)
-            if not may_pass(error) or time.monotonic() + pause > deadline:
+            if not may_be_repeated(error) or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
 

@@ -79,8 +79,8 @@ export async function persist(action, signal, failed = () => {}) {
     try {
       return await action();
     } catch (error) {
-      const isPassing = [0, 429].includes(error.status) || error.status >= 500;
-      if (signal.aborted || !isPassing) throw error;
+      const isTransient = [0, 429].includes(error.status) || error.status >= 500;
+      if (signal.aborted || !isTransient) throw error;
       if (attempt === 0) failed(error);
     }
     await pause(RETRY_MILLISECONDS, signal);
