@@ -1,4 +1,4 @@
-"""Messages about ended jobs that wait for their receivers: the script that ends a job leaves one in Redis."""
+"""Queue of messages about ended jobs; the script that ends a job adds its message."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,8 +26,8 @@ class ClaimedMessage:
 class WebhookQueue:
     """The messages of all receivers.
 
-    Every method raises RedisError if Redis does not answer. A message whose attempt never ends is due again after the
-    lease: it is sent at least once, and twice if its receiver took it and the process died before it could note that.
+    Every method raises RedisError if Redis does not respond. A message whose attempt never ends is due again after the
+    lease. It is therefore sent at least once, and twice if a process dies between delivering it and recording that.
 
     Args:
         client: Client of the Redis that holds the records of jobs.
@@ -50,11 +50,21 @@ class WebhookQueue:
         return None if claimed is None else ClaimedMessage(claimed[0], receiver, int(claimed[1]))
 
     def finish(self, message: ClaimedMessage, outcome: Literal["delivered", "given_up"]) -> None:
-        """Remove a message that was delivered, or will never be."""
+        """Remove a message.
+
+        Args:
+            message: The message.
+            outcome: Whether it was delivered, or is not sent again.
+        """
         self._run_finish(message, outcome, 0.0)
 
     def retry(self, message: ClaimedMessage, pause_seconds: float) -> None:
-        """Keep a message that could not be delivered for another attempt."""
+        """Keep a message that could not be delivered for another attempt.
+
+        Args:
+            message: The message.
+            pause_seconds: Time until the next attempt.
+        """
         self._run_finish(message, "failed", pause_seconds)
 
     def _run_finish(self, message: ClaimedMessage, outcome: str, pause_seconds: float) -> None:

@@ -1,5 +1,5 @@
 --- @include "clock"
--- Claims the message of KEYS[1] that is due first: for some time nobody else sends it.
+-- Claims the message of KEYS[1] that is due first: nobody else sends it for the length of the lease.
 --
 -- Returns {id of its job, attempt}, or nothing if no message is due.
 local lease_seconds = ARGV[1]

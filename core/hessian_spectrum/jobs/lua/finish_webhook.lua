@@ -1,6 +1,6 @@
 --- @include "clock"
 --- @include "counters"
--- Ends an attempt to send a message of KEYS[1]. It stays for another one only if the outcome is `failed`.
+-- Ends an attempt to send a message of KEYS[1]. The message stays for another attempt only if the outcome is `failed`.
 --
 -- Nothing changes if its job was deleted meanwhile, or if this attempt took so long that another one has begun.
 local job_id, attempt, outcome, pause_seconds = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

@@ -1,4 +1,4 @@
-"""The signed request that tells a receiver that a job has ended, as https://www.standardwebhooks.com specifies it."""
+"""The signed request that tells a receiver that a job has ended; source: https://www.standardwebhooks.com."""
 
 import json
 from dataclasses import dataclass
@@ -24,13 +24,14 @@ def signed_request(record: JobRecord, signer: Webhook) -> WebhookRequest:
 
     Args:
         record: The job.
-        signer: The secret that the receiver knows, too.
+        signer: Signs with the secret that the receiver also has.
 
     Returns:
-        The request. Its `webhook-id` is the same in all attempts; it has no full stop, which separates what is signed.
+        The request. Its `webhook-id` is the same in all attempts.
     """
     state = "succeeded" if record.state == "expired" else record.state  # the result was removed after the end
-    message_id, now = f"{record.id}-{state}", datetime.now(UTC)
+    message_id = f"{record.id}-{state}"  # without a full stop, which separates the parts of the signed text
+    now = datetime.now(UTC)
     body = json.dumps(
         {
             "type": f"job.{state}",

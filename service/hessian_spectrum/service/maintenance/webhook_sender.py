@@ -1,4 +1,4 @@
-"""Sends messages about ended jobs until their receivers take them."""
+"""Delivery of messages about ended jobs, with retries."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from hessian_spectrum.jobs.webhooks import ClaimedMessage, WebhookQueue
 from hessian_spectrum.service.maintenance.webhook_request import WebhookRequest, signed_request
 
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
-"""Pause after each failed attempt, as the specification of Standard Webhooks recommends it."""
+"""Pause in seconds after each failed attempt, as the specification of Standard Webhooks recommends."""
 
 TIMEOUT_SECONDS = 10.0
 """Time limit of one attempt, from looking up the host to the end of the head of the response."""
@@ -47,16 +47,16 @@ class _Outcome:
 
 
 class WebhookSender:
-    """Sends messages. Several services may run one at once: each message is claimed in Redis.
+    """Sends messages about ended jobs. Several services may run one each, as every message is claimed in Redis.
 
-    Each receiver has a queue and slots of its own, so one that does not answer delays no other.
+    Each receiver has a queue and slots of its own, so that one that does not respond delays no other.
 
     Args:
         queue: The messages.
         store: Records of jobs.
-        receivers: Receivers to which messages may be sent.
+        receivers: Receivers to which messages may be sent, as `receiver_of` names them.
         secret: Secret of the signatures, with its prefix `whsec_`.
-        retry_seconds: Pause after each failed attempt; a message whose attempts are all used up is given up.
+        retry_seconds: Pause after each failed attempt; a message that still fails after the last pause is given up.
         lease_seconds: Time after which another service may send a message that this one has claimed.
     """
 
@@ -104,23 +104,23 @@ class WebhookSender:
             return None
 
     async def _attempt(self, message: ClaimedMessage) -> None:
-        """Send a message once, and note the outcome; without a note it is due again after the lease."""
+        """Send a message once, and record the outcome; if it is not recorded, the message is due after the lease."""
         try:
             record = await run_in_threadpool(self._store.get, message.job_id)
             if record.webhook is None or not is_receiver(record.webhook, [message.receiver]):
                 await self._give_up(message, "its URL has another receiver")
                 return
-            await self._note(message, await self._post(record.webhook, signed_request(record, self._signer)))
+            await self._record(message, await self._post(record.webhook, signed_request(record, self._signer)))
         except UnknownJobError:
             pass  # deleted just now, and the message with it
         except RedisError as error:
-            _logger.warning("the outcome of the message of job %s is not noted: %s", message.job_id, error)
+            _logger.warning("the outcome of the message of job %s is not recorded: %s", message.job_id, error)
         except Exception:  # the loop must go on: only this task sends messages
             _logger.exception("the message of job %s cannot be handled", message.job_id)
 
     async def _post(self, url: str, request: WebhookRequest) -> _Outcome:
         """Post a request; of the response only the head is read."""
-        # No cookies and no connections are kept for other messages.
+        # a client for each message: no receiver gets cookies or connections of another message
         client = httpx.AsyncClient(
             verify=self._certificates, trust_env=False, follow_redirects=False, timeout=TIMEOUT_SECONDS
         )
@@ -135,26 +135,26 @@ class WebhookSender:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             return _Outcome(0, f"{type(error).__name__} {error}".strip())
 
-    async def _note(self, message: ClaimedMessage, outcome: _Outcome) -> None:
+    async def _record(self, message: ClaimedMessage, outcome: _Outcome) -> None:
         if httpx.codes.is_success(outcome.status):
             await run_in_threadpool(self._queue.finish, message, "delivered")
-            _log(logging.INFO, message, "was taken")
+            _log(logging.INFO, message, "was delivered")
         elif outcome.status == httpx.codes.GONE or message.attempt > len(self._retry_seconds):
             await self._give_up(message, outcome.text)
         else:
             pause = max(self._retry_seconds[message.attempt - 1], outcome.retry_after)
             await run_in_threadpool(self._queue.retry, message, pause)
-            _log(logging.WARNING, message, f"was not taken, and is sent again in {pause:.6g} s: {outcome.text}")
+            _log(logging.WARNING, message, f"was not delivered, and is sent again in {pause:.6g} s: {outcome.text}")
 
     async def _give_up(self, message: ClaimedMessage, reason: str) -> None:
         await run_in_threadpool(self._queue.finish, message, "given_up")
-        _log(logging.WARNING, message, f"was not taken, and is given up: {reason}")
+        _log(logging.WARNING, message, f"was not delivered, and is given up: {reason}")
 
 
-def _log(level: int, message: ClaimedMessage, what: str) -> None:
-    named = "attempt %d: the message of job %s to %s %s"
+def _log(level: int, message: ClaimedMessage, outcome: str) -> None:
+    text = "attempt %d: the message of job %s to %s %s"
     fields = {"event": "webhook", "job_id": message.job_id}
-    _logger.log(level, named, message.attempt, message.job_id, message.receiver, what, extra=fields)
+    _logger.log(level, text, message.attempt, message.job_id, message.receiver, outcome, extra=fields)
 
 
 def _may_wait(response: httpx.Response) -> bool:
