@@ -6,8 +6,8 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.message import Message
 
-_PRINTED_LETTERS = 240
-"""Length of the text of a field up to which it is printed."""
+_MAX_PRINTED_CHARACTERS = 240
+"""Length of the text of a field above which it is abbreviated."""
 
 BACKEND = "hessian_spectrum.results.display"
 """Module that draws and converts results."""
@@ -19,9 +19,9 @@ class DisplayedMessage(Message):
     """A result that notebooks show as a picture, and that is printed in a few lines."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Yield the fields with everything long abbreviated."""
+        """Yield the fields, with long values abbreviated."""
         for name, value in super().__repr_args__():
-            yield name, value if len(repr(value)) <= _PRINTED_LETTERS else _Shortened(value)
+            yield name, value if len(repr(value)) <= _MAX_PRINTED_CHARACTERS else _Shortened(value)
 
     def plot(self, **style: Any) -> Any:
         """Draw the result in a new figure of pyplot.

@@ -37,7 +37,7 @@ _CURVES = {
 
 
 def _number(end: float | None) -> float:
-    """NaN where an end of an interval is not known."""
+    """Return the end of an interval; NaN if it is not known."""
     return np.nan if end is None else end
 
 

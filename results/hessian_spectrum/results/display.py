@@ -40,12 +40,12 @@ def plot_curve(curve: Density | Cumulative, axes: Any, **options: Any) -> Any:
 
 
 def png(result: AnyResult) -> bytes:
-    """Return the picture of a result as a notebook shows it."""
+    """Return the picture of a result in the resolution of notebooks, as PNG."""
     return drawing_of(result).file("png", _NOTEBOOK_STYLE)
 
 
 def to_pandas(result: AnyResult) -> "pd.DataFrame":
-    """Convert the main numbers of a result, as `DisplayedMessage.to_pandas` describes it."""
+    """Convert the main numbers of a result; arguments and return value as of `DisplayedMessage.to_pandas`."""
     import pandas as pd  # noqa: PLC0415 - of an extra
 
     return pd.DataFrame(result_table(result))

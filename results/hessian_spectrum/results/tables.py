@@ -21,12 +21,11 @@ from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density, I
 Table = Mapping[str, Sequence[Cell]]
 """Columns by name, all of one length."""
 
-
 AnyResult = AnyJobResult | Density | Cumulative | ClosedFormSpectrum | LawAnswer | IndexCurveAnswer
 
 
 def result_table(result: AnyResult) -> Table:
-    """The main numbers of a result.
+    """Return the main numbers of a result as a table.
 
     Args:
         result: The result.

@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from hessian_spectrum.results.plots.figure import (
+    BLUE,
+    GREY,
+    RED,
     Drawing,
     axis_unit,
     decade_ticks,
@@ -16,7 +19,7 @@ from hessian_spectrum.results.plots.figure import (
 
 Role: TypeAlias = Literal["outlier", "bulk", "zero"]
 
-COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}
+COLOURS: dict[Role, str] = {"outlier": RED, "bulk": BLUE, "zero": GREY}
 
 LINEAR_RANGE = 100
 """Ratio of magnitudes above which the axis is logarithmic."""

@@ -28,7 +28,7 @@ def drawing_of(result: AnyResult, *, diagonal: DiagonalSample | None = None) -> 
         diagonal: The diagonal that a trace job stored.
 
     Returns:
-        The picture, not drawn yet.
+        The picture.
     """
     if isinstance(result, MethodResult):
         return plot_result(result, diagonal=diagonal)
@@ -48,5 +48,5 @@ _PLOTS: dict[type, Callable[[Any], Drawing]] = {
 
 @cache
 def experiment_plots() -> dict[str, Callable[[Any], Drawing]]:
-    """Return what draws the results of each experiment; a module that is added to `plots` is found."""
+    """Return the plot functions of the experiments, from all modules of the package `plots`."""
     return merged(plots, "EXPERIMENT_PLOTS")

@@ -71,7 +71,7 @@ def _overlap_panel(points: Sequence[SeriesEntry]) -> Panel:
 
 
 def _density_panel(points: Sequence[SeriesEntry]) -> Panel | None:
-    """Return the densities at first, middle and last steps, if the method gives them."""
+    """Return the densities at five steps from the first to the last, if the method gives them."""
     known = [point for point in points if getattr(point, "density", None) is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Common parts of all plots: size, resolution and title of a figure, its file, and units and ticks of its axes."""
+"""Common parts of all plots: size, title and file of a figure, colours, and units and ticks of its axes."""
 
 import io
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib import rc_context, rcParams
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.figure import Figure
 
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, MethodResult, RitzValue
@@ -22,6 +22,9 @@ MAX_PIXELS = 20_000_000
 
 DPI = 150
 
+BLUE, RED, GREEN, PURPLE, GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3", "#6b7280"
+"""Colours that the plots have in common."""
+
 _DRAWING = threading.Lock()
 """Lock that is held while a figure is drawn: matplotlib's settings and caches are shared and not thread-safe."""
 
@@ -32,7 +35,7 @@ _SETTINGS: dict[Any, Any] = {
 }
 _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _FONT_POINTS = 10.0
-_LETTERS_PER_INCH = 11.0  # letters of a title of _FONT_POINTS
+_CHARACTERS_PER_INCH = 11.0  # of a title of _FONT_POINTS
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class FigureTooLargeError(ValueError):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that is not drawn yet.
+    """A picture that can be drawn at any size.
 
     Attributes:
         draw: Fills a figure, and returns its title.
@@ -82,8 +85,8 @@ class Drawing:
             if style.title is not None:
                 title = style.title
             if title:
-                letters = round(_LETTERS_PER_INCH * size[0] * _FONT_POINTS / font_size)
-                lines = [balanced(line, letters) for line in title.splitlines()]
+                most = round(_CHARACTERS_PER_INCH * size[0] * _FONT_POINTS / font_size)
+                lines = [balanced(line, most) for line in title.splitlines()]
                 is_own = style.title is None  # a caller's title may hold invalid formulas
                 figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
         return figure
@@ -112,23 +115,30 @@ class Drawing:
         return buffer.getvalue()
 
     def _font_size(self, size: tuple[float, float]) -> float:
-        """Return the size of letters in points, which are smaller in small pictures, but not as much."""
+        """Return the size of the font in points; it grows with the square root of the width of the figure."""
         return _FONT_POINTS * min(1.5, math.sqrt(size[0] / self.size[0]))
 
 
 def balanced(text: str, most: int) -> str:
-    """Return the text in as few lines of at most so many letters as it needs, all about equally long.
+    """Break a text into the smallest number of lines, all about equally long.
+
+    With lines as long as possible, the last one would often be a single word.
 
     Args:
         text: Text without line breaks.
-        most: Most letters in a line; a longer word is broken.
+        most: Largest number of characters in a line; a longer word is broken.
 
     Returns:
-        The lines. With lines as long as possible, the last one is often a single word.
+        The lines.
     """
     count, longest = len(textwrap.wrap(text, most)), max(map(len, text.split()), default=1)
     width = next(width for width in range(min(longest, most), most + 1) if len(textwrap.wrap(text, width)) <= count)
     return textwrap.fill(text, width)
+
+
+def colour_scale(number: int) -> list[Any]:
+    """Return this many colours of a sequential map, without its lightest ones."""
+    return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, number))]
 
 
 def columns_that_fit(figure: Figure, num_columns: int, inches: float) -> int:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
@@ -15,9 +14,9 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
     MeanCurve,
     ModelComparison,
 )
-from hessian_spectrum.results.plots.figure import Drawing, columns_that_fit
+from hessian_spectrum.results.plots.figure import BLUE, GREEN, PURPLE, RED, Drawing, colour_scale, columns_that_fit
 
-_COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
+_COLOURS = (BLUE, RED, GREEN, PURPLE)
 _MAX_LABELS = 12
 _LABEL_INCHES = 3.5
 _LINEAR_RANGE = 10
@@ -125,7 +124,7 @@ def _scale_errors(axes: Any, errors: Sequence[float]) -> None:
 def _colours(count: int) -> Sequence[Any]:
     if count <= len(_COLOURS):
         return _COLOURS[:count]
-    return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, count))]
+    return colour_scale(count)
 
 
 def _title(result: HessianVsGgnResult, *, trained: bool) -> str:

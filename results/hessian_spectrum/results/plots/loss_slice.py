@@ -6,9 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hessian_spectrum.api_schemas.methods.slice import SliceResult
-from hessian_spectrum.results.plots.figure import MethodPlot, axis_unit
-
-_BLUE, _GREY = "#1f5fa8", "#6b7280"
+from hessian_spectrum.results.plots.figure import BLUE, GREY, MethodPlot, axis_unit
 
 
 def _draw(figure: Figure, result: SliceResult, _: Any) -> str:
@@ -16,8 +14,8 @@ def _draw(figure: Figure, result: SliceResult, _: Any) -> str:
     losses, model = np.asarray(result.losses), np.asarray(result.quadratic_model)
     if len(result.eigenpairs) == 1:
         unit = axis_unit(float(abs(losses).max()))
-        axes.plot(offsets, losses / unit, color=_BLUE, label="loss")
-        axes.plot(offsets, model / unit, "--", color=_GREY, label="quadratic model")
+        axes.plot(offsets, losses / unit, color=BLUE, label="loss")
+        axes.plot(offsets, model / unit, "--", color=GREY, label="quadratic model")
         axes.set_xlabel("distance along the eigenvector")
         axes.set_ylabel("loss")
         axes.legend(fontsize="small")

@@ -6,14 +6,23 @@ from itertools import combinations, count
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from hessian_spectrum.api_schemas.figures.results import AxisScale, Curve, Panel
-from hessian_spectrum.results.plots.figure import Drawing, balanced, columns_that_fit, decade_ticks
+from hessian_spectrum.results.plots.figure import (
+    BLUE,
+    GREEN,
+    PURPLE,
+    RED,
+    Drawing,
+    balanced,
+    colour_scale,
+    columns_that_fit,
+    decade_ticks,
+)
 
-_COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3", "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
+_COLOURS = (BLUE, RED, GREEN, PURPLE, "#d98e04", "#5c5c5c", "#0f9aa8", "#b5488c")
 _REFERENCE_COLOUR = "#444444"
 _MAX_LABELS = 14
 _LABEL_INCHES = 2.6
@@ -68,9 +77,9 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_title(balanced(panel.title, _TITLE_CHARACTERS), fontsize="medium")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
-    colours, places, styles = _colours_of(panel.curves), _places_of(panel.curves), _line_styles_of(panel)
-    for curve, colour, place, style in zip(panel.curves, colours, places, styles, strict=True):
-        _draw_curve(axes, curve, colour, zorder=2.0 if style == "--" else place, linestyle=style)
+    colours, zorders, styles = _colours_of(panel.curves), _zorders_of(panel.curves), _line_styles_of(panel)
+    for curve, colour, zorder, style in zip(panel.curves, colours, zorders, styles, strict=True):
+        _draw_curve(axes, curve, colour, zorder=2.0 if style == "--" else zorder, linestyle=style)
     xs = [x for curve in panel.curves for x in curve.x]
     ys = [y for curve in panel.curves for y in curve.y if y is not None]
     _set_scale(axes, "x", panel.x_scale, xs)
@@ -88,15 +97,15 @@ def _data_curves(curves: Sequence[Curve]) -> list[Curve]:
     return [each for each in curves if each.style not in ("horizontal", "vertical")]
 
 
-def _places_of(curves: Sequence[Curve]) -> list[float]:
-    """Return where curves lie above each other: those that oscillate most lie lowest, since they fill an area."""
+def _zorders_of(curves: Sequence[Curve]) -> list[float]:
+    """Return the order in which curves cover each other: those that oscillate most lie lowest, as they fill an area."""
     variations = [float(np.nansum(np.abs(np.diff(_numbers(each.y))))) for each in curves]
     ranks = np.argsort(np.argsort([-variation for variation in variations], kind="stable"))
     return [2 - (len(curves) - 1 - rank) / len(curves) / 10 for rank in ranks.tolist()]
 
 
 def _line_styles_of(panel: Panel) -> list[str]:
-    """Return the line styles; a line that would hide an earlier one is dashed, so that both are seen."""
+    """Return the line styles; a line that would hide an earlier one is dashed, so that both are visible."""
     lines = [index for index, each in enumerate(panel.curves) if each.style == "line"]
     values = {index: _on_scale(panel.curves[index].y, panel.y_scale) for index in lines}
     finite = [each[np.isfinite(each)] for each in values.values()]
@@ -126,7 +135,7 @@ def _colours_of(curves: Sequence[Curve]) -> list[Any]:
             chosen[key] = next(new)
     palette: Sequence[Any] = _COLOURS
     if len(chosen) > len(_COLOURS):
-        palette = [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))]
+        palette = colour_scale(len(chosen))
     return [
         _REFERENCE_COLOUR if reference else palette[chosen[key]]
         for key, reference in zip(keys, is_reference, strict=True)

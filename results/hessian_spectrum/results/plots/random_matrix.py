@@ -3,14 +3,13 @@
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, IndexOfRatio, LawAnswer, LawSample
-from hessian_spectrum.results.plots.figure import Drawing
+from hessian_spectrum.results.plots.figure import BLUE, GREEN, RED, Drawing, colour_scale
 
-_POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = "#1f5fa8", "#c8452f", "#9aa3ad", "#2a9d5c"
+_POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = BLUE, RED, "#9aa3ad", GREEN
 _SIZE = (8, 4.5)
 _MAX_LABELS = 12
 _LOGARITHMIC_RATIO = 50
@@ -46,7 +45,7 @@ def plot_index_curves(answer: IndexCurveAnswer) -> Drawing:
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
-        colours = colormaps["viridis"](np.linspace(0, 0.9, len(answer.curves)))
+        colours = colour_scale(len(answer.curves))
         step = -(-len(answer.curves) // _MAX_LABELS)
         for number, (curve, colour) in enumerate(zip(answer.curves, colours, strict=True)):
             _draw_index_curve(axes, curve, colour, is_labelled=number % step == 0)

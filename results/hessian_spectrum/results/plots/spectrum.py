@@ -17,6 +17,10 @@ from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult,
 from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.results import plots
 from hessian_spectrum.results.plots.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
     Drawing,
     MethodPlot,
     axis_unit,
@@ -27,7 +31,6 @@ from hessian_spectrum.results.plots.figure import (
 )
 from hessian_spectrum.results.plots.trace import DiagonalSample
 
-_BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 _MATRIX_NAMES = {
     "hessian": "Hessian",
     "ggn": "Gauss-Newton matrix",
@@ -53,7 +56,15 @@ Numbers = NDArray[np.float64]
 
 
 def plot_result(result: AnySpectrumResult, *, diagonal: DiagonalSample | None = None) -> Drawing:
-    """Plot a result; a trace with the distribution of its diagonal if there is one."""
+    """Plot a result.
+
+    Args:
+        result: Result of a spectrum job.
+        diagonal: The diagonal that a trace job stored, whose distribution is plotted.
+
+    Returns:
+        The picture.
+    """
     plot = method_plots()[result.method]
 
     def draw(figure: Figure) -> str:
@@ -81,8 +92,8 @@ def _draw_exact(figure: Figure, result: ExactResult, _: DiagonalSample | None) -
     histogram, ranks = figure.subplots(1, 2)
     width = max(float(np.ptp(eigenvalues)), threshold) / min(120, max(10, len(eigenvalues) // 4)) or 1.0
     for values, colour, label in (
-        (negative, _RED, f"negative: {inertia.negative:,}"),
-        (positive, _BLUE, f"positive: {inertia.positive:,}"),
+        (negative, RED, f"negative: {inertia.negative:,}"),
+        (positive, BLUE, f"positive: {inertia.positive:,}"),
     ):
         if len(values):
             # an edge at 0: no bin holds both signs
@@ -93,8 +104,8 @@ def _draw_exact(figure: Figure, result: ExactResult, _: DiagonalSample | None) -
                 np.arange(1, len(ranked) + 1), ranked, "o", color=colour, markersize=4 if len(ranked) <= 50 else 2
             )
     if inertia.zero:
-        histogram.vlines(0, 0.5, inertia.zero, color=_GREY, linewidth=1.2)
-        histogram.plot(0, inertia.zero, "D", color=_GREY, markersize=5, label=f"zero: {inertia.zero:,}")
+        histogram.vlines(0, 0.5, inertia.zero, color=GREY, linewidth=1.2)
+        histogram.plot(0, inertia.zero, "D", color=GREY, markersize=5, label=f"zero: {inertia.zero:,}")
     histogram.set_yscale("log")
     histogram.set_ylim(bottom=0.5)
     histogram.set_xlabel(_axis_label(unit))
@@ -129,7 +140,7 @@ def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(lowest / 3, 3 * largest)
     if threshold > lowest / 3:
-        axes.axhline(threshold, color=_GREY, linestyle="--", linewidth=1, label="counts as zero below")
+        axes.axhline(threshold, color=GREY, linestyle="--", linewidth=1, label="counts as zero below")
         axes.legend(loc="upper right", fontsize="small")
 
 
@@ -139,7 +150,7 @@ def _draw_lanczos(figure: Figure, result: LanczosResult, _: DiagonalSample | Non
     _draw_density(density, result, unit)
     _draw_shares(shares, result, unit)
     shares.set_xlabel(_axis_label(unit))
-    for name, end, colour in (("smallest", result.smallest, _GREEN), ("largest", result.largest, _RED)):
+    for name, end, colour in (("smallest", result.smallest, GREEN), ("largest", result.largest, RED)):
         label = f"{name} {estimated(end)}"
         density.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2, label=label)
         shares.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2)
@@ -153,9 +164,9 @@ def _draw_lanczos(figure: Figure, result: LanczosResult, _: DiagonalSample | Non
 def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
     curve = density_curve(result, unit)
     axes.fill_between(
-        curve.grid, curve.lower, curve.upper, where=curve.is_shown, color=_BLUE, alpha=0.25, lw=0, label="95 % band"
+        curve.grid, curve.lower, curve.upper, where=curve.is_shown, color=BLUE, alpha=0.25, lw=0, label="95 % band"
     )
-    axes.plot(curve.grid, curve.values, color=_BLUE, linewidth=1.2, label="density")
+    axes.plot(curve.grid, curve.values, color=BLUE, linewidth=1.2, label="density")
     axes.set_yscale("log")
     axes.set_ylim(curve.floor, 3 * max(float(curve.upper.max()), 2 * curve.floor))
     axes.set_ylabel("density")
@@ -169,8 +180,8 @@ def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
     lower, values, upper = (
         np.clip(np.asarray(each), least, 1 - least) for each in (curve.band.lower, curve.values, curve.band.upper)
     )
-    axes.fill_between(grid, lower, upper, color=_BLUE, alpha=0.25, linewidth=0)
-    axes.plot(grid, values, color=_BLUE, linewidth=1.2)
+    axes.fill_between(grid, lower, upper, color=BLUE, alpha=0.25, linewidth=0)
+    axes.plot(grid, values, color=BLUE, linewidth=1.2)
     axes.set_yscale("logit")
     axes.set_ylim(least, 1 - least)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.{_share_digits(share)}f}"))
@@ -247,22 +258,22 @@ def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) ->
     foot = (result.target or 0.0) / unit
     name = None if result.target is None else f"target: {result.target:.6g}"
     stems.axhline(foot, color="black", linewidth=0.8, alpha=0.4 if name is None else 0.8, label=name)
-    stems.vlines(ranks, foot, values, color=_GREY, linewidth=1 if few else 0.4)
-    bar_style = {"fmt": "none", "ecolor": _RED, "elinewidth": 1, "capsize": 2, "zorder": 2}
+    stems.vlines(ranks, foot, values, color=GREY, linewidth=1 if few else 0.4)
+    bar_style = {"fmt": "none", "ecolor": RED, "elinewidth": 1, "capsize": 2, "zorder": 2}
     stems.errorbar(
         ranks, values, _error_bars(result, unit), label=None if name is None else "95 % interval", **bar_style
     )
     for axes, heights in ((stems, values), (bars, np.maximum(residuals, np.finfo(np.float64).tiny))):
-        for chosen, fill, label in ((converged, _BLUE, "converged"), (~converged, "white", "not converged")):
+        for chosen, fill, label in ((converged, BLUE, "converged"), (~converged, "white", "not converged")):
             if chosen.any():
-                style = {"mfc": fill, "mec": _BLUE, "markersize": 5 if few else 2, "zorder": 3}
+                style = {"mfc": fill, "mec": BLUE, "markersize": 5 if few else 2, "zorder": 3}
                 axes.plot(ranks[chosen], heights[chosen], "o", label=f"{label}: {chosen.sum():,}", **style)
     if foot == 0:
         _scale_stems(stems, abs(values[values != 0]))
     stems.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
     stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
     tolerances = _tolerances(result, values, unit)
-    bars.plot(ranks, tolerances, color=_RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
+    bars.plot(ranks, tolerances, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
     bars.set_yscale("log")
     bars.yaxis.set_minor_formatter(NullFormatter())
     heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)

@@ -25,7 +25,7 @@ _MANY = 10  # most curves with distinct colours
 
 
 def plot_spectrum_set(result: SpectrumSetResult) -> Drawing:
-    """Densities, eigenvalues by rank, cumulative spectra or traces in one figure."""
+    """Plot densities, eigenvalues by rank, cumulative spectra or traces in one figure."""
     plot = method_plots()[result.spectra[0].method]
     unit = axis_unit(max(map(plot.extent, result.spectra)))
 

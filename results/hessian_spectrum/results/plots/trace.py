@@ -13,6 +13,9 @@ from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, mea
 from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.spectrum_results import Estimate
 from hessian_spectrum.results.plots.figure import (
+    BLUE,
+    GREY,
+    RED,
     MethodPlot,
     axis_unit,
     columns_that_fit,
@@ -21,7 +24,6 @@ from hessian_spectrum.results.plots.figure import (
     unit_suffix,
 )
 
-_BLUE, _RED, _GREY = "#1f5fa8", "#c8452f", "#6b7280"
 _MOST_BINS = 120
 _LABEL_INCHES = 2.0
 _LINEAR_RANGE = 100
@@ -92,7 +94,7 @@ def _draw_trace(figure: Figure, result: TraceResult, diagonal: DiagonalSample | 
 def _draw_estimate(axes: Any, name: str, number: Estimate) -> None:
     unit = axis_unit(abs(number.value))
     value, bar = number.value / unit, np.asarray(error_bar(number)).reshape(2, 1) / unit
-    axes.errorbar([value], [0], xerr=bar, fmt="o", color=_BLUE, ecolor=_RED, capsize=6, elinewidth=1.6, markersize=6)
+    axes.errorbar([value], [0], xerr=bar, fmt="o", color=BLUE, ecolor=RED, capsize=6, elinewidth=1.6, markersize=6)
     room = max(1.6 * float(bar.max()), _LEAST_ROOM * abs(value)) if bar.any() else _NO_ERROR * abs(value) or 1.0
     axes.set_xlim(value - room, value + room)
     axes.locator_params(axis="x", nbins=3)
@@ -108,11 +110,11 @@ def _draw_diagonal(axes: Any, diagonal: DiagonalSample) -> None:
     unit = axis_unit(float(abs(diagonal.values).max()))
     entries = diagonal.values / unit
     edges = _scaled_edges(axes, entries)
-    for chosen, colour, sign in ((entries >= 0, _BLUE, "at least 0"), (entries < 0, _RED, "negative")):
+    for chosen, colour, sign in ((entries >= 0, BLUE, "at least 0"), (entries < 0, RED, "negative")):
         if chosen.any():
             axes.hist(entries[chosen], bins=edges, color=colour, label=f"{sign}: {chosen.sum():,}")
     mean = float(entries.mean())
-    axes.axvline(mean, color=_GREY, linestyle=":", linewidth=1.4, label=f"mean {with_error(mean * unit, None)}")
+    axes.axvline(mean, color=GREY, linestyle=":", linewidth=1.4, label=f"mean {with_error(mean * unit, None)}")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)
     axes.set_ylabel("number of entries")
