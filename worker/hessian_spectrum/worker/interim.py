@@ -9,15 +9,15 @@ from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.storage.results import ResultStore
 
 SECONDS_BETWEEN = 1.0
-"""Least time in seconds from one interim result to the next, and from the beginning to the first."""
+"""Least time in seconds between interim results, and before the first one."""
 
 LARGEST_SHARE = 0.02
-"""Largest share of a job's time for interim results; those that take long to make are made less often."""
+"""Largest share of a job's time that interim results may take; the longer one takes, the rarer they are."""
 
 _logger = logging.getLogger(__name__)
 
 OfferInterim: TypeAlias = Callable[[Callable[[], AnySpectrumResult | None]], None]
-"""Takes a function that makes an interim result, and calls it if one is due."""
+"""Receives a function that makes an interim result, and calls it if an interim result is due."""
 
 
 def ignore_interim(make: Callable[[], AnySpectrumResult | None]) -> None:
@@ -25,11 +25,11 @@ def ignore_interim(make: Callable[[], AnySpectrumResult | None]) -> None:
 
 
 class InterimResults:
-    """Stores interim results of one job; those that another one has replaced, or the result, are deleted later.
+    """Stores the interim results of one job; the retention task deletes those that have been replaced.
 
     Args:
-        results: Where they are stored.
-        announce: Called with the digest of each.
+        results: Store of the results.
+        announce: Called with the digest of each interim result.
         clock: Returns a time in seconds.
     """
 
@@ -43,10 +43,10 @@ class InterimResults:
     def offer(self, make: Callable[[], AnySpectrumResult | None]) -> None:
         """Store what `make` returns, if an interim result is due and says more than the last one.
 
-        A disk that cannot take it does not stop the job.
+        If it cannot be written, for example to a full disk, the job continues.
 
         Args:
-            make: Makes the result; None: there is nothing to say yet.
+            make: Returns the interim result; None if nothing is known yet.
         """
         started = self._clock()
         if started < self._due:
