@@ -58,13 +58,13 @@ function coloursOf(curves) {
 }
 
 export class Chart {
-  // label: says in words what is drawn, for people who do not see it; zoomed: called with the ends of the part that is
-  // shown, or null for everything; part: the ends that are shown at first.
+  // label: description for screen readers; zoomed: called with the ends of the part that is shown, or null for
+  // everything; part: the ends of the part that is shown at first.
   constructor({ label, height = 340, zoomed = () => {}, part = null }) {
     Object.assign(this, { height, zoomed, part });
     this.node = element("figure", { class: "chart", tabindex: "0", "aria-label": label,
       keydown: (event) => this.handleKey(event) });
-    this.node.chart = this; // for whoever looks at what is drawn
+    this.node.chart = this; // for tests and measurements of what is drawn
     this.plot = null;
     new ResizeObserver(() => this.resize()).observe(this.node);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
@@ -89,7 +89,7 @@ export class Chart {
     const layout = JSON.stringify([this.content.xLabel, this.content.yLabel, xScale, yScale, this.content.yLimits, this.areWhole,
       curves.map(({ label, style, group, lower, upper, x }) => [label, style, group, Boolean(lower && upper), x.length > MOST_SMOOTH_POINTS])]);
     const data = this.table();
-    const part = this.part; // which new data would reset
+    const { part } = this; // new data would reset it
     if (this.plot && layout === this.layout) this.plot.setData(data);
     else {
       if (this.layout && JSON.parse(this.layout)[0] !== this.content.xLabel) this.part = null;
@@ -215,7 +215,7 @@ export class Chart {
     ctx.strokeStyle = ctx.fillStyle = variable("--muted");
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.lineWidth = devicePixelRatio;
-    const taken = []; // where labels are: another one that would cover one of them is left out
+    const taken = []; // ends of the labels so far; a label that would cover one of them is left out
     for (const { value, label } of this.content.vertical) {
       const x = Math.round(plot.valToPos(value, "x", true));
       const width = label ? ctx.measureText(label).width + 6 * devicePixelRatio : 0;
@@ -253,7 +253,7 @@ export class Chart {
     if (!scale || event.ctrlKey || event.metaKey || event.altKey) return;
     const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (event.key === "0") this.plot.setData(this.plot.data);
-    else if (event.shiftKey && direction) this.readAside(direction);
+    else if (event.shiftKey && direction) this.readValues(direction);
     else if (MOVES[event.key]) {
       const [to, back] = this.content.xScale === "log" ? [Math.log, Math.exp] : [Number, Number];
       const [min, max] = [to(scale.min), to(scale.max)];
@@ -264,7 +264,7 @@ export class Chart {
   }
 
   // Moves the cursor by a fiftieth of the width, and has the values there read aloud.
-  readAside(direction) {
+  readValues(direction) {
     const { plot } = this;
     const width = plot.over.clientWidth;
     const left = Math.min(width - 1, Math.max(0, (plot.cursor.left >= 0 ? plot.cursor.left : width / 2) + direction * width / READINGS));

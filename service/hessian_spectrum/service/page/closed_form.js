@@ -1,7 +1,7 @@
 // Closed forms with sliders for what they depend on: norms, alignment, moments of the data, attention sinks.
 
 import { Chart, zoomHelp } from "./chart.js";
-import { choice, copyButton, element, list, number, problemElement, slider, table } from "./elements.js";
+import { choice, copyButton, copyLinkButton, element, list, number, problemElement, slider, table } from "./elements.js";
 import { Live } from "./live.js";
 import { planeElement } from "./plane.js";
 
@@ -15,7 +15,7 @@ function outputCovariance(s) {
   return s.w * s.v * s.cosine * s.moment;
 }
 
-// Sliders whose values follow from others, and what they set.
+// Sliders whose values follow from others: how, and which other value they change.
 const DERIVED = {
   residual: { of: (s) => outputCovariance(s) - s.covariance, set: (s, residual) => { s.covariance = outputCovariance(s) - residual; } },
 };
@@ -48,7 +48,7 @@ function cell(sign, { w, v, cosine }) {
   return [along.map((each) => w * each), along.map((each, index) => v * (cosine * each + sineOf(cosine) * ACROSS[index]))];
 }
 
-// Numbers that look random and are always the same.
+// A pseudorandom number between -1 and 1, the same for the same index.
 function sample(index) {
   const angle = Math.sin(12.9898 * (index + 1)) * 43758.5453;
   return 2 * (angle - Math.floor(angle)) - 1;
@@ -184,7 +184,7 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
       choice({ name: "kind", label: "Network", value: kind, options: Object.entries(KINDS).map(([name, each]) => [name, each.title]),
         change: (each) => { kind = each; arrange(); } }),
       ...sliders.values(),
-      element("div", { class: "row" }, copyButton("Copy the request", () => JSON.stringify(request)), copyButton("Copy the link", () => location.href)));
+      element("div", { class: "row" }, copyButton("Copy the request", () => JSON.stringify(request)), copyLinkButton()));
     changed();
   }
 

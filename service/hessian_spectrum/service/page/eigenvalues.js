@@ -1,4 +1,4 @@
-// Results that list eigenvalues: every one of the matrix, or those at its ends with their residuals.
+// Results that list eigenvalues: all of the matrix, or those at the ends of the spectrum with their residuals.
 
 import { Chart, zoomHelp } from "./chart.js";
 import { choice, element, list, number, scaleChoice, table, withInterval } from "./elements.js";

@@ -20,7 +20,7 @@ export function list(pairs) {
     .map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
-// Wide content, which scrolls by keyboard, too.
+// A container that scrolls wide content, also by keyboard.
 export function scrollable(label, ...children) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, children);
 }
@@ -48,7 +48,7 @@ export function number(value, digits = 6) {
   return text.includes("e") ? text.replace(/\.?0+e/, "e") : text.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
 }
 
-// A number with its 95 % interval, in as many digits as tell its ends apart.
+// A number with its 95 % interval, in as many digits as distinguish the ends of the interval.
 export function withInterval(estimate, digits = 6) {
   if (!estimate) return "–";
   const { value, lower, upper } = estimate;
@@ -75,7 +75,7 @@ export function bytes(count) {
   return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
-// Ids begin with the time of submission in microseconds, sixteen digits of it.
+// The first sixteen digits of an id: the time of submission in microseconds.
 export function shortId(id) {
   return id.slice(0, 16);
 }
@@ -131,14 +131,14 @@ export function slider({ name, label, min, max, step, value, help, change, forma
   } });
   const node = element("div", { class: "field" }, output, element("label", { for: name }, label), input,
     help ? element("small", {}, help) : null);
-  node.show = (shown) => { // without a call of `change`
+  node.show = (shown) => { // does not call `change`
     input.value = String(shown);
     output.textContent = format(shown);
   };
   return node;
 }
 
-// The scale of a vertical axis; "" stands for the usual one of what is drawn.
+// The scale of a vertical axis; "" stands for the default of the curve.
 export function scaleChoice(value, change) {
   return choice({ name: "y", label: "Vertical axis", value, change: (y) => change({ y }), options: [["", "automatic"], ["linear", "linear"], ["log", "logarithmic"]] });
 }
@@ -147,4 +147,8 @@ export function choice({ name, label, options, value, change }) {
   return element("div", { class: "field" }, element("label", { for: name }, label),
     element("select", { id: name, change: (event) => change(event.target.value) },
       options.map(([key, text]) => element("option", { value: key, selected: key === value }, text))));
+}
+
+export function copyLinkButton(label = "Copy the link") {
+  return copyButton(label, () => location.href);
 }

@@ -1,4 +1,4 @@
-// The figures of the sources, which a job computes, with the newest results that are here.
+// The figures of the sources: buttons that compute each as a job, and links to the newest results.
 
 import { json } from "./api.js";
 import { announce, duration, element, problemElement, table } from "./elements.js";

@@ -50,7 +50,7 @@ export class Form {
     return { ...own, ...around };
   }
 
-  // Of several kinds of objects with the same name, the one that these fields suffice for.
+  // Of several kinds of objects with the same name, the one with the most required fields that are all given.
   alternative(schema, value) {
     if (schema.properties) return schema;
     const kinds = schema.oneOf.map((each) => this.resolved(each)).sort((a, b) => (b.required?.length ?? 0) - (a.required?.length ?? 0));
@@ -115,7 +115,7 @@ export class Form {
     return this.container([head, inner], { read: () => part.read(), value, path, isRequired, label });
   }
 
-  // Optional parts are used once they are opened.
+  // An optional part belongs to the request while it is open.
   container(nodes, { read, value, path, isRequired, label, description }) {
     if (label === null) return { node: element("div", {}, nodes), read };
     const fault = this.fault(path);

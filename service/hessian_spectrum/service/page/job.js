@@ -1,7 +1,7 @@
 // One job with its result, or the densities of several jobs in one plot.
 
 import { follow, json, persist } from "./api.js";
-import { act, ENDED, progressOf, Rate } from "./jobs.js";
+import { cancelJob, deleteJob, ENDED, progressOf, Rate } from "./jobs.js";
 import { announceOutage, announceProblem, element, list, problemElement, shortId, time } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
 import { overlayView } from "./overlay.js";
@@ -32,16 +32,16 @@ async function single(place, id, context) {
   function showJob(job) {
     rate.add(job);
     const cancel = element("button", { type: "button", disabled: job.state === "cancelling",
-      click: () => act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.") }, "Cancel");
+      click: () => cancelJob(id) }, "Cancel");
     const remove = element("button", { type: "button", click: async () => {
-      if (await act(() => json(`v1/jobs/${id}`, { method: "DELETE" }), "The job was deleted.")) location.hash = "#/jobs";
+      if (await deleteJob(id)) location.hash = "#/jobs";
     } }, "Delete");
     status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? remove : cancel, againLink(id)));
     if (job.error) status.append(problemElement({ problem: job.error }));
   }
 
   let interim = null; // the view of the interim results, once there is one
-  let known = null;
+  let known = null; // digest of the last one
 
   async function showInterim(job) {
     if (!job.interim || job.interim === known) return;
@@ -53,7 +53,7 @@ async function single(place, id, context) {
       else {
         interim = lanczosView(null, document, context);
         result.replaceChildren(element("h2", {}, "Interim result"), element("p", { class: "muted" },
-          "From the probes and steps so far. The bands contain the exact curves already, and narrow until the job ends."), interim.node);
+          "From the probes and steps so far. The bands already contain the exact curves, and become narrower until the job ends."), interim.node);
       }
     } catch (error) {
       if (error.name !== "AbortError" && ![404, 409, 410].includes(error.status)) announceProblem(error);

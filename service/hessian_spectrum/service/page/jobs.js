@@ -1,4 +1,4 @@
-// The list of jobs, which changes as the jobs do.
+// The list of jobs, which is updated as the jobs change.
 
 import { follow, json, persist } from "./api.js";
 import { announce, announceOutage, announceProblem, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
@@ -6,6 +6,7 @@ import { againLink } from "./request.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
 export const ENDED = ["succeeded", "failed", "cancelled", "expired"];
+
 function compared(a, b) {
   return a < b ? -1 : Number(a > b);
 }
@@ -42,7 +43,7 @@ export function progressOf(job, rate) {
     rate?.value ? `, ${number(rate.value, 3)} per second` : "", left ? `, about ${duration(left)} left` : "");
 }
 
-export async function act(action, done) {
+async function act(action, done) {
   try {
     await action();
     announce(done);
@@ -51,6 +52,15 @@ export async function act(action, done) {
     announceProblem(error);
     return false;
   }
+}
+
+export function cancelJob(id) {
+  return act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.");
+}
+
+// Returns whether the job was deleted.
+export function deleteJob(id) {
+  return act(() => json(`v1/jobs/${id}`, { method: "DELETE" }), "The job was deleted.");
 }
 
 function tagLink(tag) {
@@ -66,8 +76,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   const overlay = element("button", { type: "button", disabled: true, click: () => {
     location.hash = `#/jobs/${[...selected].join(",")}`;
   } }, "Overlay the selected jobs");
-  let nextPage; // undefined until the first page has come
-  let filling = 0; // which changes with the filter: answers to earlier ones come too late
+  let nextPage; // undefined until the first page has arrived
+  let filling = 0; // number of the present filter: responses for an earlier one are ignored
 
   function choose(changes) {
     Object.assign(chosen, changes);
@@ -79,7 +89,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     return (!chosen.state || job.state === chosen.state) && (!chosen.tag.includes(":") || job.tags[name] === value.join(":"));
   }
 
-  // Cells change in place, so that whoever has the focus on a row keeps it.
+  // Cells change in place, so that a row keeps the focus of the keyboard.
   function row(entry) {
     const { job } = entry;
     const box = element("input", { type: "checkbox", "aria-label": `Select job ${shortId(job.id)}`, checked: selected.has(job.id),
@@ -102,15 +112,11 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     const button = cells.action.firstChild;
     if (button?.textContent === action) button.disabled = job.state === "cancelling";
     else cells.action.replaceChildren(element("button", { type: "button", "aria-label": `${action} job ${shortId(job.id)}`,
-      click: () => (action === "Delete" ? erase(job.id) : stop(job.id)) }, action), " ", againLink(job.id));
-  }
-
-  function stop(id) {
-    return act(() => json(`v1/jobs/${id}/cancel`, { method: "POST" }), "The job will be cancelled.");
+      click: () => (action === "Delete" ? erase(job.id) : cancelJob(job.id)) }, action), " ", againLink(job.id));
   }
 
   async function erase(id) {
-    if (await act(() => json(`v1/jobs/${id}`, { method: "DELETE" }), "The job was deleted.")) remove(id);
+    if (await deleteJob(id)) remove(id);
   }
 
   function remove(id) {
@@ -143,7 +149,7 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
 
   function arrange() {
     const entries = [...known.values()].sort((a, b) => SORTS[chosen.sort](a.job, b.job));
-    let next = body.firstChild; // rows in their places stay, and keep the focus
+    let next = body.firstChild; // rows that are in place are not moved, and keep the focus
     for (const { row: own } of entries) {
       if (own === next) next = next.nextSibling;
       else body.insertBefore(own, next);
@@ -164,12 +170,12 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     if (own !== filling) return;
     jobs.forEach((job) => update(job, { isSorted: false }));
     arrange();
-    if (page || nextPage === undefined) nextPage = next; // the first page comes again with each connection
+    if (page || nextPage === undefined) nextPage = next; // the first page is loaded again with each connection
     more.hidden = !nextPage;
     empty.hidden = known.size > 0;
   }
 
-  // A page of jobs, over outages of the server.
+  // Loads a page of jobs, and tries again during outages of the server.
   async function refill(page = null) {
     try {
       await persist(() => load(page), signal, announceOutage);

@@ -10,6 +10,15 @@ const LOG_OFFSET = 1e-5; // of the grid of the logarithmic density
 const MOST_LABELS = 12;
 const POINTS = ["1000", "10000", "100000"];
 
+export const CURVE_TITLES = { density: "density", log_density: "density of log |eigenvalue|", cumulative: "cumulative" };
+
+// Labels and scale of the axes of a curve.
+export function axesOf(curve) {
+  const isLog = curve === "log_density";
+  return { xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", xScale: isLog ? "log" : "linear",
+    yLabel: curve === "cumulative" ? "share of eigenvalues" : "density" };
+}
+
 function drawn(name, { grid, values, band }) {
   return { label: name === "cumulative" ? "share of eigenvalues" : "density", x: grid, y: values, lower: band.lower, upper: band.upper };
 }
@@ -36,12 +45,11 @@ class Plots {
 
   draw(result, { curve, y, nodes }) {
     const isLog = curve === "log_density";
-    const place = (value) => (isLog ? Math.abs(value) + LOG_OFFSET : value);
-    const ticks = nodes ? result.quadrature.flatMap((each) => each.nodes).map((value) => ({ value: place(value) })) : [];
+    const position = (value) => (isLog ? Math.abs(value) + LOG_OFFSET : value);
+    const ticks = nodes ? result.quadrature.flatMap((each) => each.nodes).map((value) => ({ value: position(value) })) : [];
     const outliers = outliersOf(result);
-    const labelled = outliers.slice(0, MOST_LABELS).map((value) => ({ value: place(value), label: number(value, 4) }));
-    const common = { xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: curve === "cumulative" ? "share of eigenvalues" : "density",
-      xScale: isLog ? "log" : "linear", yScale: scaleOf({ curve, y }), yLeast: leastShown(result, curve) };
+    const labelled = outliers.slice(0, MOST_LABELS).map((value) => ({ value: position(value), label: number(value, 4) }));
+    const common = { ...axesOf(curve), yScale: scaleOf({ curve, y }), yLeast: leastShown(result, curve) };
     this.whole.draw({ ...common, curves: [drawn(curve, result[curve])], vertical: [...ticks, ...labelled] });
     this.section.hidden = isLog || !outliers.length;
     if (this.section.hidden) return;
@@ -52,7 +60,7 @@ class Plots {
   }
 }
 
-// A view that `show` gives a newer result of the same job; without an id it is not smoothed again.
+// The view of a result, with sliders that smooth it again if it has an id; `show` replaces it by a newer result.
 export function lanczosView(id, result, { signal, settings, keepSettings }) {
   const chosen = Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, settings.get(name) ?? value]));
   const zoom = chosen.zoom.split(",").map(Number);
@@ -102,7 +110,7 @@ export function lanczosView(id, result, { signal, settings, keepSettings }) {
   const box = element("input", { type: "checkbox", id: "nodes", checked: Boolean(chosen.nodes), change: () => change({ nodes: box.checked ? "1" : "" }) });
   const controls = element("div", {},
     choice({ name: "curve", label: "Curve", value: chosen.curve, change: (curve) => change({ curve }),
-      options: [["density", "density"], ["log_density", "density of log |eigenvalue|"], ["cumulative", "cumulative"]] }),
+      options: Object.entries(CURVE_TITLES) }),
     scaleChoice(chosen.y, change),
     smoothing, element("div", { class: "field" }, box, element("label", { for: "nodes" }, " quadrature nodes")));
   if (id && (chosen.kappa || chosen.num_points || chosen.margin)) smooth({});

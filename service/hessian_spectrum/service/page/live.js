@@ -1,4 +1,4 @@
-// Answers that follow sliders: one request at a time, and the newest settings next.
+// Requests that follow sliders: one at a time, the next one with the newest settings.
 
 import { json } from "./api.js";
 

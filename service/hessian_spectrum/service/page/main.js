@@ -31,7 +31,7 @@ function settings() {
   return new URLSearchParams(location.hash.split("?")[1] ?? "");
 }
 
-let keeping = null;
+let keeping = null; // timer
 
 // Browsers limit how often the address changes, so that it follows a slider that moves with a delay.
 function keepSettings(values) {
@@ -64,7 +64,12 @@ async function show() {
     return;
   }
   try {
-    await view(place, { signal, get settings() { return settings(); }, keepSettings: (values) => signal.aborted || keepSettings(values), parameters: match.slice(1).map((each) => each && decodeURIComponent(each)) });
+    await view(place, {
+      signal,
+      get settings() { return settings(); },
+      keepSettings: (values) => signal.aborted || keepSettings(values),
+      parameters: match.slice(1).map((each) => each && decodeURIComponent(each)),
+    });
   } catch (error) {
     if (error.name !== "AbortError") place.append(problemElement(error));
   }

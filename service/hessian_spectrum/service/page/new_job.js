@@ -2,16 +2,16 @@
 
 import { json, send } from "./api.js";
 import { Form } from "./form.js";
-import { announce, choice, copyButton, duration, element, problemElement } from "./elements.js";
+import { announce, choice, copyLinkButton, duration, element, problemElement } from "./elements.js";
 import { copyButtons, requestOf } from "./request.js";
 
 const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onnx", npz: "application/x-npz", npy: "application/x-npy",
   safetensors: "application/x-safetensors", bin: "application/octet-stream" };
 const PAUSE_MILLISECONDS = 400;
-const LONGEST_LINK = 8000;
-const WINDOWS = { num_sequences: 8, sequence_length: 64 }; // of uploaded tokens, to start with
+const LONGEST_LINK = 8000; // characters of a request that the address of the view contains
+const WINDOWS = { num_sequences: 8, sequence_length: 64 }; // initial choice for uploaded tokens
 
-// Where an uploaded file belongs in the request: what it becomes, and the fields that change.
+// What an uploaded file is in the request, in words, and the fields that refer to it.
 function entered(artifact, { model }) {
   const reference = { kind: "artifact", id: artifact.id };
   if (artifact.kind === "program") return ["network", { model: { kind: "exported", program: reference } }];
@@ -134,7 +134,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
     drop,
     element("div", { class: "columns" }, form.node, element("div", { class: "sticky" },
       element("h2", {}, "Cost"), cost, element("div", { class: "row" }, submit,
-        copyButtons(request), copyButton("Copy the link", () => location.href)),
+        copyButtons(request), copyLinkButton()),
       element("h2", {}, "Request"), text)));
   signal.addEventListener("abort", () => { clearTimeout(timer); pending?.abort(); }, { once: true });
   fill(await start() ?? Object.values(examples)[0].value);

@@ -3,13 +3,11 @@
 import { json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { cumulative } from "./eigenvalues.js";
-import { choice, copyButton, element, problemElement, scaleChoice, shortId, table, withInterval } from "./elements.js";
+import { choice, copyLinkButton, element, problemElement, scaleChoice, shortId, table, withInterval } from "./elements.js";
+import { axesOf, CURVE_TITLES } from "./lanczos.js";
 import { leastShown, scaleOf } from "./quantities.js";
 
-const TITLES = { density: "density", log_density: "density of log |eigenvalue|", cumulative: "cumulative" };
-const UNITS = { density: "density", log_density: "density", cumulative: "share of eigenvalues" };
-
-// The curve of a result; every eigenvalue of a matrix has a cumulative one alone.
+// The curve of a result; a result that lists every eigenvalue has only a cumulative curve.
 function curveOf(result, name, label) {
   if (result[name]) {
     const { grid, values, band } = result[name];
@@ -21,14 +19,14 @@ function curveOf(result, name, label) {
   return null;
 }
 
-function found(jobs) {
+function jobsTable(jobs) {
   return table([{ title: "Job" }, { title: "Summary" }, { title: "Tags" }, { title: "Largest eigenvalue" }], jobs.map(({ job, result }) =>
     [element("a", { href: `#/jobs/${job.id}` }, shortId(job.id)), job.summary,
       Object.entries(job.tags).map(([name, value]) => `${name}:${value}`).join(" "), result.largest ? withInterval(result.largest) : ""]));
 }
 
 export async function overlayView(place, ids, { signal, settings, keepSettings }) {
-  const chosen = { curve: settings.get("curve") in TITLES ? settings.get("curve") : "density", y: settings.get("y") ?? "" };
+  const chosen = { curve: settings.get("curve") in CURVE_TITLES ? settings.get("curve") : "density", y: settings.get("y") ?? "" };
   const chart = new Chart({ label: `Spectra of ${ids.length} jobs`, height: 440 });
   const [jobs, missing] = [[], element("p", { class: "muted", role: "status" })];
   place.append(element("h1", {}, `${ids.length} jobs`));
@@ -46,9 +44,7 @@ export async function overlayView(place, ids, { signal, settings, keepSettings }
     const curves = jobs.map(({ job, result }) => curveOf(result, chosen.curve, shortId(job.id)));
     const without = jobs.filter((_, index) => !curves[index]).map(({ job }) => shortId(job.id));
     missing.textContent = without.length ? `Without such a curve: ${without.join(", ")}.` : "";
-    const isLog = chosen.curve === "log_density";
-    chart.draw({ curves: curves.filter(Boolean), xLabel: isLog ? "|eigenvalue| + 1e-5" : "eigenvalue", yLabel: UNITS[chosen.curve],
-      xScale: isLog ? "log" : "linear", yScale: scaleOf(chosen),
+    chart.draw({ curves: curves.filter(Boolean), ...axesOf(chosen.curve), yScale: scaleOf(chosen),
       yLeast: Math.min(...jobs.filter(({ result }) => result[chosen.curve]).map(({ result }) => leastShown(result, chosen.curve))) });
   }
 
@@ -59,8 +55,8 @@ export async function overlayView(place, ids, { signal, settings, keepSettings }
   }
 
   place.append(element("div", { class: "row" },
-    choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(TITLES), change: (curve) => change({ curve }) }),
+    choice({ name: "curve", label: "Curve", value: chosen.curve, options: Object.entries(CURVE_TITLES), change: (curve) => change({ curve }) }),
     scaleChoice(chosen.y, change),
-    copyButton("Copy the link", () => location.href)), missing, chart.node, zoomHelp(), found(jobs));
+    copyLinkButton()), missing, chart.node, zoomHelp(), jobsTable(jobs));
   draw();
 }

@@ -6,6 +6,13 @@ const LOGARITHMIC = ["density", "log_density", "magnitude", "histogram"];
 const LEAST_SHARE = 0.3; // of one eigenvalue
 const LEAST_PEAK = 0.02; // of the Gaussian of one eigenvalue
 
+// What counts as an outlier. Lengths are shares of the largest magnitude; thresholds for display, without a source.
+const MOST_EIGENVALUES_OF_A_NODE = 10;
+const LEAST_SHARE_OF_A_BULK_NODE = 0.02;
+const LARGEST_RESIDUAL = 1e-3;
+const LEAST_MAGNITUDE = 0.05;
+const LEAST_DISTANCE = 0.01; // of two outliers; nodes that are nearer are the same eigenvalue in different probes
+
 function negated({ value, lower, upper }) {
   const other = (end) => (end === null || end === undefined ? null : -end);
   return { value: -value, lower: other(upper), upper: other(lower) };
@@ -17,7 +24,7 @@ function ratio(top, bottom) {
   return { value: top.value / bottom.value, lower, upper };
 }
 
-// Largest over smallest magnitude, with its interval, from the ends of the spectrum; they tell it for definite matrices alone.
+// Largest over smallest magnitude, with its interval, from the ends of the spectrum; known only for definite matrices.
 export function conditionFromEnds(largest, smallest) {
   if (smallest.value > 0) return withInterval(ratio(largest, smallest));
   if (largest.value < 0) return withInterval(ratio(negated(smallest), negated(largest)));
@@ -39,19 +46,20 @@ export function conditionOfAll(eigenvalues, threshold, numZeros) {
   return numZeros ? `${text} without the ${number(numZeros)} zeros, infinite with them` : text;
 }
 
-// Ritz values beyond the bulk that have about the weight of one eigenvalue: what a reader would call outliers. Descending.
+// Ritz values far from 0 that have converged and have about the weight of one eigenvalue, in descending order.
 export function outliersOf({ quadrature, num_parameters: count, largest, smallest }) {
   const width = Math.max(Math.abs(largest.value), Math.abs(smallest.value));
   const nodes = quadrature.flatMap(({ nodes: own, weights, residuals }) => own.filter((node, index) => residuals
-    && weights[index] < 10 / count + 0.02 && Math.abs(residuals[index]) < 1e-3 * width && Math.abs(node) > 0.05 * width));
+    && weights[index] < MOST_EIGENVALUES_OF_A_NODE / count + LEAST_SHARE_OF_A_BULK_NODE
+    && Math.abs(residuals[index]) < LARGEST_RESIDUAL * width && Math.abs(node) > LEAST_MAGNITUDE * width));
   const found = [];
   for (const node of nodes.sort((a, b) => b - a)) {
-    if (!found.length || found.at(-1) - node > 0.01 * width) found.push(node);
+    if (!found.length || found.at(-1) - node > LEAST_DISTANCE * width) found.push(node);
   }
   return found;
 }
 
-// The part of a grid that the outliers leave: from the largest negative one to the smallest positive one.
+// The ends of the bulk: the largest negative and the smallest positive outlier, or the ends of the grid.
 export function bulkOf(outliers, grid) {
   const lower = Math.max(grid[0], ...outliers.filter((each) => each < 0));
   const upper = Math.min(grid.at(-1), ...outliers.filter((each) => each > 0));
@@ -80,7 +88,7 @@ export function leastShown({ num_parameters: count, num_steps: steps, smoothing,
   return LEAST_PEAK / (count * deviation * Math.sqrt(2 * Math.PI));
 }
 
-// The share of eigenvalues below the last point of the grid under 0.
+// The share of eigenvalues below 0, as far as the grid tells: below its last point under 0.
 export function negativeShare({ grid, values, band }) {
   const index = grid.findLastIndex((each) => each < 0);
   if (index < 0) return null;

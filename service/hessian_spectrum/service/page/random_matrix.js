@@ -1,7 +1,7 @@
 // The law of the Hessian: Wishart plus Wigner, with sliders for energy and ratio.
 
 import { Chart, zoomHelp } from "./chart.js";
-import { choice, copyButton, element, list, number, problemElement, slider } from "./elements.js";
+import { choice, copyButton, copyLinkButton, element, list, number, problemElement, slider } from "./elements.js";
 import { Live } from "./live.js";
 
 export async function randomMatrixView(place, { signal, settings, keepSettings }) {
@@ -73,7 +73,7 @@ export async function randomMatrixView(place, { signal, settings, keepSettings }
     element("div", { class: "row" },
       element("button", { type: "button", click: () => changed({ sample: String(Number(values.sample || 0) + 1) }) }, "Sample a matrix"),
       element("button", { type: "button", click: () => changed({ sample: "" }) }, "The law alone"),
-      copyButton("Copy the request", () => JSON.stringify(request)), copyButton("Copy the link", () => location.href)));
+      copyButton("Copy the request", () => JSON.stringify(request)), copyLinkButton()));
   place.append(element("h1", {}, "Random matrices"),
     element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node, element("h2", {}, "Index against energy"), curve.node, zoomHelp()), facts));
   changed();

@@ -1,7 +1,7 @@
 // The request of a job: to look at, to copy as curl, Python or JSON, and to run again with changes.
 
 import { hasKey, json } from "./api.js";
-import { copyButton, element, problemElement } from "./elements.js";
+import { copyButton, copyLinkButton, element, problemElement } from "./elements.js";
 
 const INDENT = "    ";
 
@@ -24,7 +24,7 @@ function header() {
   return hasKey() ? ' -H "Authorization: Bearer $SPECTRUM_API_KEY"' : "";
 }
 
-// A program that does something with `client`; its key comes from the environment, never from the page.
+// A program with a statement that uses `client`; the key comes from the environment, never from the page.
 function program(statement) {
   const key = hasKey() ? ', api_key=os.environ["SPECTRUM_API_KEY"]' : "";
   return `${hasKey() ? "import os\n\n" : ""}from hessian_spectrum.client import SpectrumClient\n\n`
@@ -51,7 +51,7 @@ export function requestOf(id, signal) {
   return json(`v1/jobs/${id}/request`, { signal });
 }
 
-// What the job computes, and where else it can be used; `fill` loads the request once, when it is first looked at.
+// The request of a job, which is loaded when it is first shown, and commands that fetch the result elsewhere.
 export function requestElement(id, signal) {
   const place = element("div");
   const result = [curl(`v1/jobs/${id}/result`), program(`result = client.result("${id}")`)];
@@ -69,6 +69,6 @@ export function requestElement(id, signal) {
   const details = element("details", { toggle: () => { if (details.open && !place.firstChild) fill(); } }, element("summary", {}, "Request"), place);
   return element("div", {}, details, element("details", {}, element("summary", {}, "Use the result elsewhere"),
     element("div", { class: "row" }, copyButton("Copy curl", () => result[0]), copyButton("Copy Python", () => result[1]),
-      copyButton("Copy the link to this view", () => location.href)),
+      copyLinkButton("Copy the link to this view")),
     element("pre", { tabindex: "0", "aria-label": "Commands that fetch the result" }, result.join("\n\n"))));
 }

@@ -1,16 +1,16 @@
-// The state of the server while one looks: its queue, workers, products per second, disk and version.
+// The state of the server, read every few seconds: its queue, workers, products per second, disk and version.
 
 import { json, send } from "./api.js";
 import { Chart } from "./chart.js";
 import { bytes, duration, element, list, number, plainTable, problemElement, scrollable } from "./elements.js";
 
-const SECONDS = 5;
-const MOST_SAMPLES = 720; // an hour
+const POLL_SECONDS = 5;
+const MOST_SAMPLES = 720; // of an hour
 const STATES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
 const WORKER_COLUMNS = [{ title: "Name" }, { title: "Device" }, { title: "Threads", number: true }, { title: "Memory for a job", number: true },
   { title: "Resident", number: true }, { title: "Jobs at once", number: true }, { title: "Fault" }];
 
-// The values of Prometheus' text: name -> value, or name{label="value"} -> value.
+// Parses the text format of Prometheus: name -> value, or name{label="value"} -> value.
 export function metricsOf(text) {
   const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
   return new Map(lines.map((line) => {
@@ -48,11 +48,11 @@ function facts({ version, metrics }) {
     ...(metrics ? [...queueFacts(metrics), ["Disk", `${bytes(metrics.get("spectrum_results_bytes"))} of results and uploads, ${bytes(metrics.get("spectrum_results_free_bytes"))} free`]] : [])]);
 }
 
-// Matrix-vector products per second between the looks at a counter.
+// Matrix-vector products per second between two readings of a counter.
 class ProductRate {
   constructor() {
     this.chart = new Chart({ label: "Matrix-vector products per second since this page was opened", height: 220 });
-    this.text = element("p", {}, "Measured from the second look on.");
+    this.text = element("p", {}, "Known after the second reading.");
     this.node = element("section", {}, element("h2", {}, "Matrix-vector products per second"), this.text, this.chart.node);
     this.chart.node.hidden = true;
     this.samples = [];
@@ -90,7 +90,7 @@ export async function serverView(place, { signal }) {
     const now = await state(signal);
     const problem = now.ready.error ?? now.version.error;
     const text = problem ? String(problem.problem?.detail ?? problem) : "The server accepts closed forms and jobs.";
-    if (text !== verdict.dataset.text) { // a screen reader reads changes alone
+    if (text !== verdict.dataset.text) { // a screen reader reads only changes
       verdict.replaceChildren(problem ? problemElement(problem) : element("p", { class: "state-succeeded" }, text));
       verdict.dataset.text = text;
     }
@@ -98,7 +98,7 @@ export async function serverView(place, { signal }) {
     workers.replaceChildren(workersTable(now.ready.workers));
     if (now.metrics?.has("spectrum_products_total")) rate.add(now.metrics.get("spectrum_products_total"));
     await new Promise((resolve) => {
-      setTimeout(resolve, SECONDS * 1000);
+      setTimeout(resolve, POLL_SECONDS * 1000);
       signal.addEventListener("abort", resolve, { once: true });
     });
   }
