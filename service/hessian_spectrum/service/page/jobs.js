@@ -1,7 +1,19 @@
 // The list of jobs, which is updated as the jobs change.
 
 import { follow, json, persist } from "./api.js";
-import { announce, announceOutage, announceProblem, choice, duration, element, number, problemElement, scrollable, shortId, time } from "./elements.js";
+import {
+  announce,
+  announceOutage,
+  announceProblem,
+  choice,
+  duration,
+  element,
+  number,
+  problemElement,
+  scrollable,
+  shortId,
+  time,
+} from "./elements.js";
 import { againLink } from "./request.js";
 
 const STATES = ["", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
@@ -26,7 +38,8 @@ export class Rate {
 
   add(job) {
     const { phase, done } = job.progress;
-    if (job.state !== "running" || this.first?.phase !== phase || done < this.first.done) this.first = { phase, done, at: performance.now() };
+    if (job.state !== "running" || this.first?.phase !== phase || done < this.first.done)
+      this.first = { phase, done, at: performance.now() };
     const seconds = (performance.now() - this.first.at) / 1000;
     this.value = seconds > 0.5 && done > this.first.done ? (done - this.first.done) / seconds : null;
   }
@@ -37,10 +50,15 @@ export function progressOf(job, rate) {
   if (ENDED.includes(job.state)) return job.cached ? "reused an earlier result" : "";
   const passed = job.started_at ? (Date.now() - Date.parse(job.started_at)) / 1000 : 0;
   const left = estimated ? Math.max(0, estimated - passed) : rate?.value ? (total - done) / rate.value : null;
-  return element("span", {},
+  return element(
+    "span",
+    {},
     total ? element("progress", { value: done, max: total, "aria-label": `Progress of ${phase}` }) : null,
-    ` ${phase}`, total ? `, ${number(done)} of ${number(total)} ${unit}` : "",
-    rate?.value ? `, ${number(rate.value, 3)} per second` : "", left ? `, about ${duration(left)} left` : "");
+    ` ${phase}`,
+    total ? `, ${number(done)} of ${number(total)} ${unit}` : "",
+    rate?.value ? `, ${number(rate.value, 3)} per second` : "",
+    left ? `, about ${duration(left)} left` : "",
+  );
 }
 
 async function act(action, done) {
@@ -68,14 +86,26 @@ function tagLink(tag) {
 }
 
 export async function jobsView(place, { signal, settings, keepSettings }) {
-  const chosen = { state: settings.get("state") ?? "", tag: settings.get("tag") ?? "", sort: settings.get("sort") ?? "created" };
+  const chosen = {
+    state: settings.get("state") ?? "",
+    tag: settings.get("tag") ?? "",
+    sort: settings.get("sort") ?? "created",
+  };
   const known = new Map(); // id -> {job, rate, row}
   const selected = new Set();
   const body = element("tbody");
   const more = element("button", { type: "button", click: () => refill(nextPage) }, "Older jobs");
-  const overlay = element("button", { type: "button", disabled: true, click: () => {
-    location.hash = `#/jobs/${[...selected].join(",")}`;
-  } }, "Overlay the selected jobs");
+  const overlay = element(
+    "button",
+    {
+      type: "button",
+      disabled: true,
+      click: () => {
+        location.hash = `#/jobs/${[...selected].join(",")}`;
+      },
+    },
+    "Overlay the selected jobs",
+  );
   let nextPage; // undefined until the first page has arrived
   let filling = 0; // number of the present filter: responses for an earlier one are ignored
 
@@ -86,20 +116,38 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
 
   function matches(job) {
     const [name, ...value] = chosen.tag.split(":");
-    return (!chosen.state || job.state === chosen.state) && (!chosen.tag.includes(":") || job.tags[name] === value.join(":"));
+    return (
+      (!chosen.state || job.state === chosen.state) && (!chosen.tag.includes(":") || job.tags[name] === value.join(":"))
+    );
   }
 
   // Cells change in place, so that a row keeps the focus of the keyboard.
   function row(entry) {
     const { job } = entry;
-    const box = element("input", { type: "checkbox", "aria-label": `Select job ${shortId(job.id)}`, checked: selected.has(job.id),
-      change: () => { selected[box.checked ? "add" : "delete"](job.id); overlay.disabled = selected.size < 2; } });
+    const box = element("input", {
+      type: "checkbox",
+      "aria-label": `Select job ${shortId(job.id)}`,
+      checked: selected.has(job.id),
+      change: () => {
+        selected[box.checked ? "add" : "delete"](job.id);
+        overlay.disabled = selected.size < 2;
+      },
+    });
     const tags = Object.entries(job.tags).map(([name, value]) => [tagLink(`${name}:${value}`), " "]);
     entry.cells = { state: element("td"), progress: element("td"), action: element("td", { class: "actions" }) };
-    const made = element("tr", { "data-job": job.id },
-      element("td", {}, box), element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
-      entry.cells.state, entry.cells.progress, element("td", { class: "wide" }, job.kind), element("td", {}, job.summary), element("td", { class: "wide" }, tags),
-      element("td", { class: "wide" }, time(job.created_at)), entry.cells.action);
+    const made = element(
+      "tr",
+      { "data-job": job.id },
+      element("td", {}, box),
+      element("td", {}, element("a", { href: `#/jobs/${job.id}` }, shortId(job.id))),
+      entry.cells.state,
+      entry.cells.progress,
+      element("td", { class: "wide" }, job.kind),
+      element("td", {}, job.summary),
+      element("td", { class: "wide" }, tags),
+      element("td", { class: "wide" }, time(job.created_at)),
+      entry.cells.action,
+    );
     refresh(entry);
     return made;
   }
@@ -111,8 +159,20 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
     const action = ENDED.includes(job.state) ? "Delete" : "Cancel";
     const button = cells.action.firstChild;
     if (button?.textContent === action) button.disabled = job.state === "cancelling";
-    else cells.action.replaceChildren(element("button", { type: "button", "aria-label": `${action} job ${shortId(job.id)}`,
-      click: () => (action === "Delete" ? erase(job.id) : cancelJob(job.id)) }, action), " ", againLink(job.id));
+    else
+      cells.action.replaceChildren(
+        element(
+          "button",
+          {
+            type: "button",
+            "aria-label": `${action} job ${shortId(job.id)}`,
+            click: () => (action === "Delete" ? erase(job.id) : cancelJob(job.id)),
+          },
+          action,
+        ),
+        " ",
+        againLink(job.id),
+      );
   }
 
   async function erase(id) {
@@ -155,7 +215,8 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
       else body.insertBefore(own, next);
     }
     for (const each of head) {
-      if (each.dataset.sort === chosen.sort) each.setAttribute("aria-sort", chosen.sort === "created" ? "descending" : "ascending");
+      if (each.dataset.sort === chosen.sort)
+        each.setAttribute("aria-sort", chosen.sort === "created" ? "descending" : "ascending");
       else each.removeAttribute("aria-sort");
     }
   }
@@ -193,21 +254,79 @@ export async function jobsView(place, { signal, settings, keepSettings }) {
   }
 
   const faults = element("div");
-  const empty = element("p", { hidden: true }, "There are no such jobs. ", element("a", { href: "#/new" }, "Submit one."));
-  const heads = [["", null], ["Job", null], ["State", "state"], ["Progress", null], ["Kind", "kind"], ["Summary", null], ["Tags", null], ["Submitted", "created"], ["", null]];
-  const head = heads.map(([title, sort]) => element("th", { scope: "col", class: ["Kind", "Tags", "Submitted"].includes(title) ? "wide" : undefined, "data-sort": sort },
-    sort ? element("button", { type: "button", click: () => { choose({ sort }); arrange(); } }, `${title} ↕`) : title));
+  const empty = element(
+    "p",
+    { hidden: true },
+    "There are no such jobs. ",
+    element("a", { href: "#/new" }, "Submit one."),
+  );
+  const heads = [
+    ["", null],
+    ["Job", null],
+    ["State", "state"],
+    ["Progress", null],
+    ["Kind", "kind"],
+    ["Summary", null],
+    ["Tags", null],
+    ["Submitted", "created"],
+    ["", null],
+  ];
+  const head = heads.map(([title, sort]) =>
+    element(
+      "th",
+      { scope: "col", class: ["Kind", "Tags", "Submitted"].includes(title) ? "wide" : undefined, "data-sort": sort },
+      sort
+        ? element(
+            "button",
+            {
+              type: "button",
+              click: () => {
+                choose({ sort });
+                arrange();
+              },
+            },
+            `${title} ↕`,
+          )
+        : title,
+    ),
+  );
   place.append(
     element("h1", {}, "Jobs"),
-    element("div", { class: "row" },
-      choice({ name: "state", label: "State", value: chosen.state, options: STATES.map((each) => [each, each || "all"]),
-        change: (state) => { choose({ state }); reload(); } }),
-      element("div", { class: "field" }, element("label", { for: "tag" }, "Tag"),
-        element("input", { id: "tag", type: "search", placeholder: "name:value", value: chosen.tag,
-          change: (event) => { choose({ tag: event.target.value.trim() }); reload(); } })),
-      overlay),
+    element(
+      "div",
+      { class: "row" },
+      choice({
+        name: "state",
+        label: "State",
+        value: chosen.state,
+        options: STATES.map((each) => [each, each || "all"]),
+        change: (state) => {
+          choose({ state });
+          reload();
+        },
+      }),
+      element(
+        "div",
+        { class: "field" },
+        element("label", { for: "tag" }, "Tag"),
+        element("input", {
+          id: "tag",
+          type: "search",
+          placeholder: "name:value",
+          value: chosen.tag,
+          change: (event) => {
+            choose({ tag: event.target.value.trim() });
+            reload();
+          },
+        }),
+      ),
+      overlay,
+    ),
     scrollable("Jobs", element("table", {}, element("thead", {}, element("tr", {}, head)), body)),
-    empty, faults, more);
+    empty,
+    faults,
+    more,
+  );
   more.hidden = true;
   refill();
   for await (const event of follow("v1/events", signal, { connected: () => refill() })) {
