@@ -8,12 +8,13 @@ const BAND_OPACITY = "30";
 const MOST_SMOOTH_POINTS = 4000; // of longer curves, uPlot draws the extremes in each column of pixels
 const MARKER_MARGIN = 0.03;
 const FARTHEST_REFERENCE = 3; // in heights of the curves
-const MOST_DECADES = 7;
-const FEWEST_DECADES = 2;
-const BELOW = 1000;
+const MOST_DECADES = 7; // with a tick for each
+const FEWEST_DECADES = 2; // up to which ticks are at 1, 2 and 5 times a power of ten
+const BELOW = 1000; // ratio of the least height that is shown to that where lines end
 const HEADROOM = 3; // above the curves on a logarithmic axis
 const READINGS = 50;
-const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] }; // of both ends, in widths
+// How far a key moves both ends of the horizontal axis, in widths of the axis.
+const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] };
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 const FONT = "12px system-ui, sans-serif";
 
@@ -195,42 +196,28 @@ export class Chart {
   }
 
   options() {
-    const { curves, xLabel, yLabel, xScale, yScale } = this.content;
-    const series = [{ label: xLabel, value: (plot, value) => number(value) }];
-    const bands = [];
-    coloursOf(curves).forEach((colour, index) => {
-      const curve = curves[index];
-      const stroke = variable(`--curve-${colour}`);
-      const style = curve.style ?? "line";
-      const hasMarkers = style.includes("markers");
-      const paths = style === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined;
-      series.push({
-        label: curve.label,
-        class: curve.label ? undefined : "unlisted",
-        stroke,
-        spanGaps: true,
-        pxAlign: curve.x.length > MOST_SMOOTH_POINTS ? 1 : 0,
-        paths,
-        width: style === "markers" ? 0 : 1.5,
-        dash: style === "dashed" ? [6, 4] : undefined,
-        value: (plot, value) => number(value),
-        points: { show: hasMarkers, size: 6, fill: stroke },
-      });
-      if (curve.lower && curve.upper) {
-        bands.push({ series: [series.length, series.length + 1], fill: stroke + BAND_OPACITY });
-        for (const name of ["upper", "lower"]) {
-          series.push({
-            label: `${curve.label}, ${name} end`,
-            class: "unlisted",
-            stroke: "transparent",
-            width: 0,
-            spanGaps: true,
-            points: { show: false },
-            value: (plot, value) => number(value),
-          });
-        }
-      }
-    });
+    return {
+      width: this.node.clientWidth,
+      height: this.height,
+      scales: this.scales(),
+      axes: this.axes(),
+      ...this.seriesAndBands(),
+      cursor: { drag: { x: true, y: true, uni: 40 } },
+      hooks: { draw: [(plot) => this.drawReferences(plot)], setScale: [(plot, name) => this.noteZoom(plot, name)] },
+    };
+  }
+
+  scales() {
+    const { xScale, yScale, yLimits } = this.content;
+    const x = { time: false, distr: DISTRIBUTIONS[xScale] };
+    const y = { distr: DISTRIBUTIONS[yScale] };
+    if (xScale === "linear") x.range = (plot, min, max) => this.xRange(plot, min, max);
+    if (yScale !== "symlog" || yLimits) y.range = (plot, min, max) => this.yRange(min, max);
+    return { x, y };
+  }
+
+  axes() {
+    const { xLabel, yLabel, xScale, yScale } = this.content;
     const axis = {
       stroke: variable("--text"),
       font: FONT,
@@ -243,29 +230,46 @@ export class Chart {
       scale === "log"
         ? { splits: logarithmicTicks, filter: (plot, all) => all, values: (plot, all) => all.map(magnitude) }
         : { values: (plot, all) => all.map((tick) => (tick === null ? null : number(tick, 4))) };
-    return {
-      width: this.node.clientWidth,
-      height: this.height,
-      scales: {
-        x: {
-          time: false,
-          distr: DISTRIBUTIONS[xScale],
-          ...(xScale === "linear" ? { range: (plot, min, max) => this.xRange(plot, min, max) } : {}),
-        },
-        y: {
-          distr: DISTRIBUTIONS[yScale],
-          ...(yScale === "symlog" && !this.content.yLimits ? {} : { range: (plot, min, max) => this.yRange(min, max) }),
-        },
-      },
-      axes: [
-        { ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
-        { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") },
-      ],
-      series,
-      bands,
-      cursor: { drag: { x: true, y: true, uni: 40 } },
-      hooks: { draw: [(plot) => this.drawReferences(plot)], setScale: [(plot, name) => this.noteZoom(plot, name)] },
-    };
+    return [
+      { ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
+      { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") },
+    ];
+  }
+
+  seriesAndBands() {
+    const { curves, xLabel } = this.content;
+    const value = (plot, each) => number(each);
+    const series = [{ label: xLabel, value }];
+    const bands = [];
+    coloursOf(curves).forEach((colour, index) => {
+      const curve = curves[index];
+      const stroke = variable(`--curve-${colour}`);
+      const style = curve.style ?? "line";
+      series.push({
+        label: curve.label,
+        class: curve.label ? undefined : "unlisted",
+        stroke,
+        spanGaps: true,
+        pxAlign: curve.x.length > MOST_SMOOTH_POINTS ? 1 : 0,
+        paths: style === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined,
+        width: style === "markers" ? 0 : 1.5,
+        dash: style === "dashed" ? [6, 4] : undefined,
+        value,
+        points: { show: style.includes("markers"), size: 6, fill: stroke },
+      });
+      if (!curve.lower || !curve.upper) return;
+      bands.push({ series: [series.length, series.length + 1], fill: stroke + BAND_OPACITY });
+      const end = {
+        class: "unlisted",
+        stroke: "transparent",
+        width: 0,
+        spanGaps: true,
+        points: { show: false },
+        value,
+      };
+      for (const name of ["upper", "lower"]) series.push({ ...end, label: `${curve.label}, ${name} end` });
+    });
+    return { series, bands };
   }
 
   drawReferences(plot) {
@@ -350,7 +354,8 @@ export function zoomHelp() {
   return element(
     "p",
     { class: "muted" },
-    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows everything, Shift with ← or → reads values.",
+    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows " +
+      "everything, Shift with ← or → reads values.",
   );
 }
 

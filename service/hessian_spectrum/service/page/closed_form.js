@@ -171,6 +171,43 @@ function spectrumCurves(eigenvalues) {
     .filter((each) => each.x.length);
 }
 
+function factsOf(spectrum) {
+  const columns = [
+    { title: "Eigenvalue", number: true },
+    { title: "Multiplicity", number: true },
+    { title: "Role" },
+    { title: "Group" },
+  ];
+  const row = (each) => [number(each.value), number(each.multiplicity), each.role, each.group ?? ""];
+  return [
+    list([
+      ["Sharpness", number(spectrum.sharpness)],
+      ["Smallest", number(spectrum.smallest)],
+      ["Trace", number(spectrum.trace)],
+      ["Condition number", number(spectrum.condition_number)],
+      ["Critical point", spectrum.critical_point],
+      ["Source", spectrum.source],
+    ]),
+    table(columns, spectrum.eigenvalues.map(row)),
+  ];
+}
+
+// The path of gradient descent, with the threshold 2 / learning rate.
+function descentPlot({ outliers, bulk }, threshold) {
+  const steps = outliers.map((_, index) => index);
+  return {
+    curves: [
+      { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)) },
+      { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)) },
+      { label: "bulk", x: steps, y: bulk, style: "dashed", group: "bulk" },
+      { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", group: "bulk" },
+    ],
+    xLabel: "step",
+    yLabel: "eigenvalue",
+    horizontal: [{ value: threshold, label: "2 / learning rate" }],
+  };
+}
+
 // Whether gradient descent is stable along the path: where the sharpness is below 2 / learning rate.
 function stabilityOf(outliers, threshold) {
   const above = outliers.findIndex((each) => Math.max(...each) > threshold);
@@ -178,7 +215,8 @@ function stabilityOf(outliers, threshold) {
   const first = `2 / learning rate is ${number(threshold, 4)}. `;
   if (above < 0) return `${first}The larger outlier stays below it.`;
   if (below === outliers.length) return `${first}The larger outlier is always above it.`;
-  return `${first}The larger outlier exceeds it at step ${above} first${below > above ? `, and is below it again at step ${below}` : ""}.`;
+  const later = below > above ? `, and is below it again at step ${below}` : "";
+  return `${first}The larger outlier first exceeds it at step ${above}${later}.`;
 }
 
 export async function closedFormView(place, { signal, settings, keepSettings }) {
@@ -208,47 +246,12 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
         .filter((each) => each.role === "outlier")
         .map((each) => ({ value: each.value, label: number(each.value, 4) })),
     });
-    facts.replaceChildren(
-      list([
-        ["Sharpness", number(spectrum.sharpness)],
-        ["Smallest", number(spectrum.smallest)],
-        ["Trace", number(spectrum.trace)],
-        ["Condition number", number(spectrum.condition_number)],
-        ["Critical point", spectrum.critical_point],
-        ["Source", spectrum.source],
-      ]),
-      table(
-        [
-          { title: "Eigenvalue", number: true },
-          { title: "Multiplicity", number: true },
-          { title: "Role" },
-          { title: "Group" },
-        ],
-        spectrum.eigenvalues.map((each) => [
-          number(each.value),
-          number(each.multiplicity),
-          each.role,
-          each.group ?? "",
-        ]),
-      ),
-    );
+    facts.replaceChildren(...factsOf(spectrum));
     plane.replaceChildren(planeElement(spectrum.eigenvectors, KINDS[kind].plane(values)));
     path.hidden = !spectrum.descent;
     if (spectrum.descent) {
-      const { outliers, bulk } = spectrum.descent;
-      const steps = outliers.map((_, index) => index);
-      stability.textContent = stabilityOf(outliers, 2 / values.rate);
-      descent.draw({
-        curves: [
-          { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)) },
-          { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)) },
-          { label: "bulk", x: steps, y: bulk, style: "dashed", group: "bulk" },
-          { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", group: "bulk" },
-        ],
-        xLabel: "step",
-        yLabel: "eigenvalue",
-        horizontal: [{ value: 2 / values.rate, label: "2 / learning rate" }],
-      });
+      stability.textContent = stabilityOf(spectrum.descent.outliers, 2 / values.rate);
+      descent.draw(descentPlot(spectrum.descent, 2 / values.rate));
     }
   }
 
@@ -325,8 +328,8 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
         element(
           "p",
           { class: "muted" },
-          "In the plane of the two weight vectors, " +
-            "separately for the entries of each. The circle has the length of a whole eigenvector.",
+          "In the plane of the two weight vectors, separately for the entries of each. The circle has the length " +
+            "of a whole eigenvector.",
         ),
         plane,
         path,

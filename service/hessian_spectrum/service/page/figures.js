@@ -47,7 +47,8 @@ export async function figuresView(place, { signal }) {
     element(
       "p",
       {},
-      "Each figure is one job. Its result has the numbers, and a verdict on every claim of the text. Times are predicted for two cores.",
+      "Each figure is one job. Its result has the numbers, and a verdict on every claim of the text. Times are " +
+        "predicted for two cores.",
     ),
     faults,
     table(

@@ -1,7 +1,7 @@
 // One job with its result, or the densities of several jobs in one plot.
 
 import { follow, json, persist } from "./api.js";
-import { cancelJob, deleteJob, ENDED, progressOf, Rate } from "./jobs.js";
+import { cancelJob, deleteJob, ENDED, progressOf, Rate } from "./job_state.js";
 import { announceOutage, announceProblem, element, list, problemElement, shortId, time } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
 import { overlayView } from "./overlay.js";
@@ -86,7 +86,8 @@ async function single(place, id, context) {
           element(
             "p",
             { class: "muted" },
-            "From the probes and steps so far. The bands already contain the exact curves, and become narrower until the job ends.",
+            "From the probes and steps so far. The bands already contain the exact curves, and become narrower until " +
+              "the job ends.",
           ),
           interim.node,
         );

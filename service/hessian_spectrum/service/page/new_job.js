@@ -28,6 +28,26 @@ function entered(artifact, { model }) {
     : [null, {}];
 }
 
+// Where files are dropped or chosen; `upload` receives one file.
+function dropBox(upload) {
+  const change = ({ target }) => target.files[0] && upload(target.files[0]);
+  const drop = (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+  };
+  return element(
+    "fieldset",
+    { dragover: (event) => event.preventDefault(), drop },
+    element("legend", {}, "Your own network or data"),
+    element(
+      "label",
+      { for: "file" },
+      "Drop a network (.pt2, .onnx), data (.npz with x and y) or parameters (.safetensors) here, or choose a file: ",
+    ),
+    element("input", { type: "file", id: "file", change }),
+  );
+}
+
 export async function newJobView(place, { signal, settings, keepSettings }) {
   const document = await json("openapi.json", { signal });
   const components = document.components.schemas;
@@ -139,31 +159,13 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
       announce(
         place
           ? `${file.name} is uploaded and entered as the ${place}.`
-          : `${file.name} is uploaded, but not entered: without arrays x or y it is no data, and parameters need a network. Drop the network first.`,
+          : `${file.name} is uploaded, but not entered: without arrays x or y it is no data, and parameters need a ` +
+              "network. Drop the network first.",
       );
     } catch (error) {
       if (error.name !== "AbortError") cost.replaceChildren(problemElement(error));
     }
   }
-
-  const input = element("input", { type: "file", id: "file", change: () => input.files[0] && upload(input.files[0]) });
-  const drop = element(
-    "fieldset",
-    {
-      dragover: (event) => event.preventDefault(),
-      drop: (event) => {
-        event.preventDefault();
-        if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
-      },
-    },
-    element("legend", {}, "Your own network or data"),
-    element(
-      "label",
-      { for: "file" },
-      "Drop a network (.pt2, .onnx), data (.npz with x and y) or parameters (.safetensors) here, or choose a file: ",
-    ),
-    input,
-  );
 
   place.append(
     element("h1", {}, "New job"),
@@ -174,7 +176,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
       options: Object.entries(examples).map(([name, each]) => [name, each.summary]),
       change: (name) => fill(examples[name].value),
     }),
-    drop,
+    dropBox(upload),
     element(
       "div",
       { class: "columns" },

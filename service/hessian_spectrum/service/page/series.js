@@ -102,7 +102,7 @@ function draw(place, { points, matrix }) {
         !threshold.length
           ? ""
           : first
-            ? `The largest eigenvalue exceeds 2 / learning rate at step ${number(first.step)} first.`
+            ? `The largest eigenvalue first exceeds 2 / learning rate at step ${number(first.step)}.`
             : "The largest eigenvalue stays below 2 / learning rate."
       }`,
     ),

@@ -71,7 +71,8 @@ function facts({ version, metrics }) {
           ...queueFacts(metrics),
           [
             "Disk",
-            `${bytes(metrics.get("spectrum_results_bytes"))} of results and uploads, ${bytes(metrics.get("spectrum_results_free_bytes"))} free`,
+            `${bytes(metrics.get("spectrum_results_bytes"))} of results and uploads, ` +
+              `${bytes(metrics.get("spectrum_results_free_bytes"))} free`,
           ],
         ]
       : []),
@@ -102,7 +103,8 @@ class ProductRate {
     if (!last || count < last.count) return;
     this.samples.push({ at, rate: (count - last.count) / (at - last.at) });
     if (this.samples.length > MOST_SAMPLES) this.samples.shift();
-    this.text.textContent = `${number(this.samples.at(-1).rate, 3)} over the last ${number(at - last.at, 2)} seconds, of all workers together.`;
+    const rate = number(this.samples.at(-1).rate, 3);
+    this.text.textContent = `${rate} over the last ${number(at - last.at, 2)} seconds, of all workers together.`;
     this.chart.node.hidden = this.samples.length < 2;
     if (!this.chart.node.hidden) {
       this.chart.draw({
