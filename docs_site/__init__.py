@@ -1,1 +1,1 @@
-"""What the documentation has as a site beside the Markdown files in docs/: `make docs`."""
+"""The build of the documentation as a site (`make docs`): generated parts, links and extensions."""

@@ -15,7 +15,7 @@ class EndpointMethods(griffe.Extension):
     """Replaces endpoints of the client's base class by methods with the signatures that they have when called."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Replace them once the package is loaded."""
+        """Replace the endpoints once the package is loaded."""
         if pkg.path != _CLIENT.partition(".")[0]:
             return
         client = pkg["client.client_base.ClientBase"]
@@ -25,7 +25,7 @@ class EndpointMethods(griffe.Extension):
 
 
 def _method(name: str, request: griffe.Function, attribute: griffe.Attribute) -> griffe.Function:
-    """Return a method with the arguments of the function that makes the request, and the answer to it."""
+    """Return a method with the arguments of the function that makes the request, and the type of the answer."""
     answer = request.returns.slice if isinstance(request.returns, griffe.ExprSubscript) else request.returns
     client = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
     return griffe.Function(

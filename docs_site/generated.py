@@ -1,4 +1,4 @@
-"""The parts of pages that are made from the programs themselves: commands, routes, pictures and their requests."""
+"""The parts of pages that are generated from the programs: commands, routes, pictures and their requests."""
 
 import json
 import re
@@ -19,18 +19,18 @@ from hessian_spectrum.launcher.main import app as launcher_app
 from hessian_spectrum.service.app import create_app
 
 ROOT = Path(__file__).parents[1]
-_PLACE = re.compile(r"^<!-- generated: (?P<name>[\w-]+) -->$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"^<!-- generated: (?P<name>[\w-]+) -->$", re.MULTILINE)
 _CUT_SUMMARY = re.compile(r"^(?P<name>\* `[\w-]+`: )(?P<beginning>.*)\.\.\.$", re.MULTILINE)
 _IMAGE = re.compile(r"^!\[(.*?)\]\([\w./]*images/([\w-]+)\.png\)$", re.MULTILINE)
 
 
 def with_generated_parts(markdown: str) -> str:
-    """Return a page with the generated parts at the places that name them."""
-    return _PLACE.sub(lambda place: _PARTS[place["name"]](), markdown)
+    """Return a page whose placeholders are replaced by the generated parts that they name."""
+    return _PLACEHOLDER.sub(lambda placeholder: _PARTS[placeholder["name"]](), markdown)
 
 
 def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI document of a server, which has not to run for this."""
+    """Return the OpenAPI document of the server; none has to run."""
     with tempfile.TemporaryDirectory() as directory:
         settings = ServiceSettings(redis_url=SecretStr("unix:///nowhere"), results_dir=Path(directory) / "results")
         return create_app(settings).openapi()
@@ -60,7 +60,7 @@ def _code(language: str, text: str) -> str:
 
 
 def _gallery_of_documents() -> str:
-    """Show each picture of docs/images, with what made it, and the page that explains it."""
+    """Show each picture of docs/images with its origin and the page that explains it."""
     requests, parts = image_requests(), []
     for path in sorted((ROOT / "docs").rglob("*.md")):
         page, text = path.relative_to(ROOT / "docs").as_posix(), path.read_text()
@@ -94,7 +94,14 @@ def _gallery_of_figures() -> str:
 
 
 def figure_request(made: dict[str, Any]) -> dict[str, Any]:
-    """Return the request of a figure from the file that the gallery of figures keeps of its result."""
+    """Return the request of a figure.
+
+    Args:
+        made: Content of the figure's file in docs/figures.
+
+    Returns:
+        The body of the request, with the parameters that differ from the defaults as overrides.
+    """
     figure = FIGURES[made["figure"]]
     usual = figure.parameters.model_validate(figure.defaults(made["scale"])).model_dump(mode="json")
     overrides = {name: value for name, value in made["parameters"].items() if value != usual[name]}

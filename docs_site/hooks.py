@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site, see mkdocs.yml."""
+"""Hooks that mkdocs calls while it builds the site, see mkdocs.yml."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ _OPENAPI_OPTIONS = "techdocs-owl"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files outside of docs/ that the site has."""
+    """Add the files outside of docs/ that are part of the site."""
     for file in files_outside_of_the_documents(config):
         files.append(file)
     return files
@@ -23,7 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 @event_priority(100)  # before the plugin that replaces the page of the OpenAPI document
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in what is generated, and let links lead to the same files as in the repository."""
+    """Insert the generated parts of a page, and let its links lead to the same files as in the repository."""
     markdown = with_links_of_the_site(markdown, page.file.src_uri)
     if options := page.meta.get(_OPENAPI_OPTIONS):
         title, _, introduction = markdown.strip().partition("\n")

@@ -1,4 +1,4 @@
-"""Files outside of docs/ to which documents link: they are on the site as well, and links lead to the same places.
+"""Files outside of docs/ to which documents link: they are part of the site, and links to them are adapted.
 
 On a Git host, links are relative to the file in the repository. On the site, docs/ is the root, and files that the
 documents name from elsewhere have the path that they have in the repository.
@@ -50,6 +50,9 @@ def with_links_of_the_site(markdown: str, src_uri: str) -> str:
     Args:
         markdown: The page, with links that are relative to its place in the repository.
         src_uri: The path of the page on the site.
+
+    Returns:
+        The page, with links that are relative to its place on the site.
     """
     page, parts, end = repository_path(src_uri), [], 0
     for match in links(markdown):

@@ -42,8 +42,7 @@ _FASTEST = 1000.0
 67 TFLOP/s, and two cores reach some 60 GFLOP/s."""
 
 _INACCURACY = 2.0
-"""Factor to which predicted times on two cores are good."""
-
+"""Factor within which predicted times on two cores are right."""
 
 BATCH_PATH = "/jobs/batch"
 """Path of the route that takes many jobs."""
@@ -60,7 +59,8 @@ async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: A
 async def submitted_jobs(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> list[SubmittedJob]:
     """Return the jobs in the body of the request, which is a batch; a dependency of routes."""
     body = await json_body(request)
-    batch = await run_in_threadpool(parse_body, body, JobBatch, max_members=len(body))  # each job's are counted later
+    # the members of each job are counted when it is parsed
+    batch = await run_in_threadpool(parse_body, body, JobBatch, max_members=len(body))
     memory = cache(partial(available_bytes, service_context(request).stores.redis))
     return [
         await _of_batch(index, partial(_submitted, request, to_json(job), caller, artifacts=artifacts, memory=memory))
@@ -69,7 +69,7 @@ async def submitted_jobs(request: Request, caller: CurrentPrincipal, artifacts: 
 
 
 async def _of_batch(index: int, parse: Callable[[], Awaitable[SubmittedJob]]) -> SubmittedJob:
-    """Return a job of a batch, whose problems name it by its index."""
+    """Return a job of a batch; the problems of parsing and of admission name it by its index."""
     with _named(index):
         job = await parse()
 
@@ -82,6 +82,7 @@ async def _of_batch(index: int, parse: Callable[[], Awaitable[SubmittedJob]]) ->
 
 @contextmanager
 def _named(index: int) -> Iterator[None]:
+    """Make the problems of a block name a job of a batch by its index; errors of the server stay as they are."""
     try:
         yield
     except ProblemError as error:

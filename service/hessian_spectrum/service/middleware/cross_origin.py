@@ -27,15 +27,15 @@ _RESPONSE_HEADERS = (
     "Retry-After",
     "X-Request-ID",
 )
-_SECONDS = 600
-"""Time for which browsers remember that a site may use the API."""
+_MAX_AGE_SECONDS = 600
+"""Time for which browsers remember the answer to a preflight request."""
 
 
 class CrossOrigin(CORSMiddleware):
     """Answers the preflight requests of browsers, and names listed origins in responses.
 
-    Others get no permission from it: what a page of another site may do without one is decided by `TrustedHost`.
-    Cookies are not allowed, as the server has none; pages send an API key.
+    It gives other origins no permission; `TrustedHost` decides what their pages may do without one. Cookies are not
+    allowed, as the server has none: pages send an API key.
 
     Args:
         app: The application behind this middleware.
@@ -49,7 +49,7 @@ class CrossOrigin(CORSMiddleware):
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=_REQUEST_HEADERS,
             expose_headers=_RESPONSE_HEADERS,
-            max_age=_SECONDS,
+            max_age=_MAX_AGE_SECONDS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -44,9 +44,14 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
     response = await fetch(address(path), { method, headers: all, signal, body: isJson ? JSON.stringify(body) : body });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ProblemError({ title: "The server does not answer", status: 0, detail: "It may be restarting; try again." });
+    throw new ProblemError({
+      title: "The server does not answer",
+      status: 0,
+      detail: "It may be restarting; try again.",
+    });
   }
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("key-required", { detail: { isGiven: hasKey() } }));
+  if (response.status === 401)
+    document.dispatchEvent(new CustomEvent("key-required", { detail: { isGiven: hasKey() } }));
   if (!response.ok) throw new ProblemError(await problemOf(response));
   return response;
 }
@@ -69,7 +74,14 @@ export async function download(path, name) {
 function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
   });
 }
 

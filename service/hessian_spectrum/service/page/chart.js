@@ -8,12 +8,13 @@ const BAND_OPACITY = "30";
 const MOST_SMOOTH_POINTS = 4000; // of longer curves, uPlot draws the extremes in each column of pixels
 const MARKER_MARGIN = 0.03;
 const FARTHEST_REFERENCE = 3; // in heights of the curves
-const MOST_DECADES = 7;
-const FEWEST_DECADES = 2;
-const BELOW = 1000;
+const MOST_DECADES = 7; // with a tick for each
+const FEWEST_DECADES = 2; // up to which ticks are at 1, 2 and 5 times a power of ten
+const BELOW = 1000; // ratio of the least height that is shown to that where lines end
 const HEADROOM = 3; // above the curves on a logarithmic axis
 const READINGS = 50;
-const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] }; // of both ends, in widths
+// How far a key moves both ends of the horizontal axis, in widths of the axis.
+const MOVES = { "+": [0.2, -0.2], "-": [-0.3, 0.3], ArrowLeft: [-0.15, -0.15], ArrowRight: [0.15, 0.15] };
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 const FONT = "12px system-ui, sans-serif";
 
@@ -62,8 +63,12 @@ export class Chart {
   // everything; part: the ends of the part that is shown at first.
   constructor({ label, height = 340, zoomed = () => {}, part = null }) {
     Object.assign(this, { height, zoomed, part });
-    this.node = element("figure", { class: "chart", tabindex: "0", "aria-label": label,
-      keydown: (event) => this.handleKey(event) });
+    this.node = element("figure", {
+      class: "chart",
+      tabindex: "0",
+      "aria-label": label,
+      keydown: (event) => this.handleKey(event),
+    });
     this.node.chart = this; // for tests and measurements of what is drawn
     this.plot = null;
     new ResizeObserver(() => this.resize()).observe(this.node);
@@ -76,7 +81,9 @@ export class Chart {
   draw(content) {
     this.content = { xScale: "linear", yScale: "linear", vertical: [], horizontal: [], ...content };
     if (!this.node.isConnected || !this.node.clientWidth) {
-      requestAnimationFrame(() => { if (this.node.isConnected) this.update(); });
+      requestAnimationFrame(() => {
+        if (this.node.isConnected) this.update();
+      });
       return;
     }
     this.update();
@@ -84,10 +91,24 @@ export class Chart {
 
   update() {
     const { curves, xScale, yScale } = this.content;
-    const isWhole = (name, scale) => scale === "linear" && curves.every((curve) => Array.prototype.every.call(curve[name], Number.isInteger));
+    const isWhole = (name, scale) =>
+      scale === "linear" && curves.every((curve) => Array.prototype.every.call(curve[name], Number.isInteger));
     this.areWhole = { x: isWhole("x", xScale), y: isWhole("y", yScale) };
-    const layout = JSON.stringify([this.content.xLabel, this.content.yLabel, xScale, yScale, this.content.yLimits, this.areWhole,
-      curves.map(({ label, style, group, lower, upper, x }) => [label, style, group, Boolean(lower && upper), x.length > MOST_SMOOTH_POINTS])]);
+    const layout = JSON.stringify([
+      this.content.xLabel,
+      this.content.yLabel,
+      xScale,
+      yScale,
+      this.content.yLimits,
+      this.areWhole,
+      curves.map(({ label, style, group, lower, upper, x }) => [
+        label,
+        style,
+        group,
+        Boolean(lower && upper),
+        x.length > MOST_SMOOTH_POINTS,
+      ]),
+    ]);
     const data = this.table();
     const { part } = this; // new data would reset it
     if (this.plot && layout === this.layout) this.plot.setData(data);
@@ -105,8 +126,12 @@ export class Chart {
     if (min === null) return [0, 1];
     const [x] = plot.data;
     const isAll = min <= x[0] && max >= x.at(-1);
-    const margin = min === max ? Math.max(Math.abs(min), 1) / 10
-      : isAll && this.content.curves.some((curve) => curve.style?.includes("markers")) ? (max - min) * MARKER_MARGIN : 0;
+    const margin =
+      min === max
+        ? Math.max(Math.abs(min), 1) / 10
+        : isAll && this.content.curves.some((curve) => curve.style?.includes("markers"))
+          ? (max - min) * MARKER_MARGIN
+          : 0;
     return [min - margin, max + margin];
   }
 
@@ -115,9 +140,12 @@ export class Chart {
     const { yScale, yLimits, yLeast } = this.content;
     if (yLimits) return yLimits;
     if (min === null) return yScale === "log" ? [1, 10] : [0, 1];
-    if (yScale === "log") return yLeast ? [yLeast, HEADROOM * Math.max(max, 2 * yLeast)] : uPlot.rangeLog(min, max, 10, false);
+    if (yScale === "log")
+      return yLeast ? [yLeast, HEADROOM * Math.max(max, 2 * yLeast)] : uPlot.rangeLog(min, max, 10, false);
     const far = FARTHEST_REFERENCE * (max - min || Math.abs(max) || 1);
-    const near = this.content.horizontal.map((each) => each.value).filter((value) => value > min - far && value < max + far);
+    const near = this.content.horizontal
+      .map((each) => each.value)
+      .filter((value) => value > min - far && value < max + far);
     return uPlot.rangeNum(Math.min(min, ...near), Math.max(max, ...near), 0.1, true);
   }
 
@@ -144,7 +172,9 @@ export class Chart {
   band({ y, lower, upper }) {
     if (!lower || !upper) return [];
     const { yScale, yLeast } = this.content;
-    return yScale === "log" && yLeast ? [upper, lower].map((end) => end.map((value, index) => (y[index] > yLeast ? value : 0))) : [upper, lower];
+    return yScale === "log" && yLeast
+      ? [upper, lower].map((end) => end.map((value, index) => (y[index] > yLeast ? value : 0)))
+      : [upper, lower];
   }
 
   table() {
@@ -156,54 +186,90 @@ export class Chart {
       const x = onScale(Array.from(curve.x), xScale);
       const order = x.map((value, index) => [value, index]).filter(([value]) => value !== null);
       if (order.some(([value], index) => index && value < order[index - 1][0])) order.sort((a, b) => a[0] - b[0]);
-      return [order.map(([value]) => value),
-        ...columns.map((column) => shown(order.map(([, index]) => column[index] ?? null)))];
+      return [
+        order.map(([value]) => value),
+        ...columns.map((column) => shown(order.map(([, index]) => column[index] ?? null))),
+      ];
     });
     if (tables.length === 0) return [[]];
     return tables.length === 1 ? tables[0] : uPlot.join(tables);
   }
 
   options() {
-    const { curves, xLabel, yLabel, xScale, yScale } = this.content;
-    const series = [{ label: xLabel, value: (plot, value) => number(value) }];
+    return {
+      width: this.node.clientWidth,
+      height: this.height,
+      scales: this.scales(),
+      axes: this.axes(),
+      ...this.seriesAndBands(),
+      cursor: { drag: { x: true, y: true, uni: 40 } },
+      hooks: { draw: [(plot) => this.drawReferences(plot)], setScale: [(plot, name) => this.noteZoom(plot, name)] },
+    };
+  }
+
+  scales() {
+    const { xScale, yScale, yLimits } = this.content;
+    const x = { time: false, distr: DISTRIBUTIONS[xScale] };
+    const y = { distr: DISTRIBUTIONS[yScale] };
+    if (xScale === "linear") x.range = (plot, min, max) => this.xRange(plot, min, max);
+    if (yScale !== "symlog" || yLimits) y.range = (plot, min, max) => this.yRange(min, max);
+    return { x, y };
+  }
+
+  axes() {
+    const { xLabel, yLabel, xScale, yScale } = this.content;
+    const axis = {
+      stroke: variable("--text"),
+      font: FONT,
+      labelFont: FONT,
+      grid: { stroke: variable("--line"), width: 0.5 },
+      ticks: { stroke: variable("--line") },
+    };
+    const steps = (name) => (this.areWhole[name] ? { incrs: WHOLE_STEPS } : {});
+    const ticks = (scale) =>
+      scale === "log"
+        ? { splits: logarithmicTicks, filter: (plot, all) => all, values: (plot, all) => all.map(magnitude) }
+        : { values: (plot, all) => all.map((tick) => (tick === null ? null : number(tick, 4))) };
+    return [
+      { ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
+      { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") },
+    ];
+  }
+
+  seriesAndBands() {
+    const { curves, xLabel } = this.content;
+    const value = (plot, each) => number(each);
+    const series = [{ label: xLabel, value }];
     const bands = [];
     coloursOf(curves).forEach((colour, index) => {
       const curve = curves[index];
       const stroke = variable(`--curve-${colour}`);
       const style = curve.style ?? "line";
-      const hasMarkers = style.includes("markers");
-      const paths = style === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined;
-      series.push({ label: curve.label, class: curve.label ? undefined : "unlisted", stroke, spanGaps: true, pxAlign: curve.x.length > MOST_SMOOTH_POINTS ? 1 : 0, paths, width: style === "markers" ? 0 : 1.5,
-        dash: style === "dashed" ? [6, 4] : undefined, value: (plot, value) => number(value),
-        points: { show: hasMarkers, size: 6, fill: stroke } });
-      if (curve.lower && curve.upper) {
-        bands.push({ series: [series.length, series.length + 1], fill: stroke + BAND_OPACITY });
-        for (const name of ["upper", "lower"]) {
-          series.push({ label: `${curve.label}, ${name} end`, class: "unlisted", stroke: "transparent", width: 0,
-            spanGaps: true, points: { show: false }, value: (plot, value) => number(value) });
-        }
-      }
+      series.push({
+        label: curve.label,
+        class: curve.label ? undefined : "unlisted",
+        stroke,
+        spanGaps: true,
+        pxAlign: curve.x.length > MOST_SMOOTH_POINTS ? 1 : 0,
+        paths: style === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined,
+        width: style === "markers" ? 0 : 1.5,
+        dash: style === "dashed" ? [6, 4] : undefined,
+        value,
+        points: { show: style.includes("markers"), size: 6, fill: stroke },
+      });
+      if (!curve.lower || !curve.upper) return;
+      bands.push({ series: [series.length, series.length + 1], fill: stroke + BAND_OPACITY });
+      const end = {
+        class: "unlisted",
+        stroke: "transparent",
+        width: 0,
+        spanGaps: true,
+        points: { show: false },
+        value,
+      };
+      for (const name of ["upper", "lower"]) series.push({ ...end, label: `${curve.label}, ${name} end` });
     });
-    const axis = { stroke: variable("--text"), font: FONT, labelFont: FONT, grid: { stroke: variable("--line"), width: 0.5 },
-      ticks: { stroke: variable("--line") } };
-    const steps = (name) => (this.areWhole[name] ? { incrs: WHOLE_STEPS } : {});
-    const ticks = (scale) => (scale === "log"
-      ? { splits: logarithmicTicks, filter: (plot, all) => all, values: (plot, all) => all.map(magnitude) }
-      : { values: (plot, all) => all.map((tick) => (tick === null ? null : number(tick, 4))) });
-    return {
-      width: this.node.clientWidth,
-      height: this.height,
-      scales: {
-        x: { time: false, distr: DISTRIBUTIONS[xScale], ...(xScale === "linear" ? { range: (plot, min, max) => this.xRange(plot, min, max) } : {}) },
-        y: { distr: DISTRIBUTIONS[yScale], ...(yScale === "symlog" && !this.content.yLimits ? {} : { range: (plot, min, max) => this.yRange(min, max) }) },
-      },
-      axes: [{ ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
-        { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") }],
-      series,
-      bands,
-      cursor: { drag: { x: true, y: true, uni: 40 } },
-      hooks: { draw: [(plot) => this.drawReferences(plot)], setScale: [(plot, name) => this.noteZoom(plot, name)] },
-    };
+    return { series, bands };
   }
 
   drawReferences(plot) {
@@ -267,28 +333,49 @@ export class Chart {
   readValues(direction) {
     const { plot } = this;
     const width = plot.over.clientWidth;
-    const left = Math.min(width - 1, Math.max(0, (plot.cursor.left >= 0 ? plot.cursor.left : width / 2) + direction * width / READINGS));
+    const left = Math.min(
+      width - 1,
+      Math.max(0, (plot.cursor.left >= 0 ? plot.cursor.left : width / 2) + (direction * width) / READINGS),
+    );
     plot.setCursor({ left, top: plot.over.clientHeight / 2 });
     const place = plot.cursor.idx ?? plot.posToIdx(left);
-    announce(plot.series.map(({ label, class: hidden }, index) => (hidden || !label ? "" : `${label} ${number(plot.data[index][place], 4)}`)).filter(Boolean).join(", "));
+    announce(
+      plot.series
+        .map(({ label, class: hidden }, index) =>
+          hidden || !label ? "" : `${label} ${number(plot.data[index][place], 4)}`,
+        )
+        .filter(Boolean)
+        .join(", "),
+    );
   }
 }
 
 export function zoomHelp() {
-  return element("p", { class: "muted" },
-    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows everything, Shift with ← or → reads values.");
+  return element(
+    "p",
+    { class: "muted" },
+    "Drag to zoom, double-click to show everything. With the keyboard: + and − zoom, ← and → move, 0 shows " +
+      "everything, Shift with ← or → reads values.",
+  );
 }
 
 // A chart of a panel as figures, series and sweeps describe it.
 export function panelChart(panel) {
   const chart = new Chart({ label: `${panel.title}: ${panel.y_label} against ${panel.x_label}` });
   const lines = panel.curves.filter((curve) => !["horizontal", "vertical"].includes(curve.style));
-  const reference = (style, values) => panel.curves.filter((curve) => curve.style === style)
-    .flatMap((curve) => values(curve).map((value) => ({ value, label: curve.label })));
+  const reference = (style, values) =>
+    panel.curves
+      .filter((curve) => curve.style === style)
+      .flatMap((curve) => values(curve).map((value) => ({ value, label: curve.label })));
   chart.draw({
-    curves: lines, xLabel: panel.x_label, yLabel: panel.y_label, xScale: panel.x_scale, yScale: panel.y_scale,
+    curves: lines,
+    xLabel: panel.x_label,
+    yLabel: panel.y_label,
+    xScale: panel.x_scale,
+    yScale: panel.y_scale,
     yLimits: panel.y_limits ?? undefined,
-    vertical: reference("vertical", (curve) => curve.x), horizontal: reference("horizontal", (curve) => curve.y),
+    vertical: reference("vertical", (curve) => curve.x),
+    horizontal: reference("horizontal", (curve) => curve.y),
   });
   return element("section", {}, element("h3", {}, panel.title), chart.node);
 }

@@ -1,7 +1,17 @@
 // Closed forms with sliders for what they depend on: norms, alignment, moments of the data, attention sinks.
 
 import { Chart, zoomHelp } from "./chart.js";
-import { choice, copyButton, copyLinkButton, element, list, number, problemElement, slider, table } from "./elements.js";
+import {
+  choice,
+  copyButton,
+  copyLinkButton,
+  element,
+  list,
+  number,
+  problemElement,
+  slider,
+  table,
+} from "./elements.js";
 import { Live } from "./live.js";
 import { planeElement } from "./plane.js";
 
@@ -17,7 +27,12 @@ function outputCovariance(s) {
 
 // Sliders whose values follow from others: how, and which other value they change.
 const DERIVED = {
-  residual: { of: (s) => outputCovariance(s) - s.covariance, set: (s, residual) => { s.covariance = outputCovariance(s) - residual; } },
+  residual: {
+    of: (s) => outputCovariance(s) - s.covariance,
+    set: (s, residual) => {
+      s.covariance = outputCovariance(s) - residual;
+    },
+  },
 };
 
 function unit(index) {
@@ -33,19 +48,28 @@ function sineOf(cosine) {
 
 // The directions of two vectors in their plane, without those of length 0.
 function directions([first, firstNorm], [second, secondNorm], cosine) {
-  return [[first, [1, 0], firstNorm], [second, [cosine, sineOf(cosine)], secondNorm]].filter(([, , norm]) => norm > 0);
+  return [
+    [first, [1, 0], firstNorm],
+    [second, [cosine, sineOf(cosine)], secondNorm],
+  ].filter(([, , norm]) => norm > 0);
 }
 
 // Vectors of these norms with this cosine, in the plane of the first two coordinates.
 function pair(first, second, cosine) {
   const zeros = Array(SIZE - 2).fill(0);
-  return [[first, 0, ...zeros], [second * cosine, second * sineOf(cosine), ...zeros]];
+  return [
+    [first, 0, ...zeros],
+    [second * cosine, second * sineOf(cosine), ...zeros],
+  ];
 }
 
 // Neurons of one cell: weights w of one sign, and v with this cosine to them.
 function cell(sign, { w, v, cosine }) {
   const along = ALONG.map((each) => sign * each);
-  return [along.map((each) => w * each), along.map((each, index) => v * (cosine * each + sineOf(cosine) * ACROSS[index]))];
+  return [
+    along.map((each) => w * each),
+    along.map((each, index) => v * (cosine * each + sineOf(cosine) * ACROSS[index])),
+  ];
 }
 
 // A pseudorandom number between -1 and 1, the same for the same index.
@@ -73,44 +97,115 @@ const SLIDERS = {
 
 const KINDS = {
   linear: {
-    title: "Two-layer linear network", sliders: ["w", "v", "cosine", "moment", "covariance", "residual", "rate"],
-    plane: (s) => ({ blocks: ["w", "v"], along: unit(0), across: unit(1), directions: directions(["w", s.w], ["v", s.v], s.cosine) }),
+    title: "Two-layer linear network",
+    sliders: ["w", "v", "cosine", "moment", "covariance", "residual", "rate"],
+    plane: (s) => ({
+      blocks: ["w", "v"],
+      along: unit(0),
+      across: unit(1),
+      directions: directions(["w", s.w], ["v", s.v], s.cosine),
+    }),
     request: (s) => {
       const [w, v] = pair(s.w, s.v, s.cosine);
       const x = Math.sqrt(s.moment);
-      return { model: { kind: "linear", w, v }, data: { x: [x], y: [s.covariance / x] }, descent: { learning_rate: s.rate, num_steps: STEPS } };
+      return {
+        model: { kind: "linear", w, v },
+        data: { x: [x], y: [s.covariance / x] },
+        descent: { learning_rate: s.rate, num_steps: STEPS },
+      };
     },
   },
   relu: {
-    title: "Two-layer ReLU network", sliders: ["w", "v", "cosine", "moment", "positive", "negative"],
+    title: "Two-layer ReLU network",
+    sliders: ["w", "v", "cosine", "moment", "positive", "negative"],
     // of the neurons that are active for x > 0, then of the others: each eigenvector belongs to one of both
-    plane: (s) => ({ blocks: ["w", "v"], along: [...ALONG, ...ALONG.map((each) => -each)], across: [...ACROSS, ...ACROSS],
-      directions: directions(["w", s.w], ["v", s.v], s.cosine) }),
+    plane: (s) => ({
+      blocks: ["w", "v"],
+      along: [...ALONG, ...ALONG.map((each) => -each)],
+      across: [...ACROSS, ...ACROSS],
+      directions: directions(["w", s.w], ["v", s.v], s.cosine),
+    }),
     request: (s) => {
       const cells = [1, -1].map((sign) => cell(sign, s));
       const x = Math.sqrt(s.moment);
-      return { model: { kind: "relu", w: cells.flatMap(([w]) => w), v: cells.flatMap(([, v]) => v) },
-        data: { x: [x, -x], y: [s.positive / x, -s.negative / x] } };
+      return {
+        model: { kind: "relu", w: cells.flatMap(([w]) => w), v: cells.flatMap(([, v]) => v) },
+        data: { x: [x, -x], y: [s.positive / x, -s.negative / x] },
+      };
     },
   },
   "self-attention": {
-    title: "Self-attention with a sink", sliders: ["query", "key", "alignment", "value", "sink"],
-    plane: (s) => ({ blocks: ["w_q", "w_k"], along: unit(0), across: unit(1), directions: directions(["w_q", s.query], ["w_k", s.key], s.alignment) }),
+    title: "Self-attention with a sink",
+    sliders: ["query", "key", "alignment", "value", "sink"],
+    plane: (s) => ({
+      blocks: ["w_q", "w_k"],
+      along: unit(0),
+      across: unit(1),
+      directions: directions(["w_q", s.query], ["w_k", s.key], s.alignment),
+    }),
     request: (s) => {
       const [query, key] = pair(s.query, s.key, s.alignment);
-      const rows = Array.from({ length: NUM_SEQUENCES }, (_, row) => Array.from({ length: LENGTH }, (__, column) => sample(row * LENGTH + column)));
-      return { model: { kind: "self-attention", w_v: s.value, w_q: query, w_k: key, sink_bias: s.sink },
-        data: { x: rows, y: rows.map((row) => [...row].reverse()) } };
+      const rows = Array.from({ length: NUM_SEQUENCES }, (_, row) =>
+        Array.from({ length: LENGTH }, (__, column) => sample(row * LENGTH + column)),
+      );
+      return {
+        model: { kind: "self-attention", w_v: s.value, w_q: query, w_k: key, sink_bias: s.sink },
+        data: { x: rows, y: rows.map((row) => [...row].reverse()) },
+      };
     },
   },
 };
 
 function spectrumCurves(eigenvalues) {
-  return ["bulk", "outlier", "zero"].map((role, index) => {
-    const own = eigenvalues.filter((each) => each.role === role).sort((a, b) => a.value - b.value);
-    return { label: { bulk: "bulk", outlier: "outliers", zero: "zeros" }[role], x: own.map((each) => each.value), y: own.map((each) => each.multiplicity),
-      style: "markers", group: index };
-  }).filter((each) => each.x.length);
+  return ["bulk", "outlier", "zero"]
+    .map((role, index) => {
+      const own = eigenvalues.filter((each) => each.role === role).sort((a, b) => a.value - b.value);
+      return {
+        label: { bulk: "bulk", outlier: "outliers", zero: "zeros" }[role],
+        x: own.map((each) => each.value),
+        y: own.map((each) => each.multiplicity),
+        style: "markers",
+        group: index,
+      };
+    })
+    .filter((each) => each.x.length);
+}
+
+function factsOf(spectrum) {
+  const columns = [
+    { title: "Eigenvalue", number: true },
+    { title: "Multiplicity", number: true },
+    { title: "Role" },
+    { title: "Group" },
+  ];
+  const row = (each) => [number(each.value), number(each.multiplicity), each.role, each.group ?? ""];
+  return [
+    list([
+      ["Sharpness", number(spectrum.sharpness)],
+      ["Smallest", number(spectrum.smallest)],
+      ["Trace", number(spectrum.trace)],
+      ["Condition number", number(spectrum.condition_number)],
+      ["Critical point", spectrum.critical_point],
+      ["Source", spectrum.source],
+    ]),
+    table(columns, spectrum.eigenvalues.map(row)),
+  ];
+}
+
+// The path of gradient descent, with the threshold 2 / learning rate.
+function descentPlot({ outliers, bulk }, threshold) {
+  const steps = outliers.map((_, index) => index);
+  return {
+    curves: [
+      { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)) },
+      { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)) },
+      { label: "bulk", x: steps, y: bulk, style: "dashed", group: "bulk" },
+      { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", group: "bulk" },
+    ],
+    xLabel: "step",
+    yLabel: "eigenvalue",
+    horizontal: [{ value: threshold, label: "2 / learning rate" }],
+  };
 }
 
 // Whether gradient descent is stable along the path: where the sharpness is below 2 / learning rate.
@@ -120,12 +215,17 @@ function stabilityOf(outliers, threshold) {
   const first = `2 / learning rate is ${number(threshold, 4)}. `;
   if (above < 0) return `${first}The larger outlier stays below it.`;
   if (below === outliers.length) return `${first}The larger outlier is always above it.`;
-  return `${first}The larger outlier exceeds it at step ${above} first${below > above ? `, and is below it again at step ${below}` : ""}.`;
+  const later = below > above ? `, and is below it again at step ${below}` : "";
+  return `${first}The larger outlier first exceeds it at step ${above}${later}.`;
 }
 
 export async function closedFormView(place, { signal, settings, keepSettings }) {
   let kind = settings.get("kind") in KINDS ? settings.get("kind") : "linear";
-  const values = Object.fromEntries(Object.entries(SLIDERS).filter(([, each]) => "value" in each).map(([name, each]) => [name, Number(settings.get(name) ?? each.value)]));
+  const values = Object.fromEntries(
+    Object.entries(SLIDERS)
+      .filter(([, each]) => "value" in each)
+      .map(([name, each]) => [name, Number(settings.get(name) ?? each.value)]),
+  );
   const chart = new Chart({ label: "Eigenvalues with their multiplicities", height: 260 });
   const descent = new Chart({ label: "Outliers and bulk along gradient descent", height: 260 });
   const controls = element("div");
@@ -137,28 +237,29 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
   let sliders = new Map();
 
   function show(spectrum) {
-    chart.draw({ curves: spectrumCurves(spectrum.eigenvalues), xLabel: "eigenvalue", yLabel: "multiplicity", yScale: "linear",
-      vertical: spectrum.eigenvalues.filter((each) => each.role === "outlier").map((each) => ({ value: each.value, label: number(each.value, 4) })) });
-    facts.replaceChildren(
-      list([["Sharpness", number(spectrum.sharpness)], ["Smallest", number(spectrum.smallest)], ["Trace", number(spectrum.trace)],
-        ["Condition number", number(spectrum.condition_number)], ["Critical point", spectrum.critical_point], ["Source", spectrum.source]]),
-      table([{ title: "Eigenvalue", number: true }, { title: "Multiplicity", number: true }, { title: "Role" }, { title: "Group" }],
-        spectrum.eigenvalues.map((each) => [number(each.value), number(each.multiplicity), each.role, each.group ?? ""])));
+    chart.draw({
+      curves: spectrumCurves(spectrum.eigenvalues),
+      xLabel: "eigenvalue",
+      yLabel: "multiplicity",
+      yScale: "linear",
+      vertical: spectrum.eigenvalues
+        .filter((each) => each.role === "outlier")
+        .map((each) => ({ value: each.value, label: number(each.value, 4) })),
+    });
+    facts.replaceChildren(...factsOf(spectrum));
     plane.replaceChildren(planeElement(spectrum.eigenvectors, KINDS[kind].plane(values)));
     path.hidden = !spectrum.descent;
     if (spectrum.descent) {
-      const { outliers, bulk } = spectrum.descent;
-      const steps = outliers.map((_, index) => index);
-      stability.textContent = stabilityOf(outliers, 2 / values.rate);
-      descent.draw({ curves: [
-        { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)) },
-        { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)) },
-        { label: "bulk", x: steps, y: bulk, style: "dashed", group: "bulk" }, { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", group: "bulk" }],
-        xLabel: "step", yLabel: "eigenvalue", horizontal: [{ value: 2 / values.rate, label: "2 / learning rate" }] });
+      stability.textContent = stabilityOf(spectrum.descent.outliers, 2 / values.rate);
+      descent.draw(descentPlot(spectrum.descent, 2 / values.rate));
     }
   }
 
-  const live = new Live("v1/closed-form", { signal, show, fail: (error) => facts.replaceChildren(problemElement(error)) });
+  const live = new Live("v1/closed-form", {
+    signal,
+    show,
+    fail: (error) => facts.replaceChildren(problemElement(error)),
+  });
 
   function valueOf(name) {
     return DERIVED[name]?.of(values) ?? values[name];
@@ -173,25 +274,69 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
 
   function changed() {
     const own = KINDS[kind].sliders.filter((name) => !DERIVED[name]);
-    keepSettings({ kind, ...Object.fromEntries(own.filter((name) => values[name] !== SLIDERS[name].value).map((name) => [name, values[name]])) });
+    keepSettings({
+      kind,
+      ...Object.fromEntries(
+        own.filter((name) => values[name] !== SLIDERS[name].value).map((name) => [name, values[name]]),
+      ),
+    });
     request = { ...KINDS[kind].request(values), eigenvectors: "outliers" };
     live.ask(request);
   }
 
   function arrange() {
-    sliders = new Map(KINDS[kind].sliders.map((name) => [name, slider({ name, ...SLIDERS[name], value: valueOf(name), change: (each) => moved(name, each) })]));
+    sliders = new Map(
+      KINDS[kind].sliders.map((name) => [
+        name,
+        slider({ name, ...SLIDERS[name], value: valueOf(name), change: (each) => moved(name, each) }),
+      ]),
+    );
     controls.replaceChildren(
-      choice({ name: "kind", label: "Network", value: kind, options: Object.entries(KINDS).map(([name, each]) => [name, each.title]),
-        change: (each) => { kind = each; arrange(); } }),
+      choice({
+        name: "kind",
+        label: "Network",
+        value: kind,
+        options: Object.entries(KINDS).map(([name, each]) => [name, each.title]),
+        change: (each) => {
+          kind = each;
+          arrange();
+        },
+      }),
       ...sliders.values(),
-      element("div", { class: "row" }, copyButton("Copy the request", () => JSON.stringify(request)), copyLinkButton()));
+      element(
+        "div",
+        { class: "row" },
+        copyButton("Copy the request", () => JSON.stringify(request)),
+        copyLinkButton(),
+      ),
+    );
     changed();
   }
 
   path.append(element("h2", {}, "Along gradient descent"), stability, descent.node);
-  place.append(element("h1", {}, "Closed forms"),
-    element("div", { class: "with-sidebar" }, controls, element("div", {}, chart.node,
-      element("h2", {}, "Eigenvectors of the outliers"), element("p", { class: "muted" }, "In the plane of the two weight vectors, "
-        + "separately for the entries of each. The circle has the length of a whole eigenvector."), plane, path, facts, zoomHelp())));
+  place.append(
+    element("h1", {}, "Closed forms"),
+    element(
+      "div",
+      { class: "with-sidebar" },
+      controls,
+      element(
+        "div",
+        {},
+        chart.node,
+        element("h2", {}, "Eigenvectors of the outliers"),
+        element(
+          "p",
+          { class: "muted" },
+          "In the plane of the two weight vectors, separately for the entries of each. The circle has the length " +
+            "of a whole eigenvector.",
+        ),
+        plane,
+        path,
+        facts,
+        zoomHelp(),
+      ),
+    ),
+  );
   arrange();
 }

@@ -16,8 +16,13 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 export function list(pairs) {
-  return element("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  return element(
+    "dl",
+    {},
+    pairs
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
 }
 
 // A container that scrolls wide content, also by keyboard.
@@ -28,12 +33,31 @@ export function scrollable(label, ...children) {
 // columns: [{title, number, wide}], rows: arrays of text or elements.
 export function plainTable(columns, rows, caption) {
   const classOf = (column) => [column.number && "number", column.wide && "wide"].filter(Boolean).join(" ") || undefined;
-  return element("table", {},
+  return element(
+    "table",
+    {},
     caption ? element("caption", {}, caption) : null,
-    element("thead", {}, element("tr", {}, columns.map((column) =>
-      element("th", { scope: "col", class: classOf(column) }, column.title)))),
-    element("tbody", {}, rows.map((row) => element("tr", {}, row.map((cell, index) =>
-      element("td", { class: classOf(columns[index]) }, cell))))));
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        columns.map((column) => element("th", { scope: "col", class: classOf(column) }, column.title)),
+      ),
+    ),
+    element(
+      "tbody",
+      {},
+      rows.map((row) =>
+        element(
+          "tr",
+          {},
+          row.map((cell, index) => element("td", { class: classOf(columns[index]) }, cell)),
+        ),
+      ),
+    ),
+  );
 }
 
 export function table(columns, rows, caption) {
@@ -71,7 +95,10 @@ export function duration(seconds) {
 export function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
-  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  while (count >= 1024 && unit < units.length - 1) {
+    count /= 1024;
+    unit += 1;
+  }
   return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
@@ -88,7 +115,9 @@ export function announce(text) {
   const status = document.getElementById("status");
   status.textContent = text;
   clearTimeout(announce.timer);
-  announce.timer = setTimeout(() => { status.textContent = ""; }, 6000);
+  announce.timer = setTimeout(() => {
+    status.textContent = "";
+  }, 6000);
 }
 
 export function announceProblem(error) {
@@ -100,53 +129,105 @@ export function announceOutage(error) {
 }
 
 export function copyButton(label, text) {
-  return element("button", { type: "button", click: async () => {
-    try {
-      await navigator.clipboard.writeText(text());
-      announce("Copied.");
-    } catch {
-      announce("The browser does not allow this page to copy; select the text instead.");
-    }
-  } }, label);
+  return element(
+    "button",
+    {
+      type: "button",
+      click: async () => {
+        try {
+          await navigator.clipboard.writeText(text());
+          announce("Copied.");
+        } catch {
+          announce("The browser does not allow this page to copy; select the text instead.");
+        }
+      },
+    },
+    label,
+  );
 }
 
 // A problem of the server as people read it: its title, and each field with what is wrong.
 export function problemElement(error) {
   const problem = error.problem ?? { title: String(error.message ?? error) };
   const errors = problem.errors ?? [];
-  return element("div", { class: "error", role: "alert" },
+  return element(
+    "div",
+    { class: "error", role: "alert" },
     element("strong", {}, problem.title),
     errors.length
-      ? element("ul", {}, errors.map((each) => element("li", {},
-        element("code", {}, each.loc.filter((part) => part !== "body").join(".") || "request"), `: ${each.msg}`)))
-      : element("p", {}, problem.detail ?? ""));
+      ? element(
+          "ul",
+          {},
+          errors.map((each) =>
+            element(
+              "li",
+              {},
+              element("code", {}, each.loc.filter((part) => part !== "body").join(".") || "request"),
+              `: ${each.msg}`,
+            ),
+          ),
+        )
+      : element("p", {}, problem.detail ?? ""),
+  );
 }
 
 // A slider with its value beside it. `format` makes the text of a value.
 export function slider({ name, label, min, max, step, value, help, change, format = (each) => number(each, 4) }) {
   const output = element("output", { for: name }, format(value));
-  const input = element("input", { type: "range", id: name, min, max, step, value: String(value), input: () => {
-    output.textContent = format(Number(input.value));
-    change(Number(input.value));
-  } });
-  const node = element("div", { class: "field" }, output, element("label", { for: name }, label), input,
-    help ? element("small", {}, help) : null);
-  node.show = (shown) => { // does not call `change`
+  const input = element("input", {
+    type: "range",
+    id: name,
+    min,
+    max,
+    step,
+    value: String(value),
+    input: () => {
+      output.textContent = format(Number(input.value));
+      change(Number(input.value));
+    },
+  });
+  const node = element(
+    "div",
+    { class: "field" },
+    output,
+    element("label", { for: name }, label),
+    input,
+    help ? element("small", {}, help) : null,
+  );
+  node.show = (shown) => {
+    // does not call `change`
     input.value = String(shown);
     output.textContent = format(shown);
   };
   return node;
 }
 
-export function choice({ name, label, options, value, change }) {
-  return element("div", { class: "field" }, element("label", { for: name }, label),
-    element("select", { id: name, change: (event) => change(event.target.value) },
-      options.map(([key, text]) => element("option", { value: key, selected: key === value }, text))));
+// The scale of a vertical axis; "" stands for the default of the curve.
+export function scaleChoice(value, change) {
+  return choice({
+    name: "y",
+    label: "Vertical axis",
+    value,
+    change: (y) => change({ y }),
+    options: [
+      ["", "automatic"],
+      ["linear", "linear"],
+      ["log", "logarithmic"],
+    ],
+  });
 }
 
-// The scale of a vertical axis; "" stands for the usual one of what is drawn.
-export function verticalAxisChoice(value, change) {
-  return choice({ name: "y", label: "Vertical axis", value, change, options: [["", "automatic"], ["linear", "linear"], ["log", "logarithmic"]] });
+export function choice({ name, label, options, value, change }) {
+  return element(
+    "div",
+    { class: "field" },
+    element("label", { for: name }, label),
+    element(
+      "select",
+      { id: name, change: (event) => change(event.target.value) },
+      options.map(([key, text]) => element("option", { value: key, selected: key === value }, text)),
+    ),
+  );
 }
 
 export function copyLinkButton(label = "Copy the link") {

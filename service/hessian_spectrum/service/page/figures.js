@@ -20,12 +20,46 @@ export async function figuresView(place, { signal }) {
 
   const rows = figures.map(({ figure, title, source, estimates }) => {
     const done = jobs.find((job) => job.kind === "figure" && job.summary.split(", ")[0] === figure);
-    return [element("strong", {}, figure), title, source,
-      element("div", { class: "row" }, ["quick", "paper"].map((scale) => element("button", { type: "button", click: () => compute(figure, scale),
-        "aria-label": `Compute ${figure} at the scale ${scale}` }, `${scale}: ${duration(estimates[scale].seconds ?? NaN) || "unknown"}`))),
-      done ? element("a", { href: `#/jobs/${done.id}` }, "result") : ""];
+    return [
+      element("strong", {}, figure),
+      title,
+      source,
+      element(
+        "div",
+        { class: "row" },
+        ["quick", "paper"].map((scale) =>
+          element(
+            "button",
+            {
+              type: "button",
+              click: () => compute(figure, scale),
+              "aria-label": `Compute ${figure} at the scale ${scale}`,
+            },
+            `${scale}: ${duration(estimates[scale].seconds ?? NaN) || "unknown"}`,
+          ),
+        ),
+      ),
+      done ? element("a", { href: `#/jobs/${done.id}` }, "result") : "",
+    ];
   });
-  place.append(element("h1", {}, "Figures of the sources"),
-    element("p", {}, "Each figure is one job. Its result has the numbers, and a verdict on every claim of the text. Times are predicted for two cores."),
-    faults, table([{ title: "Name" }, { title: "Title" }, { title: "Source", wide: true }, { title: "Compute" }, { title: "Result" }], rows));
+  place.append(
+    element("h1", {}, "Figures of the sources"),
+    element(
+      "p",
+      {},
+      "Each figure is one job. Its result has the numbers, and a verdict on every claim of the text. Times are " +
+        "predicted for two cores.",
+    ),
+    faults,
+    table(
+      [
+        { title: "Name" },
+        { title: "Title" },
+        { title: "Source", wide: true },
+        { title: "Compute" },
+        { title: "Result" },
+      ],
+      rows,
+    ),
+  );
 }

@@ -31,7 +31,8 @@ export class Form {
       const place = path.length ? this.faults.get(path.join(".")) : null;
       if (place) {
         place.textContent = msg;
-        for (let parent = place.closest("details"); parent; parent = parent.parentElement.closest("details")) parent.open = true;
+        for (let parent = place.closest("details"); parent; parent = parent.parentElement.closest("details"))
+          parent.open = true;
       }
     }
   }
@@ -53,7 +54,9 @@ export class Form {
   // Of several kinds of objects with the same name, the one with the most required fields that are all given.
   alternative(schema, value) {
     if (schema.properties) return schema;
-    const kinds = schema.oneOf.map((each) => this.resolved(each)).sort((a, b) => (b.required?.length ?? 0) - (a.required?.length ?? 0));
+    const kinds = schema.oneOf
+      .map((each) => this.resolved(each))
+      .sort((a, b) => (b.required?.length ?? 0) - (a.required?.length ?? 0));
     return kinds.find((each) => (each.required ?? []).every((name) => name in (value ?? {}))) ?? kinds.at(-1);
   }
 
@@ -77,24 +80,48 @@ export class Form {
     if (schema.const !== undefined && isRequired) return { node: element("span"), read: () => schema.const };
     if (schema.enum || schema.const !== undefined || schema.type === "boolean") {
       const options = schema.enum ?? (schema.const === undefined ? [true, false] : [schema.const]);
-      input = element("select", { id }, element("option", { value: "" }, fallback ? `default: ${fallback}` : "not set"),
-        options.map((each) => element("option", { value: JSON.stringify(each), selected: each === value }, String(each))));
+      input = element(
+        "select",
+        { id },
+        element("option", { value: "" }, fallback ? `default: ${fallback}` : "not set"),
+        options.map((each) =>
+          element("option", { value: JSON.stringify(each), selected: each === value }, String(each)),
+        ),
+      );
     } else {
-      input = element("input", { id, type: "text", spellcheck: "false", placeholder: fallback, value: textOf(value, schema),
-        inputmode: ["integer", "number"].includes(schema.type) ? "decimal" : undefined });
+      input = element("input", {
+        id,
+        type: "text",
+        spellcheck: "false",
+        placeholder: fallback,
+        value: textOf(value, schema),
+        inputmode: ["integer", "number"].includes(schema.type) ? "decimal" : undefined,
+      });
     }
     input.addEventListener("change", () => this.changed());
-    const node = element("div", { class: "field" }, element("label", { for: id }, label), input,
-      schema.description ? element("small", {}, schema.description) : null, this.fault(path));
+    const node = element(
+      "div",
+      { class: "field" },
+      element("label", { for: id }, label),
+      input,
+      schema.description ? element("small", {}, schema.description) : null,
+      this.fault(path),
+    );
     return { node, read: () => valueOf(input.value, schema) };
   }
 
   object(schema, value, path, { isRequired, label }) {
     const required = new Set(schema.required ?? []);
-    const parts = Object.entries(schema.properties).map(([name, field]) =>
-      [name, this.part(field, value?.[name], [...path, name], { isRequired: required.has(name), label: name })]);
-    const read = () => Object.fromEntries(parts.map(([name, part]) => [name, part.read()]).filter(([, each]) => each !== undefined));
-    return this.container(parts.map(([, part]) => part.node), { read, value, path, isRequired, label, description: schema.description });
+    const parts = Object.entries(schema.properties).map(([name, field]) => [
+      name,
+      this.part(field, value?.[name], [...path, name], { isRequired: required.has(name), label: name }),
+    ]);
+    const read = () =>
+      Object.fromEntries(parts.map(([name, part]) => [name, part.read()]).filter(([, each]) => each !== undefined));
+    return this.container(
+      parts.map(([, part]) => part.node),
+      { read, value, path, isRequired, label, description: schema.description },
+    );
   }
 
   union(schema, value, path, { isRequired, label }) {
@@ -103,13 +130,26 @@ export class Form {
     const inner = element("div");
     let part = null;
     const choose = (kind, fields) => {
-      for (const key of [...this.faults.keys()]) if (key.startsWith(`${[...path, ""].join(".")}`) && key !== path.join(".")) this.faults.delete(key);
-      part = this.object(this.alternative(this.resolved({ $ref: mapping[kind] }), fields), fields, path, { isRequired: true, label: null });
+      for (const key of [...this.faults.keys()])
+        if (key.startsWith(`${[...path, ""].join(".")}`) && key !== path.join(".")) this.faults.delete(key);
+      part = this.object(this.alternative(this.resolved({ $ref: mapping[kind] }), fields), fields, path, {
+        isRequired: true,
+        label: null,
+      });
       inner.replaceChildren(part.node);
     };
     const id = `field-${[...path, propertyName].join("-")}`;
-    const select = element("select", { id, change: () => { choose(select.value, undefined); this.changed(); } },
-      names.map((each) => element("option", { value: each, selected: each === value?.[propertyName] }, each)));
+    const select = element(
+      "select",
+      {
+        id,
+        change: () => {
+          choose(select.value, undefined);
+          this.changed();
+        },
+      },
+      names.map((each) => element("option", { value: each, selected: each === value?.[propertyName] }, each)),
+    );
     choose(value?.[propertyName] ?? names[0], value);
     const head = element("div", { class: "field" }, element("label", { for: id }, propertyName), select);
     return this.container([head, inner], { read: () => part.read(), value, path, isRequired, label });
@@ -121,16 +161,25 @@ export class Form {
     const fault = this.fault(path);
     if (isRequired) return { node: element("fieldset", {}, element("legend", {}, label), fault, nodes), read };
     const isOpen = value !== undefined && value !== null;
-    const details = element("details", { open: isOpen || undefined, toggle: () => this.changed() },
+    const details = element(
+      "details",
+      { open: isOpen || undefined, toggle: () => this.changed() },
       element("summary", {}, `${label} (optional${PARENTS_OPEN.includes(label) ? "" : ", used when open"})`),
-      description ? element("small", { class: "muted" }, description) : null, fault, nodes);
+      description ? element("small", { class: "muted" }, description) : null,
+      fault,
+      nodes,
+    );
     return { node: details, read: () => (details.open ? read() : undefined) };
   }
 }
 
 function textOf(value, schema) {
   if (value === undefined || value === null) return "";
-  return typeof value === "string" && schema.type === "string" ? value : typeof value === "string" ? value : JSON.stringify(value);
+  return typeof value === "string" && schema.type === "string"
+    ? value
+    : typeof value === "string"
+      ? value
+      : JSON.stringify(value);
 }
 
 // Empty fields are left out; text that is no JSON stays text, about which the server says what is wrong.

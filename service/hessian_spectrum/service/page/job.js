@@ -1,7 +1,7 @@
 // One job with its result, or the densities of several jobs in one plot.
 
 import { follow, json, persist } from "./api.js";
-import { cancelJob, deleteJob, ENDED, progressOf, Rate } from "./jobs.js";
+import { cancelJob, deleteJob, ENDED, progressOf, Rate } from "./job_state.js";
 import { announceOutage, announceProblem, element, list, problemElement, shortId, time } from "./elements.js";
 import { lanczosView } from "./lanczos.js";
 import { overlayView } from "./overlay.js";
@@ -10,10 +10,20 @@ import { downloads, resultElement } from "./result.js";
 
 function facts(job) {
   return list([
-    ["Kind", job.kind], ["Summary", job.summary], ["State", element("span", { class: `state-${job.state}` }, job.state)],
-    ["Submitted", time(job.created_at)], ["Started", time(job.started_at)], ["Ended", time(job.finished_at)],
-    ["Attempts", job.attempt > 1 ? String(job.attempt) : ""], ["Key", job.owner ?? ""],
-    ["Tags", Object.entries(job.tags).map(([name, value]) => `${name}: ${value}`).join(", ")],
+    ["Kind", job.kind],
+    ["Summary", job.summary],
+    ["State", element("span", { class: `state-${job.state}` }, job.state)],
+    ["Submitted", time(job.created_at)],
+    ["Started", time(job.started_at)],
+    ["Ended", time(job.finished_at)],
+    ["Attempts", job.attempt > 1 ? String(job.attempt) : ""],
+    ["Key", job.owner ?? ""],
+    [
+      "Tags",
+      Object.entries(job.tags)
+        .map(([name, value]) => `${name}: ${value}`)
+        .join(", "),
+    ],
   ]);
 }
 
@@ -31,12 +41,31 @@ async function single(place, id, context) {
 
   function showJob(job) {
     rate.add(job);
-    const cancel = element("button", { type: "button", disabled: job.state === "cancelling",
-      click: () => cancelJob(id) }, "Cancel");
-    const remove = element("button", { type: "button", click: async () => {
-      if (await deleteJob(id)) location.hash = "#/jobs";
-    } }, "Delete");
-    status.replaceChildren(facts(job), element("div", { class: "row" }, progressOf(job, rate), ENDED.includes(job.state) ? remove : cancel, againLink(id)));
+    const cancel = element(
+      "button",
+      { type: "button", disabled: job.state === "cancelling", click: () => cancelJob(id) },
+      "Cancel",
+    );
+    const remove = element(
+      "button",
+      {
+        type: "button",
+        click: async () => {
+          if (await deleteJob(id)) location.hash = "#/jobs";
+        },
+      },
+      "Delete",
+    );
+    status.replaceChildren(
+      facts(job),
+      element(
+        "div",
+        { class: "row" },
+        progressOf(job, rate),
+        ENDED.includes(job.state) ? remove : cancel,
+        againLink(id),
+      ),
+    );
     if (job.error) status.append(problemElement({ problem: job.error }));
   }
 
@@ -52,8 +81,16 @@ async function single(place, id, context) {
       if (interim) interim.show(document);
       else {
         interim = lanczosView(null, document, context);
-        result.replaceChildren(element("h2", {}, "Interim result"), element("p", { class: "muted" },
-          "From the probes and steps so far. The bands already contain the exact curves, and become narrower until the job ends."), interim.node);
+        result.replaceChildren(
+          element("h2", {}, "Interim result"),
+          element(
+            "p",
+            { class: "muted" },
+            "From the probes and steps so far. The bands already contain the exact curves, and become narrower until " +
+              "the job ends.",
+          ),
+          interim.node,
+        );
       }
     } catch (error) {
       if (error.name !== "AbortError" && ![404, 409, 410].includes(error.status)) announceProblem(error);

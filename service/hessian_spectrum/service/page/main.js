@@ -66,7 +66,9 @@ async function show() {
   try {
     await view(place, {
       signal,
-      get settings() { return settings(); },
+      get settings() {
+        return settings();
+      },
       keepSettings: (values) => signal.aborted || keepSettings(values),
       parameters: match.slice(1).map((each) => each && decodeURIComponent(each)),
     });

@@ -5,8 +5,14 @@ import { Form } from "./form.js";
 import { announce, choice, copyLinkButton, duration, element, problemElement } from "./elements.js";
 import { copyButtons, requestOf } from "./request.js";
 
-const MEDIA_TYPES = { pt2: "application/vnd.pytorch.pt2", onnx: "application/onnx", npz: "application/x-npz", npy: "application/x-npy",
-  safetensors: "application/x-safetensors", bin: "application/octet-stream" };
+const MEDIA_TYPES = {
+  pt2: "application/vnd.pytorch.pt2",
+  onnx: "application/onnx",
+  npz: "application/x-npz",
+  npy: "application/x-npy",
+  safetensors: "application/x-safetensors",
+  bin: "application/octet-stream",
+};
 const PAUSE_MILLISECONDS = 400;
 const LONGEST_LINK = 8000; // characters of a request that the address of the view contains
 const WINDOWS = { num_sequences: 8, sequence_length: 64 }; // initial choice for uploaded tokens
@@ -17,7 +23,29 @@ function entered(artifact, { model }) {
   if (artifact.kind === "program") return ["network", { model: { kind: "exported", program: reference } }];
   if (artifact.kind === "tokens") return ["data", { data: { ...reference, ...WINDOWS } }];
   if ("x" in artifact.arrays || "y" in artifact.arrays) return ["data", { data: reference }];
-  return model?.kind === "exported" ? ["parameters of the network", { model: { ...model, parameters: reference } }] : [null, {}];
+  return model?.kind === "exported"
+    ? ["parameters of the network", { model: { ...model, parameters: reference } }]
+    : [null, {}];
+}
+
+// Where files are dropped or chosen; `upload` receives one file.
+function dropBox(upload) {
+  const change = ({ target }) => target.files[0] && upload(target.files[0]);
+  const drop = (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+  };
+  return element(
+    "fieldset",
+    { dragover: (event) => event.preventDefault(), drop },
+    element("legend", {}, "Your own network or data"),
+    element(
+      "label",
+      { for: "file" },
+      "Drop a network (.pt2, .onnx), data (.npz with x and y) or parameters (.safetensors) here, or choose a file: ",
+    ),
+    element("input", { type: "file", id: "file", change }),
+  );
 }
 
 export async function newJobView(place, { signal, settings, keepSettings }) {
@@ -26,13 +54,18 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
   const { examples } = document.paths["/v1/jobs"].post.requestBody.content["application/json"];
   const mapping = components.JobRequest.discriminator.mapping;
   const form = new Form(components, () => changed());
-  const text = element("textarea", { rows: "16", "aria-label": "The request as JSON", spellcheck: "false", change: () => {
-    try {
-      fill(JSON.parse(text.value));
-    } catch (error) {
-      announce(`This is not JSON: ${error.message}`);
-    }
-  } });
+  const text = element("textarea", {
+    rows: "16",
+    "aria-label": "The request as JSON",
+    spellcheck: "false",
+    change: () => {
+      try {
+        fill(JSON.parse(text.value));
+      } catch (error) {
+        announce(`This is not JSON: ${error.message}`);
+      }
+    },
+  });
   const cost = element("div", { role: "status" });
   const submit = element("button", { type: "button", class: "primary", click: () => post() }, "Submit");
   let timer = null;
@@ -85,8 +118,14 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
     try {
       const found = await json("v1/estimates", { method: "POST", body: request(), signal: pending.signal });
       form.showErrors([]);
-      cost.replaceChildren(element("p", { class: found.fits === false ? "error" : undefined }, found.summary,
-        found.seconds ? ` About ${duration(found.seconds)} on two cores.` : ""));
+      cost.replaceChildren(
+        element(
+          "p",
+          { class: found.fits === false ? "error" : undefined },
+          found.summary,
+          found.seconds ? ` About ${duration(found.seconds)} on two cores.` : "",
+        ),
+      );
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error);
     }
@@ -112,30 +151,54 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
     }
     announce(`${file.name} is being uploaded.`);
     try {
-      const artifact = await (await send("v1/artifacts", { method: "POST", body: file, headers: { "Content-Type": type }, signal })).json();
+      const artifact = await (
+        await send("v1/artifacts", { method: "POST", body: file, headers: { "Content-Type": type }, signal })
+      ).json();
       const [place, value] = entered(artifact, request());
       if (place) fill({ ...request(), ...value });
-      announce(place ? `${file.name} is uploaded and entered as the ${place}.`
-        : `${file.name} is uploaded, but not entered: without arrays x or y it is no data, and parameters need a network. Drop the network first.`);
+      announce(
+        place
+          ? `${file.name} is uploaded and entered as the ${place}.`
+          : `${file.name} is uploaded, but not entered: without arrays x or y it is no data, and parameters need a ` +
+              "network. Drop the network first.",
+      );
     } catch (error) {
       if (error.name !== "AbortError") cost.replaceChildren(problemElement(error));
     }
   }
 
-  const input = element("input", { type: "file", id: "file", change: () => input.files[0] && upload(input.files[0]) });
-  const drop = element("fieldset", { dragover: (event) => event.preventDefault(), drop: (event) => {
-    event.preventDefault();
-    if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
-  } }, element("legend", {}, "Your own network or data"), element("label", { for: "file" }, "Drop a network (.pt2, .onnx), data (.npz with x and y) or parameters (.safetensors) here, or choose a file: "), input);
-
-  place.append(element("h1", {}, "New job"),
-    choice({ name: "preset", label: "Start from", value: "", options: Object.entries(examples).map(([name, each]) => [name, each.summary]),
-      change: (name) => fill(examples[name].value) }),
-    drop,
-    element("div", { class: "columns" }, form.node, element("div", { class: "sticky" },
-      element("h2", {}, "Cost"), cost, element("div", { class: "row" }, submit,
-        copyButtons(request), copyLinkButton()),
-      element("h2", {}, "Request"), text)));
-  signal.addEventListener("abort", () => { clearTimeout(timer); pending?.abort(); }, { once: true });
-  fill(await start() ?? Object.values(examples)[0].value);
+  place.append(
+    element("h1", {}, "New job"),
+    choice({
+      name: "preset",
+      label: "Start from",
+      value: "",
+      options: Object.entries(examples).map(([name, each]) => [name, each.summary]),
+      change: (name) => fill(examples[name].value),
+    }),
+    dropBox(upload),
+    element(
+      "div",
+      { class: "columns" },
+      form.node,
+      element(
+        "div",
+        { class: "sticky" },
+        element("h2", {}, "Cost"),
+        cost,
+        element("div", { class: "row" }, submit, copyButtons(request), copyLinkButton()),
+        element("h2", {}, "Request"),
+        text,
+      ),
+    ),
+  );
+  signal.addEventListener(
+    "abort",
+    () => {
+      clearTimeout(timer);
+      pending?.abort();
+    },
+    { once: true },
+  );
+  fill((await start()) ?? Object.values(examples)[0].value);
 }

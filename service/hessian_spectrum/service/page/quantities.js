@@ -49,9 +49,15 @@ export function conditionOfAll(eigenvalues, threshold, numZeros) {
 // Ritz values far from 0 that have converged and have about the weight of one eigenvalue, in descending order.
 export function outliersOf({ quadrature, num_parameters: count, largest, smallest }) {
   const width = Math.max(Math.abs(largest.value), Math.abs(smallest.value));
-  const nodes = quadrature.flatMap(({ nodes: own, weights, residuals }) => own.filter((node, index) => residuals
-    && weights[index] < MOST_EIGENVALUES_OF_A_NODE / count + LEAST_SHARE_OF_A_BULK_NODE
-    && Math.abs(residuals[index]) < LARGEST_RESIDUAL * width && Math.abs(node) > LEAST_MAGNITUDE * width));
+  const nodes = quadrature.flatMap(({ nodes: own, weights, residuals }) =>
+    own.filter(
+      (node, index) =>
+        residuals &&
+        weights[index] < MOST_EIGENVALUES_OF_A_NODE / count + LEAST_SHARE_OF_A_BULK_NODE &&
+        Math.abs(residuals[index]) < LARGEST_RESIDUAL * width &&
+        Math.abs(node) > LEAST_MAGNITUDE * width,
+    ),
+  );
   const found = [];
   for (const node of nodes.sort((a, b) => b - a)) {
     if (!found.length || found.at(-1) - node > LEAST_DISTANCE * width) found.push(node);
@@ -92,5 +98,8 @@ export function leastShown({ num_parameters: count, num_steps: steps, smoothing,
 export function negativeShare({ grid, values, band }) {
   const index = grid.findLastIndex((each) => each < 0);
   if (index < 0) return null;
-  return [`Share below ${number(grid[index], 3)}`, withInterval({ value: values[index], lower: band.lower[index], upper: band.upper[index] }, 4)];
+  return [
+    `Share below ${number(grid[index], 3)}`,
+    withInterval({ value: values[index], lower: band.lower[index], upper: band.upper[index] }, 4),
+  ];
 }

@@ -12,7 +12,9 @@ export function python(value, indent = "") {
   if (typeof value !== "object") return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map((each) => python(each, indent)).join(", ")}]`;
   const deeper = indent + INDENT;
-  const lines = Object.entries(value).map(([name, each]) => `${deeper}${JSON.stringify(name)}: ${python(each, deeper)},\n`);
+  const lines = Object.entries(value).map(
+    ([name, each]) => `${deeper}${JSON.stringify(name)}: ${python(each, deeper)},\n`,
+  );
   return lines.length ? `{\n${lines.join("")}${indent}}` : "{}";
 }
 
@@ -27,24 +29,34 @@ function header() {
 // A program with a statement that uses `client`; the key comes from the environment, never from the page.
 function program(statement) {
   const key = hasKey() ? ', api_key=os.environ["SPECTRUM_API_KEY"]' : "";
-  return `${hasKey() ? "import os\n\n" : ""}from hessian_spectrum.client import SpectrumClient\n\n`
-    + `with SpectrumClient("${server()}"${key}) as client:\n${INDENT}${statement}\n`;
+  return (
+    `${hasKey() ? "import os\n\n" : ""}from hessian_spectrum.client import SpectrumClient\n\n` +
+    `with SpectrumClient("${server()}"${key}) as client:\n${INDENT}${statement}\n`
+  );
 }
 
 function curl(path, request) {
-  const body = request ? ` -H 'Content-Type: application/json' -d '${JSON.stringify(request).replaceAll("'", "'\\''")}'` : "";
+  const body = request
+    ? ` -H 'Content-Type: application/json' -d '${JSON.stringify(request).replaceAll("'", "'\\''")}'`
+    : "";
   return `curl -s ${server()}/${path}${header()}${body}`;
 }
 
 // Buttons that copy what `request` returns.
 export function copyButtons(request) {
-  return [copyButton("Copy curl", () => curl("v1/jobs", request())),
+  return [
+    copyButton("Copy curl", () => curl("v1/jobs", request())),
     copyButton("Copy Python", () => program(`result = client.run(${python(request(), INDENT)})`)),
-    copyButton("Copy JSON", () => JSON.stringify(request(), null, 2))];
+    copyButton("Copy JSON", () => JSON.stringify(request(), null, 2)),
+  ];
 }
 
 export function againLink(id) {
-  return element("a", { class: "button", href: `#/new?job=${id}`, "aria-label": `Run job ${id.slice(0, 16)} again with changes` }, "Run again");
+  return element(
+    "a",
+    { class: "button", href: `#/new?job=${id}`, "aria-label": `Run job ${id.slice(0, 16)} again with changes` },
+    "Run again",
+  );
 }
 
 export function requestOf(id, signal) {
@@ -59,16 +71,46 @@ export function requestElement(id, signal) {
   async function fill() {
     try {
       const request = await requestOf(id, signal);
-      place.replaceChildren(element("div", { class: "row" }, copyButtons(() => request)),
-        element("pre", { tabindex: "0", "aria-label": "The request as JSON" }, JSON.stringify(request, null, 2)));
+      place.replaceChildren(
+        element(
+          "div",
+          { class: "row" },
+          copyButtons(() => request),
+        ),
+        element("pre", { tabindex: "0", "aria-label": "The request as JSON" }, JSON.stringify(request, null, 2)),
+      );
     } catch (error) {
-      if (error.name !== "AbortError") place.replaceChildren(error.status === 410 ? element("p", {}, error.problem.detail) : problemElement(error));
+      if (error.name !== "AbortError")
+        place.replaceChildren(error.status === 410 ? element("p", {}, error.problem.detail) : problemElement(error));
     }
   }
 
-  const details = element("details", { toggle: () => { if (details.open && !place.firstChild) fill(); } }, element("summary", {}, "Request"), place);
-  return element("div", {}, details, element("details", {}, element("summary", {}, "Use the result elsewhere"),
-    element("div", { class: "row" }, copyButton("Copy curl", () => result[0]), copyButton("Copy Python", () => result[1]),
-      copyLinkButton("Copy the link to this view")),
-    element("pre", { tabindex: "0", "aria-label": "Commands that fetch the result" }, result.join("\n\n"))));
+  const details = element(
+    "details",
+    {
+      toggle: () => {
+        if (details.open && !place.firstChild) fill();
+      },
+    },
+    element("summary", {}, "Request"),
+    place,
+  );
+  return element(
+    "div",
+    {},
+    details,
+    element(
+      "details",
+      {},
+      element("summary", {}, "Use the result elsewhere"),
+      element(
+        "div",
+        { class: "row" },
+        copyButton("Copy curl", () => result[0]),
+        copyButton("Copy Python", () => result[1]),
+        copyLinkButton("Copy the link to this view"),
+      ),
+      element("pre", { tabindex: "0", "aria-label": "Commands that fetch the result" }, result.join("\n\n")),
+    ),
+  );
 }

@@ -7,16 +7,25 @@ import { bytes, duration, element, list, number, plainTable, problemElement, scr
 const POLL_SECONDS = 5;
 const MOST_SAMPLES = 720; // of an hour
 const STATES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"];
-const WORKER_COLUMNS = [{ title: "Name" }, { title: "Device" }, { title: "Threads", number: true }, { title: "Memory for a job", number: true },
-  { title: "Resident", number: true }, { title: "Jobs at once", number: true }, { title: "Fault" }];
+const WORKER_COLUMNS = [
+  { title: "Name" },
+  { title: "Device" },
+  { title: "Threads", number: true },
+  { title: "Memory for a job", number: true },
+  { title: "Resident", number: true },
+  { title: "Jobs at once", number: true },
+  { title: "Fault" },
+];
 
 // Parses the text format of Prometheus: name -> value, or name{label="value"} -> value.
 export function metricsOf(text) {
   const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
-  return new Map(lines.map((line) => {
-    const space = line.lastIndexOf(" ");
-    return [line.slice(0, space), Number(line.slice(space + 1))];
-  }));
+  return new Map(
+    lines.map((line) => {
+      const space = line.lastIndexOf(" ");
+      return [line.slice(0, space), Number(line.slice(space + 1))];
+    }),
+  );
 }
 
 async function orProblem(promise) {
@@ -29,8 +38,11 @@ async function orProblem(promise) {
 }
 
 async function state(signal) {
-  const [version, ready, metrics] = await Promise.all([orProblem(json("v1/version", { signal })), orProblem(json("v1/health/ready", { signal })),
-    orProblem(send("metrics", { signal }).then((response) => response.text()))]);
+  const [version, ready, metrics] = await Promise.all([
+    orProblem(json("v1/version", { signal })),
+    orProblem(json("v1/health/ready", { signal })),
+    orProblem(send("metrics", { signal }).then((response) => response.text())),
+  ]);
   return { version, ready, metrics: metrics.error ? null : metricsOf(metrics) };
 }
 
@@ -38,14 +50,33 @@ function queueFacts(metrics) {
   const jobs = (name) => metrics.get(`spectrum_jobs{state="${name}"}`);
   if (jobs("queued") === undefined) return [["Jobs", "unknown: the queue does not answer"]];
   const oldest = metrics.get("spectrum_oldest_queued_seconds");
-  return [["Jobs", STATES.filter((name) => jobs(name) || name === "queued" || name === "running").map((name) => `${number(jobs(name))} ${name}`).join(", ")],
+  return [
+    [
+      "Jobs",
+      STATES.filter((name) => jobs(name) || name === "queued" || name === "running")
+        .map((name) => `${number(jobs(name))} ${name}`)
+        .join(", "),
+    ],
     ["Oldest queued job", jobs("queued") ? `waits for ${duration(oldest)}` : "none"],
-    ["Products", `${number(metrics.get("spectrum_products_total"))} since the start of the queue`]];
+    ["Products", `${number(metrics.get("spectrum_products_total"))} since the start of the queue`],
+  ];
 }
 
 function facts({ version, metrics }) {
-  return list([["Release", version.version], ["Code", version.code_version?.slice(0, 16)],
-    ...(metrics ? [...queueFacts(metrics), ["Disk", `${bytes(metrics.get("spectrum_results_bytes"))} of results and uploads, ${bytes(metrics.get("spectrum_results_free_bytes"))} free`]] : [])]);
+  return list([
+    ["Release", version.version],
+    ["Code", version.code_version?.slice(0, 16)],
+    ...(metrics
+      ? [
+          ...queueFacts(metrics),
+          [
+            "Disk",
+            `${bytes(metrics.get("spectrum_results_bytes"))} of results and uploads, ` +
+              `${bytes(metrics.get("spectrum_results_free_bytes"))} free`,
+          ],
+        ]
+      : []),
+  ]);
 }
 
 // Matrix-vector products per second between two readings of a counter.
@@ -53,7 +84,13 @@ class ProductRate {
   constructor() {
     this.chart = new Chart({ label: "Matrix-vector products per second since this page was opened", height: 220 });
     this.text = element("p", {}, "Known after the second reading.");
-    this.node = element("section", {}, element("h2", {}, "Matrix-vector products per second"), this.text, this.chart.node);
+    this.node = element(
+      "section",
+      {},
+      element("h2", {}, "Matrix-vector products per second"),
+      this.text,
+      this.chart.node,
+    );
     this.chart.node.hidden = true;
     this.samples = [];
     this.started = performance.now();
@@ -66,19 +103,40 @@ class ProductRate {
     if (!last || count < last.count) return;
     this.samples.push({ at, rate: (count - last.count) / (at - last.at) });
     if (this.samples.length > MOST_SAMPLES) this.samples.shift();
-    this.text.textContent = `${number(this.samples.at(-1).rate, 3)} over the last ${number(at - last.at, 2)} seconds, of all workers together.`;
+    const rate = number(this.samples.at(-1).rate, 3);
+    this.text.textContent = `${rate} over the last ${number(at - last.at, 2)} seconds, of all workers together.`;
     this.chart.node.hidden = this.samples.length < 2;
     if (!this.chart.node.hidden) {
-      this.chart.draw({ curves: [{ label: "products per second", x: this.samples.map((each) => each.at), y: this.samples.map((each) => each.rate), style: "line" }],
-        xLabel: "seconds since this page was opened", yLabel: "products per second" });
+      this.chart.draw({
+        curves: [
+          {
+            label: "products per second",
+            x: this.samples.map((each) => each.at),
+            y: this.samples.map((each) => each.rate),
+            style: "line",
+          },
+        ],
+        xLabel: "seconds since this page was opened",
+        yLabel: "products per second",
+      });
     }
   }
 }
 
 function workersTable(workers) {
   if (!workers?.length) return element("p", {}, "No worker is online, or this page may not see them.");
-  return plainTable(WORKER_COLUMNS, workers.map((each) => [each.name, each.device, number(each.num_threads), bytes(each.memory_bytes),
-    bytes(each.resident_bytes), number(each.concurrency), each.fault ?? "none"]));
+  return plainTable(
+    WORKER_COLUMNS,
+    workers.map((each) => [
+      each.name,
+      each.device,
+      number(each.num_threads),
+      bytes(each.memory_bytes),
+      bytes(each.resident_bytes),
+      number(each.concurrency),
+      each.fault ?? "none",
+    ]),
+  );
 }
 
 export async function serverView(place, { signal }) {
@@ -90,7 +148,8 @@ export async function serverView(place, { signal }) {
     const now = await state(signal);
     const problem = now.ready.error ?? now.version.error;
     const text = problem ? String(problem.problem?.detail ?? problem) : "The server accepts closed forms and jobs.";
-    if (text !== verdict.dataset.text) { // a screen reader reads only changes
+    if (text !== verdict.dataset.text) {
+      // a screen reader reads only changes
       verdict.replaceChildren(problem ? problemElement(problem) : element("p", { class: "state-succeeded" }, text));
       verdict.dataset.text = text;
     }

@@ -42,13 +42,13 @@ PATH = closed_form.PATH + "/batch"
 NDJSON = "application/x-ndjson"
 
 CHUNK_ITEMS, CHUNK_BYTES = 256, 200_000
-"""Most items and bytes that one task computes: some tens of milliseconds of work, most often."""
+"""Largest number of items and of bytes of one task, which usually takes some tens of milliseconds."""
 
 CHUNKS_AT_ONCE = 4
-"""Number of tasks of one request that wait or run, whose results wait for those before them."""
+"""Number of tasks of one request that run, or whose results wait for earlier ones, at the same time."""
 
 _LARGE_RESULTS = (b'"eigenvectors"', b'"descent"', b"\\u")
-"""Parts of the text of an item whose result may be much larger than the item; any name can be written with \\u."""
+"""Texts in an item whose result may be much larger than the item; \\u can stand for any letter of a name."""
 
 router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 
