@@ -9,14 +9,15 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 from docs_site.generated import openapi_document, with_generated_parts
+from docs_site.notebooks import notebook_pages
 from docs_site.repository_files import files_outside_of_the_documents, with_links_of_the_site
 
 _OPENAPI_OPTIONS = "techdocs-owl"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files outside of docs/ that are part of the site."""
-    for file in files_outside_of_the_documents(config):
+    """Add the files outside of docs/ that are part of the site, and pages for the notebooks."""
+    for file in [*files_outside_of_the_documents(config), *notebook_pages(config)]:
         files.append(file)
     return files
 

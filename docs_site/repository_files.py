@@ -12,6 +12,8 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File
 
+from docs_site.notebooks import page_of
+
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = "benchmarks/results"
 _DOCUMENTS = "docs"
@@ -26,8 +28,8 @@ def repository_path(src_uri: str) -> str:
 
 
 def site_path(path: str) -> str:
-    """Return the path on the site of a file of the repository."""
-    return path.removeprefix(f"{_DOCUMENTS}/")
+    """Return the path on the site of a file of the repository, of a notebook that of its page."""
+    return page_of(path.removeprefix(f"{_DOCUMENTS}/"))
 
 
 def links(markdown: str) -> Iterator[re.Match[str]]:

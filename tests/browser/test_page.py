@@ -381,6 +381,58 @@ def test_the_loss_along_training_is_drawn(server: Any, open_page: OpenPage) -> N
     assert curve.losses[-1] < curve.losses[0]
 
 
+def test_both_ends_are_ranked_from_their_own_end(server: Any, open_page: OpenPage) -> None:
+    method = {"kind": "top-k", "k": 5, "which": "both-ends"}
+    with SpectrumClient(server.url) as client:
+        job_id = client.wait(client.submit(JOB | {"method": method}).id).id
+        values = [pair.value for pair in client.result(job_id).eigenpairs]
+    page = open_page(server.url, f"#/jobs/{job_id}", wait_for=".u-legend")
+    assert drawn(page, "data[0]") == [1, 2, 3]
+    assert drawn(page, "data[1]") == values[:3]
+    assert drawn(page, "data[4]")[:2] == values[:2:-1]  # after the ends of the intervals of the first curve
+
+
+def test_an_outlier_has_one_colour(server: Any, open_page: OpenPage) -> None:
+    page = open_page(server.url, "#/closed-form?w=1e999", wait_for=".u-legend")
+    assert float(page.locator("#w").input_value()) == 1.5  # as if no slider had been moved
+    for plot, first in ((0, 1), (1, 0)):  # of the spectrum, which has its bulk first, and of gradient descent
+        for number in (1, 2):
+            own = page.evaluate(
+                f"getComputedStyle(document.documentElement).getPropertyValue('--curve-{number}').trim()"
+            )
+            label = drawn(page, f"series[{first + number}].label", chart=plot)
+            assert "outlier" in label
+            assert (
+                page.evaluate(
+                    f"document.querySelectorAll('figure.chart')[{plot}].chart.plot.series[{first + number}].stroke()"
+                )
+                == own
+            )
+    keys = page.locator(".key").evaluate_all("all => all.map(each => each.className)")
+    assert keys == ["key vector-1", "key vector-2"]
+
+
+def test_a_sweep_over_names_shows_them(server: Any, open_page: OpenPage) -> None:
+    names = ["tanh", "relu", "gelu"]
+    panel = {
+        "title": "names",
+        "x_label": "activation",
+        "y_label": "largest",
+        "x_scale": "linear",
+        "y_scale": "linear",
+        "x_categories": names,
+        "curves": [{"label": "a", "x": [0, 1, 2], "y": [1.0, 3.0, 2.0], "style": "markers"}],
+    }
+    page = open_page(server.url, "#/figures", wait_for="table")
+    page.evaluate(
+        "async (panel) => { const { panelChart } = await import('./page/chart.js');"
+        " document.getElementById('content').replaceChildren(panelChart(panel)); }",
+        panel,
+    )
+    shown = drawn(page, "axes[0]._values")
+    assert [each for each in shown if each] == names
+
+
 def test_the_part_that_is_shown_is_in_the_address(server: Any, open_page: OpenPage, results: dict[str, str]) -> None:
     page = open_page(server.url, f"#/jobs/{results['lanczos']}", wait_for=".u-over")
     page.locator("figure.chart").first.focus()
@@ -439,6 +491,12 @@ def test_several_densities_are_overlaid(server: Any, open_page: OpenPage, result
         expect(legend(page, job_id[:12])).to_be_visible()
     page.goto(f"{server.url}/#/jobs/{other},{results['exact']}")
     expect(page.get_by_text(f"Without such a curve: {results['exact'][:16]}")).to_be_visible()
+    with SpectrumClient(server.url) as client:
+        for job_id in (other, results["exact"]):
+            largest = client.result(job_id)
+            value = largest.largest.value if job_id == other else max(largest.eigenvalues)
+            cell = page.locator("tr", has_text=job_id[:12]).locator("td").last.inner_text()
+            assert float(cell.split()[0]) == pytest.approx(value, rel=1e-5)
     page.locator("#curve").select_option("cumulative")  # which every eigenvalue has, too
     expect(legend(page, results["exact"][:12])).to_be_visible()
     page.wait_for_url(re.compile("curve=cumulative"))
@@ -663,6 +721,7 @@ def test_what_is_not_there_is_said(server: Any, open_page: OpenPage) -> None:
 def test_an_unknown_job_is_said(server: Any, open_page: OpenPage) -> None:
     page = open_page(server.url, f"#/jobs/{'0' * 32}", wait_for="[role=alert]")
     expect(page.locator("[role=alert]")).to_contain_text("job")
+    expect(page.get_by_text("Use the result elsewhere")).to_have_count(0)
 
 
 def test_the_page_forbids_inline_code_and_other_hosts(server: Any) -> None:

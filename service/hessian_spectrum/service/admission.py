@@ -263,7 +263,10 @@ def available_bytes(client: redis.Redis) -> int | None:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:,.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
+    for unit, length, least in (("years", 365.25 * 86400, 2), ("days", 86400, 10), ("hours", 3600, 1)):
+        if seconds >= least * length:
+            return f"{float(f'{seconds / length:.3g}'):,g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _parameter_shapes(request: AnyJobRequest) -> dict[str, list[int]] | None:
@@ -370,7 +373,7 @@ def _with_receiver(
 
     def admit_with_receiver() -> str | None:
         if submission.webhook is not None and not is_receiver(submission.webhook, receivers):
-            allowed = f"this server sends messages to {', '.join(sorted(receivers))} alone"
+            allowed = "this server sends messages only to hosts that its operator has listed"
             raise invalid_field(("webhook",), allowed if receivers else "this server sends no messages")
         return admit()
 

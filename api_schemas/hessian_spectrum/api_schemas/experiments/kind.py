@@ -65,7 +65,8 @@ class ExperimentRequest(KindMessage):
     @property
     def summary(self) -> str:
         """What the job computes, in a few words."""
-        return f"{len(self._points)} points"
+        count = len(self._points)
+        return "1 point" if count == 1 else f"{count} points"
 
     @property
     def all_tags(self) -> dict[str, str]:

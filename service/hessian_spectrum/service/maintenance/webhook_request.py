@@ -35,7 +35,7 @@ def signed_request(record: JobRecord, signer: Webhook) -> WebhookRequest:
     body = json.dumps(
         {
             "type": f"job.{state}",
-            "timestamp": (record.finished_at or now).isoformat(),
+            "timestamp": (record.finished_at or now).isoformat().replace("+00:00", "Z"),  # as in the record
             "data": job_message(record, paths(record.id)).model_dump(mode="json"),
         }
     )

@@ -52,6 +52,7 @@ function isAscending(values) {
 function coloursOf(curves) {
   const groups = new Map();
   return curves.map((curve, index) => {
+    if (curve.colour !== undefined) return curve.colour;
     const group = curve.group ?? `own ${index}`;
     if (!groups.has(group)) groups.set(group, groups.size % NUM_COLOURS);
     return groups.get(group);
@@ -75,7 +76,8 @@ export class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
-  // content: {curves: [{label, x, y, lower, upper, style, group}], xLabel, yLabel, xScale, yScale, yLimits,
+  // content: {curves: [{label, x, y, lower, upper, style, group, colour}], xLabel, yLabel, xScale, yScale, yLimits,
+  //   xNames: names of the positions 0, 1, ... on the horizontal axis,
   //   yLeast: the least height that a logarithmic axis shows,
   //   vertical: [{value, label}], horizontal: [{value, label}]}
   draw(content) {
@@ -100,6 +102,7 @@ export class Chart {
       xScale,
       yScale,
       this.content.yLimits,
+      this.content.xNames,
       this.areWhole,
       curves.map(({ label, style, group, lower, upper, x }) => [
         label,
@@ -217,7 +220,7 @@ export class Chart {
   }
 
   axes() {
-    const { xLabel, yLabel, xScale, yScale } = this.content;
+    const { xLabel, yLabel, xScale, yScale, xNames } = this.content;
     const axis = {
       stroke: variable("--text"),
       font: FONT,
@@ -230,8 +233,9 @@ export class Chart {
       scale === "log"
         ? { splits: logarithmicTicks, filter: (plot, all) => all, values: (plot, all) => all.map(magnitude) }
         : { values: (plot, all) => all.map((tick) => (tick === null ? null : number(tick, 4))) };
+    const names = xNames ? { values: (plot, all) => all.map((tick) => xNames[tick] ?? "") } : {};
     return [
-      { ...axis, label: xLabel, ...ticks(xScale), ...steps("x") },
+      { ...axis, label: xLabel, ...ticks(xScale), ...steps("x"), ...names },
       { ...axis, label: yLabel, size: 70, ...ticks(yScale), ...steps("y") },
     ];
   }
@@ -374,6 +378,7 @@ export function panelChart(panel) {
     xScale: panel.x_scale,
     yScale: panel.y_scale,
     yLimits: panel.y_limits ?? undefined,
+    xNames: panel.x_categories ?? undefined,
     vertical: reference("vertical", (curve) => curve.x),
     horizontal: reference("horizontal", (curve) => curve.y),
   });

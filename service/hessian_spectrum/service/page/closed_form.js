@@ -13,12 +13,14 @@ import {
   table,
 } from "./elements.js";
 import { Live } from "./live.js";
-import { planeElement } from "./plane.js";
+import { outlierColour, planeElement } from "./plane.js";
 
 const SIZE = 6;
 const LENGTH = 4;
 const NUM_SEQUENCES = 3;
 const STEPS = 60;
+const BULK_COLOUR = 0;
+const ZERO_COLOUR = 7;
 
 // Mean of x f(x) of a linear network, whose slope is <w, v>.
 function outputCovariance(s) {
@@ -95,6 +97,12 @@ const SLIDERS = {
   sink: { label: "Bias of the attention sink", min: 0, max: 10, step: 0.05, value: 0 },
 };
 
+// The number of a setting, unless no slider could have made it.
+function withinSlider(setting, { min, max, value }) {
+  const wanted = Number(setting ?? NaN);
+  return wanted >= min && wanted <= max ? wanted : value;
+}
+
 const KINDS = {
   linear: {
     title: "Two-layer linear network",
@@ -156,19 +164,23 @@ const KINDS = {
   },
 };
 
+// Each outlier has the colour of its eigenvector.
 function spectrumCurves(eigenvalues) {
-  return ["bulk", "outlier", "zero"]
-    .map((role, index) => {
-      const own = eigenvalues.filter((each) => each.role === role).sort((a, b) => a.value - b.value);
-      return {
-        label: { bulk: "bulk", outlier: "outliers", zero: "zeros" }[role],
-        x: own.map((each) => each.value),
-        y: own.map((each) => each.multiplicity),
-        style: "markers",
-        group: index,
-      };
-    })
-    .filter((each) => each.x.length);
+  const of = (role) => eigenvalues.filter((each) => each.role === role).sort((a, b) => a.value - b.value);
+  const outliers = of("outlier").reverse();
+  return [
+    ["bulk", BULK_COLOUR, of("bulk")],
+    ...outliers.map((each, index) => [`outlier ${index + 1}`, outlierColour(index), [each]]),
+    ["zeros", ZERO_COLOUR, of("zero")],
+  ]
+    .filter(([, , own]) => own.length)
+    .map(([label, colour, own]) => ({
+      label,
+      colour,
+      x: own.map((each) => each.value),
+      y: own.map((each) => each.multiplicity),
+      style: "markers",
+    }));
 }
 
 function factsOf(spectrum) {
@@ -197,10 +209,10 @@ function descentPlot({ outliers, bulk }, threshold) {
   const steps = outliers.map((_, index) => index);
   return {
     curves: [
-      { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)) },
-      { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)) },
-      { label: "bulk", x: steps, y: bulk, style: "dashed", group: "bulk" },
-      { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", group: "bulk" },
+      { label: "larger outlier", x: steps, y: outliers.map((each) => Math.max(...each)), colour: outlierColour(0) },
+      { label: "smaller outlier", x: steps, y: outliers.map((each) => Math.min(...each)), colour: outlierColour(1) },
+      { label: "bulk", x: steps, y: bulk, style: "dashed", colour: BULK_COLOUR },
+      { label: "minus bulk", x: steps, y: bulk.map((each) => -each), style: "dashed", colour: BULK_COLOUR },
     ],
     xLabel: "step",
     yLabel: "eigenvalue",
@@ -224,7 +236,7 @@ export async function closedFormView(place, { signal, settings, keepSettings }) 
   const values = Object.fromEntries(
     Object.entries(SLIDERS)
       .filter(([, each]) => "value" in each)
-      .map(([name, each]) => [name, Number(settings.get(name) ?? each.value)]),
+      .map(([name, each]) => [name, withinSlider(settings.get(name), each)]),
   );
   const chart = new Chart({ label: "Eigenvalues with their multiplicities", height: 260 });
   const descent = new Chart({ label: "Outliers and bulk along gradient descent", height: 260 });

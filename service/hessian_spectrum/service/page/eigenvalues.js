@@ -159,22 +159,29 @@ function topFacts({ which, eigenpairs: pairs, loss, num_parameters: count }) {
   ]);
 }
 
+// The pairs by the end of the spectrum from which they are counted.
+function endsOf({ which, eigenpairs: pairs }) {
+  if (which !== "both-ends") return [["eigenvalue", pairs]];
+  const count = Math.ceil(pairs.length / 2);
+  return [
+    ["from the largest", pairs.slice(0, count)],
+    ["from the smallest", pairs.slice(count).reverse()],
+  ].filter(([, own]) => own.length);
+}
+
 export function topView(id, result) {
   const pairs = result.eigenpairs;
   const chart = new Chart({ label: "Eigenvalues with their intervals" });
-  const [lower, upper] = ["lower", "upper"].map((end) => pairs.map((each) => each[end] ?? each.value));
   chart.draw({
-    curves: [
-      {
-        ...ranked(
-          "eigenvalue",
-          pairs.map((each) => each.value),
-        ),
-        lower,
-        upper,
-      },
-    ],
-    xLabel: "number",
+    curves: endsOf(result).map(([label, own]) => ({
+      ...ranked(
+        label,
+        own.map((each) => each.value),
+      ),
+      lower: own.map((each) => each.lower ?? each.value),
+      upper: own.map((each) => each.upper ?? each.value),
+    })),
+    xLabel: result.which === "both-ends" ? "rank from its end of the spectrum" : "rank",
     yLabel: "eigenvalue",
   });
   const rows = pairs

@@ -37,7 +37,7 @@ async function single(place, id, context) {
   const status = element("div");
   const result = element("div");
   const rate = new Rate();
-  place.append(element("h1", {}, `Job ${shortId(id)}`), status, result, requestElement(id, signal));
+  place.append(element("h1", {}, `Job ${shortId(id)}`), status, result);
 
   function showJob(job) {
     rate.add(job);
@@ -108,6 +108,7 @@ async function single(place, id, context) {
 
   let job = await persist(() => json(`v1/jobs/${id}`, { signal }), signal, announceOutage);
   showJob(job);
+  place.append(requestElement(id, signal));
   if (!ENDED.includes(job.state)) {
     for await (job of follow(`v1/jobs/${id}/events`, signal)) {
       showJob(job);

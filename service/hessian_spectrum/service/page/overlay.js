@@ -3,18 +3,9 @@
 import { json } from "./api.js";
 import { Chart, zoomHelp } from "./chart.js";
 import { cumulative } from "./eigenvalues.js";
-import {
-  choice,
-  copyLinkButton,
-  element,
-  problemElement,
-  scaleChoice,
-  shortId,
-  table,
-  withInterval,
-} from "./elements.js";
+import { choice, copyLinkButton, element, problemElement, scaleChoice, shortId, table } from "./elements.js";
 import { axesOf, CURVE_TITLES } from "./lanczos.js";
-import { leastShown, scaleOf } from "./quantities.js";
+import { largestOf, leastShown, scaleOf } from "./quantities.js";
 
 // The curve of a result; a result that lists every eigenvalue has only a cumulative curve.
 function curveOf(result, name, label) {
@@ -44,7 +35,7 @@ function jobsTable(jobs) {
       Object.entries(job.tags)
         .map(([name, value]) => `${name}:${value}`)
         .join(" "),
-      result.largest ? withInterval(result.largest) : "",
+      largestOf(result),
     ]),
   );
 }

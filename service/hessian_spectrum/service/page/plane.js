@@ -7,6 +7,11 @@ const RIM = 1.28; // of the picture; eigenvectors have at most length 1
 const HEAD = 0.07;
 const LEAST_LENGTH = 0.01;
 
+// The colour of an outlier, in descending order: 0 is that of the bulk, and 7 that of zeros.
+export function outlierColour(index) {
+  return 1 + (index % 6);
+}
+
 function shape(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -65,7 +70,7 @@ function picture(title, directions, vectors) {
       shape("line", { class: "direction", x2: x, y2: -y }),
       label(name, [x, y], "direction"),
     ]),
-    ...vectors.map(({ at }, index) => arrow(at, `vector-${index % 8}`)),
+    ...vectors.map(({ at }, index) => arrow(at, `vector-${outlierColour(index)}`)),
   );
   return element("figure", { class: "plane" }, element("figcaption", {}, title), drawing);
 }
@@ -99,7 +104,7 @@ export function planeElement({ parameters, eigenvalues, vectors }, { blocks, alo
   );
   const names = parameters.map((each) => each.name);
   const rows = eigenvalues.map((value, index) => [
-    element("span", { class: `key vector-${index % 8}` }, number(value)),
+    element("span", { class: `key vector-${outlierColour(index)}` }, number(value)),
     ...names.map((name) => number(dot(parts[index].get(name), parts[index].get(name)), 3)),
   ]);
   return element(

@@ -24,6 +24,14 @@ function ratio(top, bottom) {
   return { value: top.value / bottom.value, lower, upper };
 }
 
+// The largest eigenvalue, as far as the result tells it.
+export function largestOf({ largest, eigenvalues, repeated, eigenpairs, which }) {
+  if (largest) return withInterval(largest);
+  if (eigenvalues)
+    return number([...eigenvalues, ...(repeated ? [repeated.value] : [])].reduce((a, b) => Math.max(a, b)));
+  return ["largest", "both-ends"].includes(which) ? withInterval(eigenpairs[0]) : "";
+}
+
 // Largest over smallest magnitude, with its interval, from the ends of the spectrum; known only for definite matrices.
 export function conditionFromEnds(largest, smallest) {
   if (smallest.value > 0) return withInterval(ratio(largest, smallest));
