@@ -93,6 +93,15 @@ def test_webhooks_need_a_secret(monkeypatch: pytest.MonkeyPatch, secret: str | N
     assert not secret or secret == "whsec_" or secret not in str(caught.value)
 
 
+def test_a_secret_is_replaced_by_having_two_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SECRET.replace("A", "B")
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_SECRET", f"{other}, {SECRET}")
+    assert ServiceSettings.load().webhook_secrets == [other, SECRET]
+    monkeypatch.setenv("SPECTRUM_WEBHOOK_SECRET", f"{SECRET},whsec_secret")
+    with pytest.raises(SettingsError, match=r"^SPECTRUM_WEBHOOK_SECRET: .*must be whsec_"):
+        ServiceSettings.load()
+
+
 def test_webhooks_go_to_listed_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ServiceSettings.load().webhook_receivers == frozenset()
     monkeypatch.setenv("SPECTRUM_WEBHOOK_HOSTS", "lab.example.org, 10.0.0.5:8080")

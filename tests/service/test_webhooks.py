@@ -36,10 +36,8 @@ def start(redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator
     def start(*hosts: str, **settings: str) -> Service:
         directory = tmp_path / str(len(services))
         directory.mkdir()
-        listed = {"SPECTRUM_WEBHOOK_HOSTS": ",".join(hosts), "SPECTRUM_WEBHOOK_SECRET": SECRET}
-        services.append(
-            Service(redis_url, directory, **listed, SPECTRUM_RESULTS_DIR=str(tmp_path / "results"), **settings)
-        )
+        listed = {"SPECTRUM_WEBHOOK_HOSTS": ",".join(hosts), "SPECTRUM_WEBHOOK_SECRET": SECRET} | settings
+        services.append(Service(redis_url, directory, **listed, SPECTRUM_RESULTS_DIR=str(tmp_path / "results")))
         return services[-1]
 
     yield start
@@ -106,6 +104,20 @@ def test_a_message_says_what_the_record_says(
     scraped = httpx.get(f"{service.url}/metrics").text
     assert 'spectrum_webhook_attempts_total{outcome="delivered"} 1.0' in scraped
     assert "token" not in service.log.read_text()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_receiver_with_either_secret_accepts_a_message(
+    start: Start, store: JobStore, receiver: Receiver, is_first: bool
+) -> None:
+    other = "whsec_" + 32 * "B"
+    secrets = [SECRET, other] if is_first else [other, SECRET]
+    service = start(receiver.host, SPECTRUM_WEBHOOK_SECRET=",".join(secrets))
+    job_id = submit(service, receiver.url)
+    store.cancel(job_id)
+    (message,) = receiver.wait(1)  # which verifies it with SECRET alone
+    assert message.id == f"{job_id}-cancelled"
+    assert len(message.headers["webhook-signature"].split()) == 2
 
 
 def test_a_receiver_that_was_away_gets_its_messages(start: Start, store: JobStore, redis_client: redis.Redis) -> None:

@@ -240,7 +240,8 @@ class ServiceSettings(StorageSettings):
     webhook_secret: SecretStr | None = Field(
         default=None,
         validate_default=True,
-        description="Secret with which these messages are signed: whsec_ and 24 to 64 bytes in base64.",
+        description="Secret with which these messages are signed: whsec_ and 24 to 64 bytes in base64; several, "
+        "separated by commas, sign each message together.",
     )
 
     @field_validator("trusted_proxies")
@@ -262,14 +263,15 @@ class ServiceSettings(StorageSettings):
             if info.data.get("webhook_hosts"):
                 raise ValueError("is required where SPECTRUM_WEBHOOK_HOSTS is set")
             return None
-        prefix, _, encoded = secret.get_secret_value().partition("_")
-        try:
-            num_bytes = len(base64.b64decode(encoded, validate=True))
-        except ValueError:
-            num_bytes = 0
-        if prefix != "whsec" or not 24 <= num_bytes <= 64:
-            raise ValueError("must be whsec_ and 24 to 64 bytes in base64")
+        secrets = _listed(secret.get_secret_value())
+        if not secrets or not all(map(_is_webhook_secret, secrets)):
+            raise ValueError("must be whsec_ and 24 to 64 bytes in base64, or several of these separated by commas")
         return secret
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        """The secrets with which messages about ended jobs are signed."""
+        return [] if self.webhook_secret is None else _listed(self.webhook_secret.get_secret_value())
 
     @property
     def webhook_receivers(self) -> frozenset[str]:
@@ -322,6 +324,14 @@ def _known_variables() -> frozenset[str]:
     fields = ServiceSettings.model_fields | WorkerSettings.model_fields
     names = (name for field_name, field in fields.items() for name in _variables(field_name, field))
     return OTHER_VARIABLES.union(names)
+
+
+def _is_webhook_secret(secret: str) -> bool:
+    prefix, _, encoded = secret.partition("_")
+    try:
+        return prefix == "whsec" and 24 <= len(base64.b64decode(encoded, validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _listed(text: str) -> list[str]:

@@ -248,11 +248,11 @@ def _reaper(settings: ServiceSettings, stores: Stores) -> LostJobReaper:
 
 
 def _webhook_sender(settings: ServiceSettings, stores: Stores) -> WebhookSender | None:
-    if not settings.webhook_receivers or settings.webhook_secret is None:
+    if not settings.webhook_receivers:
         return None
     return WebhookSender(
         queue=WebhookQueue(stores.redis),
         store=stores.jobs,
         receivers=settings.webhook_receivers,
-        secret=settings.webhook_secret.get_secret_value(),
+        secrets=settings.webhook_secrets,
     )

@@ -1,6 +1,7 @@
 """The signed request that tells a receiver that a job has ended; source: https://www.standardwebhooks.com."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,12 +20,12 @@ class WebhookRequest:
     body: str
 
 
-def signed_request(record: JobRecord, signer: Webhook) -> WebhookRequest:
+def signed_request(record: JobRecord, signers: Sequence[Webhook]) -> WebhookRequest:
     """Make the request about a job that has ended, signed for the present moment.
 
     Args:
         record: The job.
-        signer: Signs with the secret that the receiver also has.
+        signers: Sign with one secret each; the receiver has at least one of these.
 
     Returns:
         The request. Its `webhook-id` is the same in all attempts.
@@ -44,6 +45,6 @@ def signed_request(record: JobRecord, signer: Webhook) -> WebhookRequest:
         "User-Agent": f"hessian-spectrum/{__version__}",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": signer.sign(message_id, now, body),
+        "webhook-signature": " ".join(signer.sign(message_id, now, body) for signer in signers),
     }
     return WebhookRequest(headers, body)

@@ -55,7 +55,7 @@ class WebhookSender:
         queue: The messages.
         store: Records of jobs.
         receivers: Receivers to which messages may be sent, as `receiver_of` names them.
-        secret: Secret of the signatures, with its prefix `whsec_`.
+        secrets: Secrets of the signatures, with their prefix `whsec_`; each signs every message.
         retry_seconds: Pause after each failed attempt; a message that still fails after the last pause is given up.
         lease_seconds: Time after which another service may send a message that this one has claimed.
     """
@@ -66,14 +66,14 @@ class WebhookSender:
         queue: WebhookQueue,
         store: JobStore,
         receivers: Collection[str],
-        secret: str,
+        secrets: Sequence[str],
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._queue = queue
         self._store = store
         self._receivers = receivers
-        self._signer = Webhook(secret)
+        self._signers = [Webhook(secret) for secret in secrets]
         self._retry_seconds = retry_seconds
         self._lease_seconds = lease_seconds
         self._certificates = httpx.create_ssl_context()
@@ -110,7 +110,7 @@ class WebhookSender:
             if record.webhook is None or not is_receiver(record.webhook, [message.receiver]):
                 await self._give_up(message, "its URL has another receiver")
                 return
-            await self._record(message, await self._post(record.webhook, signed_request(record, self._signer)))
+            await self._record(message, await self._post(record.webhook, signed_request(record, self._signers)))
         except UnknownJobError:
             pass  # deleted just now, and the message with it
         except RedisError as error:
