@@ -157,8 +157,9 @@ def _server_url(text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    has_port = url.port is None or 0 < url.port < 2**16
-    if url.scheme not in ("http", "https") or not url.host.strip("[") or not has_port:
+    is_host = bool(url.host) and (":" in url.host or "%" not in url.host)  # httpx encodes what no name of a host has
+    is_port = url.port is None or 0 < url.port < 2**16
+    if url.scheme not in ("http", "https") or not is_host or not is_port:
         raise ValueError(f"{text} is not the address of a server, such as https://spectra.example.org")
     return url
 
