@@ -26,13 +26,14 @@ def fake() -> SpectrumClient:
 @pytest.mark.parametrize("key", ["secret\nX-Other: 1", "sécret", "secret ", " secret", "secret\x7f", "\udce9secret"])
 @pytest.mark.parametrize("kind", [SpectrumClient, AsyncSpectrumClient])
 def test_a_key_that_no_header_can_have_is_refused_without_showing_it(kind: Callable[..., Any], key: str) -> None:
-    with pytest.raises(ValueError, match="^The API key contains characters that an HTTP header cannot have.$") as raised:
+    with pytest.raises(ValueError, match="The API key") as raised:
         kind(api_key=key)
+    assert str(raised.value) == "The API key contains characters that an HTTP header cannot have."
     assert raised.value.__cause__ is None
 
 
 def test_other_texts_of_headers_are_refused_too(fake: SpectrumClient) -> None:
-    with pytest.raises(ValueError, match="^The idempotency key contains characters"):
+    with pytest.raises(ValueError, match="The idempotency key contains characters"):
         fake.submit(EXACT_JOB, idempotency_key="é")
 
 
