@@ -1,6 +1,7 @@
 """Where commands print, and how: files, pipes, terminals of 80 columns, JSON for programs."""
 
 import inspect
+import itertools
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import pytest
 import typer
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.client.commands.jobs import FOLDED
 from hessian_spectrum.client.commands.printing import Id, Printer, local_time
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.main import app
@@ -147,6 +149,25 @@ def test_times_are_those_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_nothing_is_left_out_where_a_terminal_is_too_narrow(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("hessian_spectrum.client.commands.printing.is_terminal", lambda path: path is None)
+    tags, running = "paper:a-rather-long-tag other:tag", "linearisation 12400/48400"
+    row = {"id": Id("a" * 32), "state": "succeeded", "kind": "hessian-vs-ggn", "summary": "exact, hessian of mlp"}
+    row |= {"progress": running, "submitted": "2026-11-30 15:31:04", "tags": tags}
+    for columns in (80, 100, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        Printer(None, as_json=False).table([row], [], empty="", folded=FOLDED)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        starts = [lines[0].index(title) for title in row] + [columns]
+        cells = ["".join(line[a:b].strip() for line in lines[1:]) for a, b in itertools.pairwise(starts)]
+        assert cells[0] == "a" * 16
+        assert [each.replace(" ", "") for each in cells[1:]] == [
+            each.replace(" ", "") for each in list(row.values())[1:]
+        ]
+    assert len(lines) == 2
 
 
 @pytest.mark.parametrize("options", [[], ["-o", "-"], ["--format", "npz"], ["--json"]])

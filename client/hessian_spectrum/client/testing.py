@@ -87,7 +87,7 @@ class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def _answered(self, method: str, url: httpx.URL, body: bytes) -> httpx.Response:
         if method == "GET" and (match := re.fullmatch(_PICTURE, url.path)):
-            return self._picture(*match.groups(), url.params)
+            return self._picture(match[1], match[2], url.params)
         for (own_method, pattern), answer in _ROUTES.items():
             if method == own_method and (match := re.fullmatch(pattern, url.path)):
                 return answer(self, *match.groups(), *([json.loads(body)] if method == "POST" and body else []))

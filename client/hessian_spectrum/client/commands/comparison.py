@@ -12,6 +12,7 @@ from hessian_spectrum.client.commands.option_groups import takes
 from hessian_spectrum.client.commands.options import Server
 from hessian_spectrum.client.commands.printing import Id, Printer, printer
 from hessian_spectrum.client.commands.session import connected
+from hessian_spectrum.client.progress import SHORT_ID
 
 _DESCRIPTION = ("kind", "method", "matrix", "summary", "tags")
 _QUANTITIES = ("parameters", "loss", "largest", "smallest", "trace")
@@ -38,7 +39,7 @@ def compare(
         for name in (*_DESCRIPTION, *_QUANTITIES)
         if name in found
     ]
-    out.table(rows, columns, empty="", folded=list(columns))
+    out.table(rows, columns, empty="", folded=dict.fromkeys(columns, SHORT_ID))
 
 
 def _described(job: Job, result: AnyJobResult) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def models(*, out: Printer, server: Server = None) -> None:
         }
         for model in found
     ]
-    out.table(rows, found, empty="There are no checkpoints.", folded=("name", "state"))
+    out.table(rows, found, empty="There are no checkpoints.", folded={"name": 16, "state": 16})
 
 
 @takes(out=printer)
@@ -89,7 +89,7 @@ def list_artifacts(*, out: Printer, server: Server = None) -> None:
     rows: list[dict[str, Cell]] = [
         {"id": Id(each.id), "uploaded": local_time(each.created_at), "contents": _contents(each)} for each in found
     ]
-    out.table(rows, found, empty="There are no uploaded files.", folded=("contents",))
+    out.table(rows, found, empty="There are no uploaded files.", folded={"contents": 16})
 
 
 @takes(out=printer)

@@ -13,6 +13,9 @@ from hessian_spectrum.client.commands.options import JobId, Server
 from hessian_spectrum.client.commands.printing import Cell, Id, Printer, local_time, printer
 from hessian_spectrum.client.commands.session import connected, server_named
 
+FOLDED = {"kind": 8, "summary": 8, "progress": 8, "submitted": 10, "tags": 8}
+"""With these widths, the list of jobs fits in 80 columns."""
+
 JobIdToRemove = Annotated[
     str,
     typer.Argument(
@@ -39,9 +42,7 @@ def list_jobs(
     """Print all jobs, newest first: id, state, what they compute, progress, local time of submission and tags."""
     with connected(server) as client:
         jobs = list(client.jobs(state, tag))
-    out.table(
-        [_row(job) for job in jobs], jobs, empty="There are no such jobs.", folded=("summary", "progress", "tags")
-    )
+    out.table([_row(job) for job in jobs], jobs, empty="There are no such jobs.", folded=FOLDED)
 
 
 def _row(job: Job) -> dict[str, Cell]:

@@ -1,7 +1,7 @@
 """What commands print: JSON for programs, tables for people."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,18 +11,14 @@ import typer
 from pydantic import BaseModel
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 from hessian_spectrum.client.commands.options import Json
 from hessian_spectrum.client.commands.writing import is_terminal, output_path, write_text
 from hessian_spectrum.client.progress import SHORT_ID
 
-_UNBOUNDED = 10_000
-"""Width of a table that is not printed on a terminal, whose lines are not broken."""
-
-_FOLDED_WIDTH = 12
-"""Width to which a column may be narrowed whose cells are broken into lines."""
+_GAP = 2
+"""Width of the space between two columns."""
 
 Cell = str | int | float | None
 
@@ -60,7 +56,7 @@ class Printer:
         write_text(self.path, json.dumps(records, indent=2, ensure_ascii=False) if self.as_json else "\n".join(lines))
 
     def table(
-        self, rows: Sequence[Mapping[str, Cell]], records: Any, *, empty: str, folded: Collection[str] = ()
+        self, rows: Sequence[Mapping[str, Cell]], records: Any, *, empty: str, folded: Mapping[str, int] | None = None
     ) -> None:
         """Print rows as a table with a line for each, or JSON for programs.
 
@@ -68,12 +64,13 @@ class Printer:
             rows: Cells by the title of their column; all rows have the same columns.
             records: Messages, or what JSON can represent.
             empty: Printed to standard error if there are no rows.
-            folded: Titles of the columns whose cells are broken into lines where a terminal is too narrow.
+            folded: Least widths, by their titles, of the columns whose cells are broken into lines where a terminal is
+                too narrow.
         """
         if self.as_json:
             write_text(self.path, json.dumps(_plain(records), indent=2, ensure_ascii=False))
         elif rows:
-            write_text(self.path, _table_text(rows, folded, on_terminal=is_terminal(self.path)))
+            write_text(self.path, _table_text(rows, folded or {}, on_terminal=is_terminal(self.path)))
         else:
             typer.echo(empty, err=True)
             if self.path is not None:
@@ -102,34 +99,40 @@ def _plain(records: Any) -> Any:
     return [each.model_dump(mode="json") if isinstance(each, BaseModel) else each for each in records]
 
 
-def _table_text(rows: Sequence[Mapping[str, Cell]], folded: Collection[str], *, on_terminal: bool) -> str:
+def _table_text(rows: Sequence[Mapping[str, Cell]], folded: Mapping[str, int], *, on_terminal: bool) -> str:
     texts = _shortened if on_terminal else _full
-    table = Table(box=None, pad_edge=False, header_style="bold")
     titles = [each for each in rows[0] if not (on_terminal and all(row[each] == "" for row in rows))]
     columns = [texts([row[title] for row in rows]) for title in titles]
-    for title, shown, cells in zip(titles, texts(titles), columns, strict=True):
-        is_whole = not on_terminal or title not in folded
-        widest = max(map(cell_len, cells))
-        table.add_column(
-            shown,
-            justify="left" if any(isinstance(row[title], str) for row in rows) else "right",
-            no_wrap=is_whole,
-            overflow="fold",
-            min_width=max(cell_len(shown), widest if is_whole else min(widest, _FOLDED_WIDTH)),
-        )
+    shown = texts(titles)
+    needed = [max(map(cell_len, [title, *cells])) for title, cells in zip(shown, columns, strict=True)]
+    # standard output may be a terminal beside the file that is written
+    console = Console(force_terminal=None if on_terminal else False, highlight=False, markup=False, emoji=False)
+    widths = needed
+    if on_terminal:
+        least = [folded.get(title, width) for title, width in zip(titles, needed, strict=True)]
+        least = [max(cell_len(heading), each) for heading, each in zip(shown, least, strict=True)]
+        widths = _narrowed(needed, least, console.width)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, heading, width in zip(titles, shown, widths, strict=True):
+        is_text = any(isinstance(row[title], str) for row in rows)
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold", width=width)
     for row_cells in zip(*columns, strict=True):
         table.add_row(*row_cells)
-    return _drawn(table, on_terminal=on_terminal)
-
-
-def _drawn(table: Table, *, on_terminal: bool) -> str:
-    forced = None if on_terminal else False  # standard output may be a terminal beside the file
-    console = Console(force_terminal=forced, highlight=False, markup=False, emoji=False)
-    narrowest = Measurement.get(console, console.options, table).minimum
-    console.width = max(console.width, narrowest) if on_terminal else _UNBOUNDED  # a narrower terminal breaks the lines
+    console.width = sum(widths) + _GAP * len(widths)  # a terminal that is narrower breaks the lines
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _narrowed(needed: Sequence[int], least: Sequence[int], available: int) -> list[int]:
+    """Return widths of columns for a terminal, of which the widest are narrowed first, but not below the least."""
+    widths = list(needed)
+    for _ in range(sum(needed) + _GAP * (len(needed) - 1) - available):
+        spare = [width if width > smallest else 0 for width, smallest in zip(widths, least, strict=True)]
+        if not any(spare):
+            break
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def _shortened(cells: Iterable[Cell]) -> list[str]:

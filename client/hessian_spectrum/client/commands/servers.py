@@ -21,6 +21,7 @@ from hessian_spectrum.client.commands.session import client_of
 from hessian_spectrum.client.errors import SpectrumClientError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.requests import DEFAULT_URL
+from hessian_spectrum.client_command import INTERRUPTED
 
 Name = Annotated[str, typer.Argument(help="Name for the server, such as lab.")]
 
@@ -118,7 +119,10 @@ def _asked_key() -> str | None:
         return None
     if not sys.stdin.isatty():
         return sys.stdin.read().strip() or None
-    text: str = typer.prompt("API key", default="", hide_input=True, show_default=False, err=True)
+    try:
+        text: str = typer.prompt("API key", default="", hide_input=True, show_default=False, err=True)
+    except typer.Abort:
+        raise typer.Exit(INTERRUPTED) from None
     return text.strip() or None
 
 
