@@ -218,7 +218,7 @@ def test_outputs_that_cannot_be_written_end_a_command_quietly(
 
 def test_an_interrupt_while_modules_are_loaded_is_quiet() -> None:
     program = (
-        "import sys, hessian_spectrum.client_command as start\n"
+        "import sys, hessian_spectrum.spectrum_command as start\n"
         "class Interrupted:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'typer': raise KeyboardInterrupt\n"
@@ -227,7 +227,7 @@ def test_an_interrupt_while_modules_are_loaded_is_quiet() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (130, b"")
-    assert "hessian_spectrum.client_command" in SPECTRUM.read_text()
+    assert "hessian_spectrum.spectrum_command" in SPECTRUM.read_text()
 
 
 def test_letters_that_a_terminal_does_not_have_are_escaped() -> None:

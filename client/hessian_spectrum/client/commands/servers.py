@@ -17,11 +17,10 @@ from hessian_spectrum.client.commands.server_file import (
     UnreadableServerFileError,
     server_file_path,
 )
-from hessian_spectrum.client.commands.session import client_of
+from hessian_spectrum.client.commands.session import INTERRUPTED, client_of
 from hessian_spectrum.client.errors import SpectrumClientError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.requests import DEFAULT_URL
-from hessian_spectrum.client_command import INTERRUPTED
 
 Name = Annotated[str, typer.Argument(help="Name for the server, such as lab.")]
 

@@ -13,10 +13,12 @@ from hessian_spectrum.client.commands.server_file import NamedServer, ServerFile
 from hessian_spectrum.client.errors import ProblemResponseError, ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.requests import DEFAULT_URL
-from hessian_spectrum.client_command import INTERRUPTED
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 """Environment variable of the API key, not a command-line option, because others can see arguments of a process."""
+
+INTERRUPTED = 130
+"""Exit code that shells use for a program ended by Ctrl-C."""
 
 
 def server_named(name_or_url: str | None) -> NamedServer:

@@ -1,9 +1,7 @@
 """Start of the program `spectrum`. It is outside of the client, whose modules take part of a second to load."""
 
+import signal
 import sys
-
-INTERRUPTED = 130
-"""Exit code that shells use for a program ended by Ctrl-C."""
 
 
 def main() -> None:
@@ -13,4 +11,4 @@ def main() -> None:
 
         app()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)  # as shells report it
