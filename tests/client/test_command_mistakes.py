@@ -111,6 +111,13 @@ def test_options_without_effect_are_refused(
     assert fake.requests == []
 
 
+@pytest.mark.parametrize(
+    "command", [["list", "--tag", "\udcff:a"], ["result", "0" * 32, "--format", "svg", "--title", "\udcff", "-o", "-"]]
+)
+def test_bytes_that_are_no_text_are_refused(fake: FakeServer, command: list[str]) -> None:
+    assert "bytes that are not text in UTF-8" in refused(*command)
+
+
 def test_a_folder_that_does_not_exist_is_no_tracked_run(fake: FakeServer) -> None:
     assert "does not exist" in refused("track", "send", "/nonexist")
 

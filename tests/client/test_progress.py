@@ -76,3 +76,4 @@ def test_a_group_has_labels_too() -> None:
         show(3)
     assert "3/3" in text.getvalue()
     assert "elapsed" in text.getvalue()
+    assert "left" not in text.getvalue()

@@ -8,7 +8,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from hessian_spectrum.client.main import app
 from hessian_spectrum.client.requests import DEFAULT_URL
 from tests.client.conftest import called
 
@@ -104,6 +106,13 @@ def test_a_key_that_cannot_be_sent_is_not_shown(
         assert key.splitlines()[0] not in said
         assert isinstance(refused.exception, SystemExit)
     assert recorder.keys == []
+
+
+def test_a_key_that_is_no_text_is_refused(own_file: Path) -> None:
+    done = CliRunner().invoke(app, ["login", "lab", "http://127.0.0.1:1"], input=b"\xffsecret")
+    assert done.exit_code == 2
+    assert "The API key contains characters" in done.output
+    assert "secret" not in done.output
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "'a'", '"', "a/b", "http://a", "-a"])

@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Task as BarTask
@@ -53,14 +52,11 @@ class _TimeColumn(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
         self._began_at = time.monotonic()
-        self._ended_after: float | None = None
 
     def render(self, task: BarTask) -> Text:
-        elapsed = time.monotonic() - self._began_at if self._ended_after is None else self._ended_after
-        if task.fields.get("has_ended") and self._ended_after is None:
-            self._ended_after = elapsed
-        left = None if task.fields.get("has_ended") else task.time_remaining
-        return Text(f"{_clock(elapsed)} elapsed" + ("" if left is None else f", {_clock(left)} left"))
+        elapsed = f"{_clock(time.monotonic() - self._began_at)} elapsed"
+        left = None if task.finished or task.fields.get("has_ended") else task.time_remaining
+        return Text(elapsed if left is None else f"{elapsed}, {_clock(left)} left")
 
 
 def _clock(seconds: float) -> str:
@@ -142,7 +138,7 @@ def files_progress(num_bytes: int, *, is_shown: bool) -> Iterator[Callable[[int]
     Yields:
         A function to call with the size in bytes of each uploaded file.
     """
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), _TimeColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("upload", total=num_bytes)
         yield lambda done_bytes: bar.advance(task, done_bytes)

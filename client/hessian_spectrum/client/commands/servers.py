@@ -117,7 +117,10 @@ def _asked_key() -> str | None:
     if sys.stdin is None:
         return None
     if not sys.stdin.isatty():
-        return sys.stdin.read().strip() or None
+        try:
+            return sys.stdin.read().strip() or None
+        except UnicodeDecodeError:
+            raise typer.BadParameter("The API key contains characters that an HTTP header cannot have.") from None
     try:
         text: str = typer.prompt("API key", default="", hide_input=True, show_default=False, err=True)
     except typer.Abort:

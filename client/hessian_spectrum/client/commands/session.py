@@ -85,6 +85,8 @@ def connected(server: str | None) -> Iterator[SpectrumClient]:
             raise typer.BadParameter(refused) from None
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    except UnicodeEncodeError:
+        raise typer.BadParameter("an option or an argument has bytes that are not text in UTF-8") from None
 
 
 def _refused_options(error: ProblemResponseError) -> str:
