@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.main import app
@@ -26,14 +26,6 @@ JOB: dict[str, Any] = {
     "tags": {"test": "command"},
 }
 QUADRATIC = json.dumps({"model": {"kind": "quadratic", "matrix": [[3.0]]}})
-
-
-@pytest.fixture
-def spectrum(server: Any) -> Any:
-    def call(*arguments: str, text: str | None = None) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--url", server.url], input=text)
-
-    return call
 
 
 def test_a_closed_form_from_standard_input(spectrum: Any) -> None:
@@ -115,7 +107,7 @@ def test_answers_go_to_standard_output_and_through_links(spectrum: Any, tmp_path
     assert json.loads(spectrum("result", job_id, "-o", "-").stdout)["num_parameters"] == 7
     assert spectrum("closed-form", "-", "-o", "-", "--format", "npz", text=QUADRATIC).stdout_bytes.startswith(b"PK")
     law = json.dumps({"law": "wigner", "points": [0.0]})
-    style = ["--title", "A law", "--width", "4", "--height", "3", "--dpi", "100"]
+    style = ["--title", "A law", "--width", "4", "--height", "3"]
     drawn = spectrum("random-matrix", "-", "--format", "svg", *style, text=law).stdout
     assert drawn.startswith("<?xml")
     assert 'width="288pt"' in drawn
@@ -189,8 +181,8 @@ def test_a_density_is_smoothed_anew(spectrum: Any, tmp_path: Path) -> None:
     assert found["smoothing"] == {"num_points": 7, "kappa": 9.0, "margin": 0.2}
     assert len(found["density"]["values"]) == 7
     refused = spectrum("result", job_id, "--kappa", "0.5", "-o", str(tmp_path / "a.png"))
-    assert refused.exit_code == 1
-    assert "query.kappa" in refused.output
+    assert refused.exit_code == 2
+    assert "--kappa: " in refused.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,13 +214,14 @@ def test_submit_returns_before_the_end(spectrum: Any) -> None:
         (["run", "-", "-o", "answer.gif"], json.dumps(JOB), 2, "ends in none of .json, .npz, .csv, .png, .svg"),
         (["run", "-"], json.dumps(JOB | {"block": "z"}), 1, "body.block: no parameter has such a name"),
         (["result", "0" * 32], None, 1, "404 No such job"),
-        (["list", "--state", "sleeping"], None, 1, "query.state"),
+        (["list", "--state", "sleeping"], None, 2, "'sleeping' is not one of"),
+        (["list", "--tag", "none"], None, 2, "--tag: "),
     ],
 )
 def test_mistakes_are_explained(spectrum: Any, arguments: list[str], text: str | None, code: int, said: str) -> None:
     called = spectrum(*arguments, text=text)
     assert called.exit_code == code
-    assert said in " ".join(called.output.split())
+    assert said in " ".join(called.output.replace("│", " ").split())
 
 
 def test_a_job_that_fails_makes_the_command_fail(spectrum: Any) -> None:
@@ -242,20 +235,6 @@ def test_an_unreachable_server_is_named() -> None:
     called = CliRunner().invoke(app, ["closed-form", "-", "--url", "http://127.0.0.1:1"], input=QUADRATIC)
     assert called.exit_code == 1
     assert "127.0.0.1:1 does not answer" in called.output
-
-
-@pytest.fixture
-def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of servers of this test, without settings of the environment beside it."""
-    for name in ("SPECTRUM_URL", "SPECTRUM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    path = tmp_path / "settings" / "servers.json"
-    monkeypatch.setenv("SPECTRUM_CONFIG", str(path))
-    return path
-
-
-def called(*arguments: str, text: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(arguments), input=text)
 
 
 def test_jobs_are_listed_for_people_and_for_programs(spectrum: Any) -> None:
@@ -281,26 +260,11 @@ def test_the_beginning_of_an_id_is_enough_if_no_other_has_it(spectrum: Any) -> N
     assert json.loads(spectrum("job", ids[0][:20].upper()).stdout)["id"] == ids[0]
     several = spectrum("job", ids[0][:4])
     assert several.exit_code == 2
-    assert "jobs begin with" in " ".join(several.output.split())
-    none = spectrum("job", "f" * 20)
-    assert none.exit_code == 2
-    assert "no job begins with" in " ".join(none.output.split())
-
-
-def test_results_are_compared_side_by_side(spectrum: Any) -> None:
-    methods = ({"kind": "exact"}, {"kind": "trace", "num_probes": 4})
-    ids = [
-        json.loads(spectrum("submit", "-", text=json.dumps(JOB | {"method": each})).stdout)["id"] for each in methods
-    ]
-    for job_id in ids:
-        assert spectrum("watch", job_id).exit_code == 0
-    numbers = json.loads(spectrum("compare", *ids, "--json").stdout)
-    assert list(numbers) == ids
-    exact, estimated = (numbers[job_id]["trace"] for job_id in ids)
-    assert estimated["lower"] <= exact["value"] <= estimated["upper"]
-    table = spectrum("compare", *ids).stdout.splitlines()
-    assert table[0].split() == ["quantity", *ids]
-    assert {line.split()[0] for line in table[1:]} == {"parameters", "loss", "largest", "smallest", "trace"}
+    assert f"jobs begin with {ids[0][:4]}, such as" in " ".join(several.output.replace("│", " ").split())
+    for missing in ("f" * 20, "f" * 32):
+        none = spectrum("job", missing)
+        assert none.exit_code == 1
+        assert "no job" in none.output.lower().replace("such ", "")
 
 
 def test_a_sweep_varies_fields_of_a_request(spectrum: Any, tmp_path: Path) -> None:
@@ -312,41 +276,6 @@ def test_a_sweep_varies_fields_of_a_request(spectrum: Any, tmp_path: Path) -> No
     wrong = spectrum("sweep", "-", "--set", "method.num_probes", text=json.dumps(JOB))
     assert wrong.exit_code == 2
     assert "field=value,value" in " ".join(wrong.output.split())
-
-
-def test_servers_are_stored_with_their_keys_for_their_owner_alone(server: Any, own_file: Path) -> None:
-    stored = called("login", "here", server.url, text="")
-    assert stored.exit_code == 0, stored.output
-    assert own_file.stat().st_mode & 0o777 == 0o600
-    assert called("list", "--server", "here").exit_code == 0
-    assert called("list").exit_code == 0  # the first one is the default
-    assert called("login", "there", "http://127.0.0.1:1", text="secret").exit_code == 1
-    assert list(json.loads(own_file.read_text())["servers"]) == ["here"]
-    file = json.loads(own_file.read_text())
-    file["servers"]["there"] = {"url": "http://127.0.0.1:1", "key": "secret"}
-    own_file.write_text(json.dumps(file))
-    shown = called("servers", "--json").stdout + called("servers").stdout
-    assert "there" in shown
-    assert "secret" not in shown
-    assert called("logout", "here").exit_code == 0
-    assert json.loads(own_file.read_text()) == {"servers": {"there": file["servers"]["there"]}}
-    assert called("logout", "here").exit_code == 2
-
-
-@pytest.mark.parametrize("text", ["{", '{"servers": {"a": {}}}', '{"colour": 1}'])
-def test_a_file_of_servers_that_is_none_is_named(own_file: Path, text: str) -> None:
-    own_file.parent.mkdir()
-    own_file.write_text(text)
-    refused = called("list")
-    assert refused.exit_code == 2
-    assert "is not a file of servers" in " ".join(refused.output.split())
-
-
-def test_a_server_of_an_unknown_name_is_refused(own_file: Path) -> None:
-    refused = called("list", "--server", "nowhere")
-    assert refused.exit_code == 2
-    assert "no server nowhere" in " ".join(refused.output.split())
-    assert not own_file.exists()
 
 
 def test_the_page_is_opened(spectrum: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,5 +213,5 @@ def test_a_tool_that_is_not_installed_is_named(missing: str, make: Any, monkeypa
     for name in [each for each in sys.modules if each.partition(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"pip install 'hessian-spectrum-client\[{missing}\]'"):
+    with pytest.raises(ImportError, match=rf"pip install \./api_schemas '\./client\[{missing}\]'"):
         make()

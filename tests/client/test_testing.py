@@ -2,8 +2,12 @@
 
 import asyncio
 import doctest
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.methods import LanczosResult, TraceResult
@@ -28,9 +32,32 @@ JOB: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "exact"},
     "lanczos": {"kind": "lanczos", "num_steps": 6, "num_probes": 2, "num_points": 32},
+    "slice": {"kind": "slice", "num_points": 5},
     "top-k": {"kind": "top-k", "k": 3},
     "trace": {"kind": "trace", "num_probes": 8},
 }
+
+
+def request_of(example: ExampleMethod, client: SpectrumClient) -> dict[str, Any]:
+    """The request whose result is the example."""
+    match example:
+        case "sweep":
+            return {"kind": "sweep", "base": JOB | {"method": METHODS["exact"]}, "over": {"seed": [0, 1]}}
+        case "series":
+            points = [{"step": 10 * step, "parameters": parameters(client, step)} for step in range(2)]
+            points = [point | {"learning_rate": 0.5} for point in points]
+            return JOB | {"kind": "series", "name": "example", "points": points, "method": METHODS["top-k"]}
+        case method:
+            return JOB | {"method": METHODS[method]}
+
+
+def parameters(client: SpectrumClient, step: int) -> dict[str, str]:
+    generator = np.random.default_rng(step)
+    shapes = {"0.weight": (5, 2), "0.bias": (5,), "1.weight": (2, 5), "1.bias": (2,)}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "parameters.npz"
+        np.savez(path, **{f"layers.{name}": generator.normal(size=shape) for name, shape in shapes.items()})
+        return {"kind": "artifact", "id": client.upload_arrays(path).id}
 
 
 def sharpest(client: SpectrumClient, seeds: int) -> int:
@@ -55,11 +82,12 @@ def test_a_program_is_tested_without_a_server() -> None:
 
 @pytest.mark.parametrize("method", get_args(ExampleMethod))
 def test_examples_are_what_the_server_computes(client: SpectrumClient, method: ExampleMethod) -> None:
-    example, computed = example_result(method), client.run(JOB | {"method": METHODS[method]})
+    example, computed = example_result(method), client.run(request_of(method, client))
     one, other = example.model_dump(), computed.model_dump()
     assert one.keys() == other.keys()
-    assert one["provenance"].keys() == other["provenance"].keys()
-    assert example.num_parameters == computed.num_parameters == 27  # type: ignore[union-attr]
+    if method in METHODS:
+        assert one["provenance"].keys() == other["provenance"].keys()
+        assert one["num_parameters"] == other["num_parameters"] == 27
     assert example._repr_png_() is not None  # type: ignore[union-attr]
 
 
@@ -81,6 +109,24 @@ def test_every_method_that_concerns_jobs_works() -> None:
             client.closed_form({"model": {}})
         with pytest.raises(ProblemResponseError, match="Not part of the fake server"):
             client.figures()
+
+
+def test_an_example_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match="no example 'top_k', only exact, lanczos, series, slice, sweep, top-k, trace"):
+        example_result("top_k")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_pictures_are_drawn(name: Any, begin: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SpectrumClient(transport=FakeServer(example_result("lanczos")))
+    job = client.submit(JOB)
+    client.save_result(job.id, tmp_path / "a", name, style={"width_inches": 3, "title": "A title"})
+    assert (tmp_path / "a").read_bytes().startswith(begin)
+    if name == "svg":
+        assert b">A title</text>" in (tmp_path / "a").read_bytes()
+    monkeypatch.setitem(sys.modules, "hessian_spectrum.results.plots.drawings", None)
+    with pytest.raises(ProblemResponseError, match=r"cannot draw pictures\n.*pip install"):
+        client.result_file(job.id, name)
 
 
 def test_jobs_can_fail() -> None:

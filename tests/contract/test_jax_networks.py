@@ -17,7 +17,7 @@ FLAX = Path(__file__).parents[1] / "fixtures" / "flax"
 
 def test_without_jax_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(ModuleExportError, match=r"pip install 'hessian-spectrum-client\[jax\]'"):
+    with pytest.raises(ModuleExportError, match=r"pip install \./api_schemas '\./client\[jax\]'"):
         jax_program(object(), np.zeros((2, 3)))
 
 

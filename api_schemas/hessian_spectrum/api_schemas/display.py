@@ -12,7 +12,10 @@ _MAX_PRINTED_CHARACTERS = 240
 BACKEND = "hessian_spectrum.results.display"
 """Module that draws and converts results."""
 
-_MISSING = "install hessian-spectrum-results[notebook] to draw results and to convert them to pandas and xarray"
+_MISSING = (
+    "to draw results and to convert them to pandas and xarray, run in the repository: "
+    "pip install ./api_schemas './results[notebook]'"
+)
 
 
 class DisplayedMessage(Message):

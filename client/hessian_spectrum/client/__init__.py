@@ -5,6 +5,7 @@ from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import (
     JobFailedError,
     JobOutOfSightError,
+    JobTimeoutError,
     ProblemResponseError,
     ServerOutageError,
     ServerUnreachableError,
@@ -16,6 +17,7 @@ __all__ = [
     "AsyncSpectrumClient",
     "JobFailedError",
     "JobOutOfSightError",
+    "JobTimeoutError",
     "ProblemResponseError",
     "ServerOutageError",
     "ServerUnreachableError",

@@ -38,6 +38,7 @@ from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
     Body,
+    FilePath,
     PictureStyle,
     ResultFormat,
     Smoothing,
@@ -155,7 +156,7 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
     async def save_result(
         self,
         job_id: str,
-        path: Path | BinaryIO,
+        path: FilePath | BinaryIO,
         name: ResultFormat,
         *,
         smoothing: Smoothing | None = None,
@@ -180,7 +181,7 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
             raise JobFailedError(job)
         return await self._follow(endpoints.result(job.id), self._retry(job.id))
 
-    async def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
+    async def upload_files(self, paths: Iterable[FilePath], *, progress: bool = False) -> list[AnyArtifact]:
         """Upload several files one after the other, as `SpectrumClient.upload_files` does."""
         files, uploaded = [Path(path) for path in paths], []
         with files_progress(sum(path.stat().st_size for path in files), is_shown=progress) as advance:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
@@ -41,9 +42,11 @@ from hessian_spectrum.client.jax_export import is_flax_module, jax_parameters, j
 from hessian_spectrum.client.requests import (
     ApiRequest,
     Body,
+    FilePath,
     PictureStyle,
     ResultFormat,
     Smoothing,
+    header_text,
 )
 
 T = TypeVar("T")
@@ -94,6 +97,8 @@ def _closed_form(
     request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T], *, style: PictureStyle | None = None
 ) -> ApiRequest[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
+    if not isinstance(request, bytes):
+        check_request(request)
     if isinstance(request, bytes) or _holds_arrays(request):
         request = request if isinstance(request, bytes) else _archive(request)
         headers["Content-Type"] = _NPZ
@@ -142,14 +147,43 @@ def _random_matrix(
 ) -> ApiRequest[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
     return ApiRequest(
-        "POST", "/v1/random-matrix", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
+        "POST",
+        "/v1/random-matrix",
+        read,
+        body=check_request(request),
+        query=style or {},
+        headers=headers,
+        wait_seconds=_HEAVY_SECONDS,
     )
+
+
+def check_request(request: Any, argument: str = "request") -> Body:
+    """Check that an argument is a request.
+
+    Args:
+        request: The argument.
+        argument: Its name.
+
+    Returns:
+        The request.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(request, BaseModel | Mapping):
+        kind = type(request).__name__
+        raise TypeError(f"{argument} must be the model of a request or a dictionary of its fields, not {kind}")
+    return request
 
 
 def estimate(request: Body) -> ApiRequest[CostEstimate]:
     """Predict the cost of a job; nothing is queued."""
     return ApiRequest(
-        "POST", "/v1/estimates", CostEstimate.model_validate_json, body=request, wait_seconds=_HEAVY_SECONDS
+        "POST",
+        "/v1/estimates",
+        CostEstimate.model_validate_json,
+        body=check_request(request),
+        wait_seconds=_HEAVY_SECONDS,
     )
 
 
@@ -171,7 +205,8 @@ def submit(
     if wait_seconds:
         headers["Prefer"] = f"wait={wait_seconds}"
     seconds = _HEAVY_SECONDS + wait_seconds  # a large request is read before it is waited for
-    return ApiRequest("POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=seconds)
+    body = check_request(request)
+    return ApiRequest("POST", "/v1/jobs", Job.model_validate_json, body=body, headers=headers, wait_seconds=seconds)
 
 
 def submit_batch(
@@ -202,19 +237,21 @@ def submit_batch(
 
 
 def _submission_headers(idempotency_key: str | None, fresh: bool) -> dict[str, str]:
-    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    headers = (
+        {} if idempotency_key is None else {"Idempotency-Key": header_text(idempotency_key, "The idempotency key")}
+    )
     return headers | ({"Cache-Control": "no-cache"} if fresh else {})
 
 
 def request(job_id: str) -> ApiRequest[dict[str, Any]]:
     """Return the request of a job with its defaults, to submit it again; long ones are kept until the job ends."""
-    return ApiRequest("GET", f"/v1/jobs/{job_id}/request", _DOCUMENT.validate_json)
+    return ApiRequest("GET", f"{_job_path(job_id)}/request", _DOCUMENT.validate_json)
 
 
 def job(job_id: str, wait_seconds: float = 0.0) -> ApiRequest[Job]:
     """Return the record of a job, after at most `wait_seconds` if it has not ended."""
     query = {"wait": wait_seconds} if wait_seconds else {}
-    return ApiRequest("GET", f"/v1/jobs/{job_id}", Job.model_validate_json, query=query, wait_seconds=wait_seconds)
+    return ApiRequest("GET", _job_path(job_id), Job.model_validate_json, query=query, wait_seconds=wait_seconds)
 
 
 def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> ApiRequest[JobPage]:
@@ -233,7 +270,7 @@ def result(job_id: str, smoothing: Smoothing | None = None, *, interim: bool = F
         interim: Whether the newest interim result will do while the job runs.
     """
     seconds = _HEAVY_SECONDS if smoothing else 0.0
-    path = f"/v1/jobs/{job_id}/result"
+    path = f"{_job_path(job_id)}/result"
     query = {**(smoothing or {}), **_interim(interim)}
     return ApiRequest("GET", path, _RESULT.validate_json, query=query, wait_seconds=seconds)
 
@@ -256,7 +293,24 @@ def result_file(
         interim: Whether the newest interim result will do while the job runs.
     """
     query = {**(smoothing or {}), **(style or {}), **_interim(interim)}
-    return ApiRequest("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
+    return ApiRequest("GET", f"{_job_path(job_id)}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
+
+
+def _job_path(job_id: str) -> str:
+    return _path_below("/v1/jobs", job_id, "job_id")
+
+
+def _series_path(name: str) -> str:
+    return _path_below("/v1/series", name, "name")
+
+
+def _path_below(parent: str, name: str, argument: str) -> str:
+    """Return the path of one thing; with an empty name it would be that of the list of all."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} must be a text, not {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{argument} is empty")
+    return f"{parent}/{quote(name, safe='')}"
 
 
 def _interim(wanted: bool) -> dict[str, str]:
@@ -265,12 +319,12 @@ def _interim(wanted: bool) -> dict[str, str]:
 
 def series(name: str) -> ApiRequest[SeriesResult]:
     """Return the numbers along a training run, from all jobs of the series that have a result."""
-    return ApiRequest("GET", f"/v1/series/{name}", SeriesResult.model_validate_json, wait_seconds=_HEAVY_SECONDS)
+    return ApiRequest("GET", _series_path(name), SeriesResult.model_validate_json, wait_seconds=_HEAVY_SECONDS)
 
 
 def series_file(name: str, file_format: ResultFormat, *, style: PictureStyle | None = None) -> ApiRequest[bytes]:
     """Return a series as JSON, npz, CSV or a picture (PNG, SVG or PDF)."""
-    path = f"/v1/series/{name}/result.{file_format}"
+    path = f"{_series_path(name)}/result.{file_format}"
     return ApiRequest("GET", path, bytes, query=style or {}, wait_seconds=_HEAVY_SECONDS)
 
 
@@ -281,15 +335,15 @@ def figures() -> ApiRequest[FigureList]:
 
 def cancel(job_id: str) -> ApiRequest[Job]:
     """Cancel a job; its record shows when it has ended."""
-    return ApiRequest("POST", f"/v1/jobs/{job_id}/cancel", Job.model_validate_json)
+    return ApiRequest("POST", f"{_job_path(job_id)}/cancel", Job.model_validate_json)
 
 
 def delete(job_id: str) -> ApiRequest[None]:
     """Delete a job that has ended, and its result."""
-    return ApiRequest("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
+    return ApiRequest("DELETE", _job_path(job_id), lambda _: None)
 
 
-def upload_file(path: Path) -> ApiRequest[AnyArtifact]:
+def upload_file(path: FilePath) -> ApiRequest[AnyArtifact]:
     """Upload a file chunk by chunk; the ending of its name says what it holds.
 
     Args:
@@ -301,10 +355,10 @@ def upload_file(path: Path) -> ApiRequest[AnyArtifact]:
     Raises:
         OSError: If the file cannot be read.
     """
-    return _UPLOADS.get(path.suffix.lower(), upload_arrays)(path)
+    return _UPLOADS.get(Path(path).suffix.lower(), upload_arrays)(path)
 
 
-def upload_tokens(path: Path) -> ApiRequest[TokenArtifact]:
+def upload_tokens(path: FilePath) -> ApiRequest[TokenArtifact]:
     """Upload a file of tokens chunk by chunk.
 
     Args:
@@ -319,7 +373,7 @@ def upload_tokens(path: Path) -> ApiRequest[TokenArtifact]:
     return _upload(path, sent_as="application/octet-stream", read=TokenArtifact.model_validate_json)
 
 
-def upload_arrays(path: Path, *, name: str | None = None) -> ApiRequest[ArrayArtifact]:
+def upload_arrays(path: FilePath, *, name: str | None = None) -> ApiRequest[ArrayArtifact]:
     """Upload a file of arrays chunk by chunk: weights, or data x and y.
 
     Args:
@@ -332,6 +386,7 @@ def upload_arrays(path: Path, *, name: str | None = None) -> ApiRequest[ArrayArt
     Raises:
         OSError: If the file cannot be read.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     sent_as = {".npz": _NPZ, ".npy": _NPY}.get(suffix, _SAFETENSORS)
     name = path.stem if name is None and suffix == ".npy" else name
@@ -339,7 +394,7 @@ def upload_arrays(path: Path, *, name: str | None = None) -> ApiRequest[ArrayArt
     return _upload(path, sent_as=sent_as, read=ArrayArtifact.model_validate_json, query=query)
 
 
-def upload_program(path: Path) -> ApiRequest[ProgramArtifact]:
+def upload_program(path: FilePath) -> ApiRequest[ProgramArtifact]:
     """Upload a program chunk by chunk.
 
     Args:
@@ -351,11 +406,11 @@ def upload_program(path: Path) -> ApiRequest[ProgramArtifact]:
     Raises:
         OSError: If the file cannot be read.
     """
-    sent_as = _ONNX if path.suffix.lower() == ".onnx" else _PT2
+    sent_as = _ONNX if Path(path).suffix.lower() == ".onnx" else _PT2
     return _upload(path, sent_as=sent_as, read=ProgramArtifact.model_validate_json)
 
 
-_UPLOADS: dict[str, Callable[[Path], ApiRequest[Any]]] = {
+_UPLOADS: dict[str, Callable[[FilePath], ApiRequest[Any]]] = {
     ".bin": upload_tokens,
     ".onnx": upload_program,
     ".pt2": upload_program,
@@ -451,17 +506,18 @@ def _upload_bytes(
 
 
 def _upload(
-    path: Path, *, sent_as: str, read: Callable[[bytes], T], query: Mapping[str, str] | None = None
+    path: FilePath, *, sent_as: str, read: Callable[[bytes], T], query: Mapping[str, str] | None = None
 ) -> ApiRequest[T]:
-    headers = {"Content-Type": sent_as, "Content-Length": str(path.stat().st_size)}
+    file = Path(path)
+    headers = {"Content-Type": sent_as, "Content-Length": str(file.stat().st_size)}
     return ApiRequest(
-        "POST", "/v1/artifacts", read, body=path, query=query or {}, headers=headers, wait_seconds=_UPLOAD_SECONDS
+        "POST", "/v1/artifacts", read, body=file, query=query or {}, headers=headers, wait_seconds=_UPLOAD_SECONDS
     )
 
 
 def artifact(artifact_id: str) -> ApiRequest[AnyArtifact]:
     """Return the description of an uploaded file."""
-    return ApiRequest("GET", f"/v1/artifacts/{artifact_id}", _ARTIFACT.validate_json)
+    return ApiRequest("GET", _path_below("/v1/artifacts", artifact_id, "artifact_id"), _ARTIFACT.validate_json)
 
 
 def artifacts(page_token: str | None) -> ApiRequest[ArtifactPage]:
@@ -472,7 +528,7 @@ def artifacts(page_token: str | None) -> ApiRequest[ArtifactPage]:
 
 def delete_artifact(artifact_id: str) -> ApiRequest[None]:
     """Delete an uploaded file; jobs that have not read it yet fail."""
-    return ApiRequest("DELETE", f"/v1/artifacts/{artifact_id}", lambda _: None)
+    return ApiRequest("DELETE", _path_below("/v1/artifacts", artifact_id, "artifact_id"), lambda _: None)
 
 
 def models() -> ApiRequest[list[LoadableModel]]:

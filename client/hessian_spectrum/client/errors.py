@@ -54,6 +54,14 @@ class JobFailedError(SpectrumClientError):
         self.job = job
 
 
+class JobTimeoutError(SpectrumClientError, TimeoutError):
+    """The job had not ended when the time was over; it goes on."""
+
+    def __init__(self, job: Job, seconds: float) -> None:
+        super().__init__(f"job {job.id} has not ended within {seconds:g} s: it is {job.state}")
+        self.job = job
+
+
 def unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
     """Return the error for a request that failed in transport."""
     return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")

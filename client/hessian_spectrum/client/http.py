@@ -38,6 +38,7 @@ from hessian_spectrum.client.requests import (
     POLL_SECONDS,
     ApiRequest,
     Body,
+    FilePath,
     PictureStyle,
     ResultFormat,
     Smoothing,
@@ -225,7 +226,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
     def save_result(
         self,
         job_id: str,
-        path: Path | BinaryIO,
+        path: FilePath | BinaryIO,
         name: ResultFormat,
         *,
         smoothing: Smoothing | None = None,
@@ -273,7 +274,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
             raise JobFailedError(job)
         return self._follow(endpoints.result(job.id), self._retry(job.id))
 
-    def upload_files(self, paths: Iterable[Path], *, progress: bool = False) -> list[AnyArtifact]:
+    def upload_files(self, paths: Iterable[FilePath], *, progress: bool = False) -> list[AnyArtifact]:
         """Upload several files, four at a time.
 
         Args:
@@ -346,7 +347,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         trainable: str | None = None,
         learning_rate: float | None = None,
         example_inputs: Any = None,
-        directory: Path | None = None,
+        directory: FilePath | None = None,
         disk_bytes: int = DISK_BYTES,
         memory_bytes: int = MEMORY_BYTES,
         **fields: Any,
@@ -395,7 +396,7 @@ class SpectrumClient(ClientBase[httpx.Client]):
         limits = {"disk_bytes": disk_bytes, "memory_bytes": memory_bytes}
         return start_tracking(new, self, self._another, directory, every=every, learning_rate=learning_rate, **limits)
 
-    def send_tracked(self, directory: Path) -> list[SentRun]:
+    def send_tracked(self, directory: FilePath) -> list[SentRun]:
         """Send the points that tracked runs have left on disk, also after their processes were killed.
 
         Args:

@@ -41,7 +41,7 @@ def jax_program(module: Any, example_inputs: Any, parameters: Any = None) -> byt
     try:
         import jax2onnx  # noqa: F401, PLC0415
     except ImportError as error:
-        raise ModuleExportError(f"{error}: pip install 'hessian-spectrum-client[jax]'") from error
+        raise ModuleExportError(f"{error}: in the repository, run pip install ./api_schemas './client[jax]'") from error
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     if any(each.ndim == 0 or len(each) < 2 for each in inputs):
         raise ModuleExportError("each example input must be an array of at least two samples along its first axis")

@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self, overload
+from reprlib import repr as shortened
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from pydantic import BaseModel, PrivateAttr
 from rich.console import Console
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, MAX_BATCH_JOBS, AnyJobResult, Job
 from hessian_spectrum.client import endpoints
+from hessian_spectrum.client.errors import JobFailedError, JobTimeoutError, ProblemResponseError
 from hessian_spectrum.client.progress import group_progress
 from hessian_spectrum.client.requests import ApiRequest, Body
 
@@ -79,10 +81,11 @@ class ClientJob(_BoundJob):
         """
         return self._client.wait(self.id, timeout_seconds, progress=progress)
 
-    def result(self, *, progress: bool = False) -> AnyJobResult:
+    def result(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> AnyJobResult:
         """Wait for the end of the job and return its result.
 
         Args:
+            timeout_seconds: Longest time in seconds to wait.
             progress: Whether to show a bar with rate and time left.
 
         Returns:
@@ -90,8 +93,12 @@ class ClientJob(_BoundJob):
 
         Raises:
             JobFailedError: If the job ends without a result.
+            JobTimeoutError: If the job has not ended when the time is over.
         """
-        return self._client._result_of(self.wait(progress=progress))
+        job = self.wait(timeout_seconds, progress=progress)
+        if not job.has_ended:
+            raise JobTimeoutError(job, timeout_seconds)
+        return self._client._result_of(job)
 
     def interim_results(self) -> Iterator[AnyJobResult]:
         """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
@@ -123,9 +130,12 @@ class AsyncClientJob(_BoundJob):
         """Wait for the end of the job and return its record, as `ClientJob.wait` does."""
         return await self._client.wait(self.id, timeout_seconds, progress=progress)
 
-    async def result(self, *, progress: bool = False) -> AnyJobResult:
+    async def result(self, timeout_seconds: float = float("inf"), *, progress: bool = False) -> AnyJobResult:
         """Wait for the end of the job and return its result, as `ClientJob.result` does."""
-        return await self._client._result_of(await self.wait(progress=progress))
+        job = await self.wait(timeout_seconds, progress=progress)
+        if not job.has_ended:
+            raise JobTimeoutError(job, timeout_seconds)
+        return await self._client._result_of(job)
 
     def interim_results(self) -> AsyncIterator[AnyJobResult]:
         """Yield what is known of a Lanczos spectrum while it is computed, then the result of the job."""
@@ -191,19 +201,38 @@ class JobGroup(Sequence[ClientJob]):
                 show(len(ended))
         return JobGroup(ended, self.points)
 
-    def results(self, *, progress: bool = False) -> list[AnyJobResult]:
+    @overload
+    def results(self, *, progress: bool = False, return_errors: Literal[False] = False) -> list[AnyJobResult]: ...
+
+    @overload
+    def results(
+        self, *, progress: bool = False, return_errors: bool
+    ) -> list[AnyJobResult | JobFailedError | ProblemResponseError]: ...
+
+    def results(self, *, progress: bool = False, return_errors: bool = False) -> list[Any]:
         """Wait for the end of all jobs and return their results.
 
         Args:
             progress: Whether to show one bar for all jobs.
+            return_errors: Whether the list has the error of a job without a result in its place, as `asyncio.gather`
+                has with `return_exceptions`.
 
         Returns:
             The results, in the order of the requests.
 
         Raises:
-            JobFailedError: If a job ends without a result.
+            JobFailedError: If a job ends without a result, unless errors are returned.
+            ProblemResponseError: If the server no longer has a result, unless errors are returned.
         """
-        return [job.result() for job in self.wait(progress=progress)]
+        results: list[Any] = []
+        for job in self.wait(progress=progress):
+            try:
+                results.append(job.result())
+            except (JobFailedError, ProblemResponseError) as error:
+                if not return_errors:
+                    raise
+                results.append(error)
+        return results
 
     def cancel(self) -> "JobGroup":
         """Cancel the jobs that have not ended."""
@@ -223,15 +252,35 @@ def requests_of(
         The request of each job, and the values of each at the point of the grid; None without a grid.
 
     Raises:
-        TypeError: If a grid is to vary several requests.
+        TypeError: If an argument is no request, a grid is to vary several requests, or values are no list.
+        ValueError: If a list of values is empty, or a path names no field.
     """
     if over is None:
-        return ([requests] if isinstance(requests, BaseModel | Mapping) else list(requests)), None
+        if isinstance(requests, BaseModel | Mapping):
+            return [requests], None
+        if not isinstance(requests, Iterable) or isinstance(requests, str | bytes):
+            endpoints.check_request(requests, "requests")
+        return [endpoints.check_request(each, f"requests[{index}]") for index, each in enumerate(requests)], None
     base = requests.model_dump(mode="json", exclude_none=True) if isinstance(requests, BaseModel) else requests
     if not isinstance(base, Mapping):
-        raise TypeError("a grid varies fields of one request")
-    points = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
+        raise TypeError("a grid varies fields of one request: requests must be one, not several")
+    if not isinstance(over, Mapping):
+        raise TypeError(f"over must be a dictionary of values by the path of a field, not {type(over).__name__}")
+    axes = {path: _axis(path, values) for path, values in over.items()}
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return [_with_values(base, point) for point in points], points
+
+
+def _axis(path: str, values: Any) -> list[Any]:
+    """Return the values of a field in a grid; those of an array of numpy as numbers of Python."""
+    if not isinstance(path, str) or not all(path.split(".")):
+        raise ValueError(f"over has {path!r}, which is not the path of a field such as 'model.seed'")
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping):
+        raise TypeError(f"over[{path!r}] must be a list of values, not {type(values).__name__}")
+    if not (axis := list(listed)):
+        raise ValueError(f"over[{path!r}] has no values")
+    return axis
 
 
 def batches_of(
@@ -256,7 +305,12 @@ def _with_values(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str,
         *parents, name = path.split(".")
         fields = request
         for parent in parents:
-            fields[parent] = dict(fields.get(parent) or {})
+            inner = fields.get(parent)
+            if inner is not None and not isinstance(inner, Mapping):
+                raise ValueError(
+                    f"over has {path!r}, but {parent} in the request is {shortened(inner)}, which has no fields"
+                )
+            fields[parent] = dict(inner or {})
             fields = fields[parent]
         fields[name] = value
     return request

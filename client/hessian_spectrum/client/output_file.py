@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from hessian_spectrum.client.requests import FilePath
+
 _PERMISSIONS = 0o777
 _DRAFT = ".spectrum-"
 """Prefix of temporary files; it is not combined with the target's name, which may already have maximal length."""
@@ -19,7 +21,7 @@ _DESCRIPTOR = re.compile(r"/(?:proc/self|proc/\d+|dev)/fd/(\d+)")
 
 
 @contextmanager
-def output_file(target: Path | BinaryIO) -> Iterator[BinaryIO]:
+def output_file(target: FilePath | BinaryIO) -> Iterator[BinaryIO]:
     """File to write to, which replaces the file at the path at the end; after an error nothing has changed there.
 
     A symbolic link is kept: the file that it points to is replaced. Anything that is not a regular file, such as a
@@ -34,11 +36,11 @@ def output_file(target: Path | BinaryIO) -> Iterator[BinaryIO]:
     Raises:
         OSError: If it cannot be written.
     """
-    if not isinstance(target, Path):
+    if not isinstance(target, str | os.PathLike):
         yield target
         target.flush()
         return
-    path = _followed(target)
+    path = _followed(Path(target))
     if _is_replaced(path):
         with _replacement(path) as file:
             yield file

@@ -1,5 +1,6 @@
 """Progress bars of jobs and uploads, in a terminal or a notebook."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -11,8 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Task as BarTask
@@ -20,12 +19,50 @@ from rich.text import Text
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
 
+SHORT_ID = 16
+"""Length of the beginning of an id that people are shown: the digits of the time of submission."""
+
+_BAR_WIDTH = 12
+
+_WIDE = 120
+"""Width of a terminal in characters from which there is place for the name of the units."""
+
 
 class _RateColumn(TextColumn):
     """Recent number of units per second."""
 
     def render(self, task: BarTask) -> Text:
-        return Text("" if not task.speed else f"{task.speed:.3g}/s")
+        if not task.speed or task.finished:
+            return Text("")
+        return Text(f"{task.speed:,.0f}/s" if task.speed >= 100 else f"{task.speed:.2g}/s")
+
+
+class _CountColumn(TextColumn):
+    """Number of units that are done, of those that there are; empty while neither is known, and at the end."""
+
+    def render(self, task: BarTask) -> Text:
+        if task.total is None or task.fields.get("has_ended"):
+            return Text("")
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}")
+
+
+class _TimeColumn(TextColumn):
+    """Time since the beginning, and the time left if it is known."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._began_at = time.monotonic()
+
+    def render(self, task: BarTask) -> Text:
+        elapsed = f"{_clock(time.monotonic() - self._began_at)} elapsed"
+        left = None if task.finished or task.fields.get("has_ended") else task.time_remaining
+        return Text(elapsed if left is None else f"{elapsed}, {_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class JobProgress:
@@ -38,19 +75,27 @@ class JobProgress:
 
     def show(self, job: Job) -> None:
         """Show the record of the job."""
-        reached, is_running = job.progress, job.state == "running"
+        if job.state in ENDED_STATES:
+            self._show_end(job)
+            return
+        reached = job.progress
         if reached.phase != self._phase:
             self._bar.reset(self._task, total=None)  # the rate of one phase says nothing about the next
             self._phase = reached.phase
         self._bar.update(
             self._task,
-            description=f"{self._label}: {job.state}, {reached.phase}" if is_running else f"{self._label}: {job.state}",
+            description=f"{self._label} {reached.phase if job.state == 'running' else job.state}",
             completed=reached.done,
             total=reached.total or None,
             unit=reached.unit,
         )
-        if job.state in ENDED_STATES:
-            self._bar.stop_task(self._task)
+
+    def _show_end(self, job: Job) -> None:
+        done = 1 if job.state == "succeeded" else 0
+        self._bar.update(
+            self._task, description=f"{self._label} {job.state}", completed=done, total=1, unit="", has_ended=True
+        )
+        self._bar.stop_task(self._task)
 
     def draw(self, picture: RenderableType) -> None:
         """Show a picture above the bar, in place of an earlier one."""
@@ -71,7 +116,7 @@ def listeners(
     Yields:
         A function to call with each record.
     """
-    with job_progress(Console(stderr=True), job_id[:12]) if progress else nullcontext() as bar:
+    with job_progress(Console(stderr=True), job_id[:SHORT_ID]) if progress else nullcontext() as bar:
 
         def notify(job: Job) -> None:
             if bar is not None:
@@ -93,7 +138,7 @@ def files_progress(num_bytes: int, *, is_shown: bool) -> Iterator[Callable[[int]
     Yields:
         A function to call with the size in bytes of each uploaded file.
     """
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), _TimeColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("upload", total=num_bytes)
         yield lambda done_bytes: bar.advance(task, done_bytes)
@@ -116,7 +161,7 @@ def group_progress(console: Console, num_jobs: int, *, is_shown: bool = True) ->
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(""),
-        TimeRemainingColumn(),
+        _TimeColumn(),
     )
     with Progress(*columns, console=console, disable=not is_shown) as bar:
         task = bar.add_task("jobs", total=num_jobs)
@@ -134,15 +179,8 @@ def job_progress(console: Console, label: str) -> Iterator[JobProgress]:
     Yields:
         The bar.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        _RateColumn(""),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console)
+    unit = (TextColumn("{task.fields[unit]}"),) if console.width >= _WIDE else ()
+    label_and_bar = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH))
+    bar = Progress(*label_and_bar, _CountColumn(""), *unit, _RateColumn(""), _TimeColumn(), console=console)
     with Live(bar, console=console, refresh_per_second=4) as live:
         yield JobProgress(live, bar, label)

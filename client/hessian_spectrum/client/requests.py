@@ -1,5 +1,7 @@
 """A request to the server, how its answer is parsed, and the arguments with which httpx sends it."""
 
+import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # to end, and then time out.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
+_HEADER_TEXT = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+"""Text that servers and programs in between leave as it is: printable ASCII without spaces at its ends."""
+
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _LAST_ANSWER_SECONDS = 2.0  # after a caller's deadline
@@ -31,6 +36,7 @@ _CHUNK_BYTES = 2**20
 ResultFormat = Literal["json", "npz", "csv", "png", "svg", "pdf"]
 
 Body = BaseModel | Mapping[str, Any]
+FilePath = str | os.PathLike[str]
 Chunks = Iterator[bytes] | AsyncIterator[bytes]
 """Chunks of a body that is sent while it is read."""
 
@@ -125,13 +131,55 @@ class ApiRequest(Generic[T]):
 
 
 def connection(base_url: str, api_key: str | None) -> dict[str, Any]:
-    """Arguments for httpx's clients with this API key; no proxy is used for a server on this machine."""
+    """Arguments for httpx's clients with this API key; no proxy is used for a server on this machine.
+
+    Args:
+        base_url: Address of the server.
+        api_key: API key; None or an empty text for none.
+
+    Returns:
+        The keyword arguments.
+
+    Raises:
+        ValueError: If the address cannot be that of a server, or the key cannot be sent. The message has no key in it.
+    """
+    url = _server_url(base_url)
     return {
-        "base_url": base_url,
-        "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {header_text(api_key, 'The API key')}"} if api_key else {},
         "limits": _LIMITS,
-        "trust_env": httpx.URL(base_url).host not in _LOOPBACK,
+        "trust_env": url.host not in _LOOPBACK,
     }
+
+
+def _server_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    is_host = bool(url.host) and (":" in url.host or "%" not in url.host)  # httpx encodes what no name of a host has
+    is_port = url.port is None or 0 < url.port < 2**16
+    if url.scheme not in ("http", "https") or not is_host or not is_port:
+        raise ValueError(f"{text} is not the address of a server, such as https://spectra.example.org")
+    return url
+
+
+def header_text(text: str, what: str) -> str:
+    """Check a text that is sent in a header.
+
+    Args:
+        text: The text.
+        what: What it is, at the beginning of a sentence.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If the text cannot be in a header. The message does not contain it.
+    """
+    if not _HEADER_TEXT.fullmatch(text):
+        raise ValueError(f"{what} contains characters that an HTTP header cannot have.")
+    return text
 
 
 def refusal(response: httpx.Response) -> ProblemResponseError:

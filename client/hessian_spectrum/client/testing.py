@@ -5,8 +5,8 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib import resources
-from typing import Any, Literal, TypeAlias
+from importlib import import_module, resources
+from typing import Any, Literal, TypeAlias, get_args
 
 import httpx
 from pydantic import TypeAdapter
@@ -20,24 +20,32 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 Answer: TypeAlias = Message | Problem
 """Response to a request: a result, or a problem with which a job fails."""
 
-ExampleMethod: TypeAlias = Literal["exact", "lanczos", "top-k", "trace"]
+ExampleMethod: TypeAlias = Literal["exact", "lanczos", "series", "slice", "sweep", "top-k", "trace"]
 
 
 def example_result(method: ExampleMethod) -> AnyJobResult:
     """Return a small result of a real job: a network of 27 parameters on five samples.
 
     Args:
-        method: Its method.
+        method: Its method, or the kind of the job: a series or a sweep.
 
     Returns:
         The result.
+
+    Raises:
+        ValueError: If there is no such example.
     """
+    names = get_args(ExampleMethod)
+    if method not in names:
+        raise ValueError(f"there is no example {method!r}, only {', '.join(names)}")
     examples = resources.files(__package__) / "example_results"
     return _RESULT.validate_json((examples / f"{method}.json").read_bytes())
 
 
 class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """Transport that answers the requests of a client itself; jobs end at once.
+
+    Pictures are drawn by the distribution `hessian-spectrum-results`, if it is installed.
 
     Args:
         answer: Result of every job, or a function from the fields of a request to its result. With a problem in place
@@ -71,17 +79,19 @@ class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
-        return self._answered(request.method, request.url.path, request.read())
+        return self._answered(request.method, request.url, request.read())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request of an asynchronous client."""
-        return self._answered(request.method, request.url.path, await request.aread())
+        return self._answered(request.method, request.url, await request.aread())
 
-    def _answered(self, method: str, path: str, body: bytes) -> httpx.Response:
+    def _answered(self, method: str, url: httpx.URL, body: bytes) -> httpx.Response:
+        if method == "GET" and (match := re.fullmatch(_PICTURE, url.path)):
+            return self._picture(match[1], match[2], url.params)
         for (own_method, pattern), answer in _ROUTES.items():
-            if method == own_method and (match := re.fullmatch(pattern, path)):
+            if method == own_method and (match := re.fullmatch(pattern, url.path)):
                 return answer(self, *match.groups(), *([json.loads(body)] if method == "POST" and body else []))
-        return _problem(Problem(title="Not part of the fake server", status=501, detail=f"{method} {path}"))
+        return _problem(Problem(title="Not part of the fake server", status=501, detail=f"{method} {url.path}"))
 
     def _submit(self, request: dict[str, Any]) -> httpx.Response:
         return _message(self._new_job(request))
@@ -113,6 +123,19 @@ class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
             return _unknown()
         return _problem(answer) if isinstance(answer, Problem) else _message(answer)
 
+    def _picture(self, job_id: str, name: str, style: httpx.QueryParams) -> httpx.Response:
+        answer = self._results.get(job_id)
+        if answer is None or isinstance(answer, Problem):
+            return self._result(job_id)
+        try:
+            drawings, figure = map(import_module, _DRAWING)
+        except ImportError as error:
+            detail = f"{error}: in the repository, run pip install ./api_schemas './results[notebook]'"
+            return _problem(Problem(title="The fake server cannot draw pictures", status=501, detail=detail))
+        types = {"width_inches": float, "height_inches": float, "dpi": int, "title": str}
+        own_style = figure.FigureStyle(**{key: types[key](value) for key, value in style.items() if key in types})
+        return httpx.Response(200, content=drawings.drawing_of(answer).file(name, own_style))
+
     def _request(self, job_id: str) -> httpx.Response:
         return httpx.Response(200, json=self._submitted[job_id]) if job_id in self._submitted else _unknown()
 
@@ -130,7 +153,9 @@ class FakeServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return _problem(answer) if isinstance(answer, Problem) else _message(answer)
 
 
+_DRAWING = ("hessian_spectrum.results.plots.drawings", "hessian_spectrum.results.plots.figure")
 _JOB = "/v1/jobs/([0-9a-f]{32})"
+_PICTURE = rf"{_JOB}/result\.(png|svg|pdf)"
 _ROUTES: Mapping[tuple[str, str], Callable[..., httpx.Response]] = {
     ("POST", "/v1/jobs"): FakeServer._submit,
     ("POST", "/v1/jobs/batch"): FakeServer._submit_batch,

@@ -78,7 +78,7 @@ class StorageLibraryMissingError(Exception):
     """An object store is configured, and s3fs is not installed."""
 
     def __init__(self) -> None:
-        super().__init__("an object store needs s3fs: install hessian-spectrum-core[s3]")
+        super().__init__("an object store needs s3fs: in the repository, run pip install ./api_schemas './core[s3]'")
 
 
 def _object_store(url: str, directory: Path, client: redis.Redis | None) -> BlobStore:

@@ -1,14 +1,17 @@
 """Commands for what is on a server: uploaded files, checkpoints, tracked runs."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ProgramArtifact, TokenArtifact
-from hessian_spectrum.client.commands.options import Json, Server
-from hessian_spectrum.client.commands.printing import print_message, print_messages, print_table
+from hessian_spectrum.client.commands.ids import LEAST_TO_REMOVE, complete_artifact_id
+from hessian_spectrum.client.commands.option_groups import takes
+from hessian_spectrum.client.commands.options import Server
+from hessian_spectrum.client.commands.printing import Cell, Id, Printer, local_time, printer
 from hessian_spectrum.client.commands.session import connected
 from hessian_spectrum.client.http import SpectrumClient
 
@@ -23,26 +26,25 @@ _UPLOADS: dict[str, Callable[[SpectrumClient, Path], AnyArtifact]] = {
 """How a file is uploaded, by the ending of its name."""
 
 
-def models(as_json: Json = False, server: Server = None) -> None:
+@takes(out=printer)
+def models(*, out: Printer, server: Server = None) -> None:
     """Print kind, number of parameters, digest and state of every checkpoint, or why it cannot be loaded."""
     with connected(server) as client:
         found = client.models()
-    if as_json:
-        print_messages(found)
-        return
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {
             "name": model.name,
             "kind": model.kind,
             "parameters": None if model.num_parameters is None else f"{model.num_parameters:,}",
-            "sha256": model.sha256,
+            "sha256": None if model.sha256 is None else Id(model.sha256),
             "state": model.problem or model.state,
         }
         for model in found
     ]
-    print_table(rows, empty="There are no checkpoints.")
+    out.table(rows, found, empty="There are no checkpoints.", folded={"name": 16, "state": 16})
 
 
+@takes(out=printer)
 def upload(
     file: Annotated[
         Path,
@@ -52,10 +54,12 @@ def upload(
             dir_okay=False,
         ),
     ],
+    *,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the array in a .npy file of data, such as x; without it, the file holds tokens."),
     ] = None,
+    out: Printer,
     server: Server = None,
 ) -> None:
     """Upload a file of tokens or arrays, or a network, and print its description; jobs refer to it by its id.
@@ -64,48 +68,63 @@ def upload(
     """  # noqa: DOC501 - the docstring is the help of the command
     send_file = _UPLOADS.get(file.suffix.lower())
     if send_file is None:
-        raise typer.BadParameter(f"{file.name} must end in {', '.join(_UPLOADS)}, which says what the file holds")
+        raise typer.BadParameter(
+            f"the ending of {file.name} does not say what the file holds: it must be one of {', '.join(_UPLOADS)}"
+        )
     if name is not None and file.suffix.lower() != ".npy":
         raise typer.BadParameter("--name is for a .npy file; arrays in other files have their own names")
     with connected(server) as client:
         try:
-            print_message(send_file(client, file) if name is None else client.upload_arrays(file, name=name))
+            sent = send_file(client, file) if name is None else client.upload_arrays(file, name=name)
         except OSError as error:
             raise typer.BadParameter(str(error)) from None
+    out.record(sent)
 
 
-def list_artifacts(as_json: Json = False, server: Server = None) -> None:
-    """Print id, time and contents of every uploaded file, newest first."""
+@takes(out=printer)
+def list_artifacts(*, out: Printer, server: Server = None) -> None:
+    """Print id, local time and contents of every uploaded file, newest first."""
     with connected(server) as client:
         found = list(client.artifacts())
-    if as_json:
-        print_messages(found)
-        return
-    rows = [
-        {"id": each.id, "uploaded": f"{each.created_at:%Y-%m-%d %H:%M:%S}", "contents": _contents(each)}
-        for each in found
+    rows: list[dict[str, Cell]] = [
+        {"id": Id(each.id), "uploaded": local_time(each.created_at), "contents": _contents(each)} for each in found
     ]
-    print_table(rows, empty="There are no uploaded files.")
+    out.table(rows, found, empty="There are no uploaded files.", folded={"contents": 16})
 
 
+@takes(out=printer)
 def delete_artifact(
-    artifact_id: Annotated[str, typer.Argument(help="Id of the uploaded file.")], server: Server = None
+    artifact_id: Annotated[
+        str,
+        typer.Argument(
+            help=f"Id of the uploaded file, or at least {LEAST_TO_REMOVE} digits of its beginning that no other has."
+        ),
+    ],
+    *,
+    out: Printer,
+    server: Server = None,
 ) -> None:
     """Delete an uploaded file."""
     with connected(server) as client:
-        client.delete_artifact(artifact_id)
+        found = complete_artifact_id(client, artifact_id, least=LEAST_TO_REMOVE)
+        client.delete_artifact(found)
+    out.note({"id": found, "deleted": True})
 
 
+@takes(out=printer)
 def send(
     directory: Annotated[
-        Path, typer.Argument(help="Directory of a tracked run, or a directory of several.", file_okay=False)
+        Path,
+        typer.Argument(help="Directory of a tracked run, or a directory of several.", exists=True, file_okay=False),
     ],
+    *,
+    out: Printer,
     server: Server = None,
 ) -> None:
     """Send the points that tracked runs have left on disk, and print how many each run had."""
     with connected(server) as client:
-        for run in client.send_tracked(directory):
-            typer.echo(f"{run.name}  {run.num_points} points")
+        sent = client.send_tracked(directory)
+    out.lines([f"{run.name}  {run.num_points} points" for run in sent], [asdict(run) for run in sent])
 
 
 def _contents(artifact: AnyArtifact) -> str:

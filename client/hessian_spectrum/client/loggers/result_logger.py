@@ -97,7 +97,7 @@ def import_tool(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"{error}: pip install 'hessian-spectrum-client[{extra}]'") from error
+        raise ImportError(f"{error}: in the repository, run pip install ./api_schemas './client[{extra}]'") from error
 
 
 def scalars_of(result: MethodResult | SeriesEntry) -> dict[str, float]:

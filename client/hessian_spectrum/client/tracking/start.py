@@ -16,6 +16,7 @@ from hessian_spectrum.api_schemas.experiments.series import SERIES_NAME
 from hessian_spectrum.client.data_sets import PART_BYTES, DataSet
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.module_export import ModuleExportError
+from hessian_spectrum.client.requests import FilePath
 from hessian_spectrum.client.retries import Backoff
 from hessian_spectrum.client.tracking.sender import Sender, may_be_repeated
 from hessian_spectrum.client.tracking.spool import Run, Spool, SpoolError
@@ -94,7 +95,7 @@ def start_tracking(
     new: NewRun,
     client: "SpectrumClient",
     connect: Callable[[], "SpectrumClient"],
-    directory: Path | None,
+    directory: FilePath | None,
     *,
     every: int,
     learning_rate: float | None,
