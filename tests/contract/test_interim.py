@@ -22,8 +22,8 @@ LONG: dict[str, Any] = {
     "method": {"kind": "lanczos", "num_steps": 30, "num_probes": 14},
 }
 ENDLESS = LONG | {
-    "model": {"kind": "mlp", "widths": [64, 20, 10]},
-    "method": {"kind": "lanczos", "num_steps": 1500, "num_probes": 400, "reorthogonalisation": "none"},
+    "model": {"kind": "mlp", "widths": [64, 100, 100, 10]},
+    "method": {"kind": "lanczos", "num_steps": 3000, "num_probes": 20, "reorthogonalisation": "none"},
 }
 
 

@@ -35,7 +35,7 @@ BREAKDOWN_ROUNDINGS = 10
 LEAST_INTERIM_STEPS = 3
 """Steps from which on unfinished probes are shown: with fewer, the trace has no interval."""
 
-MOST_INTERIM_POINTS, MOST_INTERIM_STEPS, MOST_INTERIM_WORK = 512, 128, 2**19
+MOST_INTERIM_POINTS, MOST_INTERIM_STEPS, MOST_INTERIM_WORK = 512, 128, 2**18
 """Largest numbers of points, steps, and probes times squared steps, for curves that are made while probes are under
 way, and are to cost little."""
 
