@@ -216,7 +216,7 @@ def test_from_a_shell(server: Any, token_file: Path) -> None:
     unclear = token_file.rename(token_file.with_suffix(".dat"))
     called = spectrum("upload", str(unclear))
     assert called.exit_code == 2
-    assert "train.dat must end in .bin, .npy" in " ".join(called.output.replace("│", " ").split())
+    assert "the ending of train.dat" in " ".join(called.output.replace("│", " ").split())
 
 
 def test_objects_are_never_unpickled(server: Any) -> None:

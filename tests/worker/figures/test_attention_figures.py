@@ -482,16 +482,19 @@ def test_any_other_sequence_has_a_figure(sequence: list[float]) -> None:
     assert len(content.points) == 3
 
 
+SMALL_LAYER: dict[str, Any] = {"key_dim": 4, "batch_size": 1, "length": 4, "num_seeds": 3}
+
+
 @pytest.mark.parametrize("norms", [[4.0, 5.0, 6.0], [1.0, 5.0, 6.0], [1.0, 2.0, 6.0]])
 def test_norms_up_to_three_are_a_variant_where_there_are_two_of_them(norms: list[float]) -> None:
-    parameters = ScalarAttentionParameters(key_dim=4, num_seeds=3, query_key_norms=norms)
+    parameters = ScalarAttentionParameters(**SMALL_LAYER, query_key_norms=norms)
     content = content_of("cracking-2", parameters, [measure(point, CONTEXT) for point in parameters.points()])
     variants = [each.choice for each in content.verdicts[0].variants]
     assert ("norms up to 3" in variants) is (norms[1] == 2.0)
 
 
 def test_one_spectrum_refutes_a_bound() -> None:
-    parameters = ScalarAttentionParameters(key_dim=4, num_seeds=3)
+    parameters = ScalarAttentionParameters(**SMALL_LAYER)
     measured = [measure(point, CONTEXT) for point in parameters.points()]
     upper = measured[0].arrays["upper"].copy()
     upper[0] = 0.0

@@ -36,8 +36,9 @@ SMALLEST: dict[str, dict[str, Any]] = SMALL | {
 }
 """Overrides of each figure for a computation of a second or so."""
 
-AS_FIGURE_5 = ("cracking-23", "cracking-24", "cracking-25")
-"""Other sizes of figure 5: the same code, a quarter of a minute more."""
+OF_EACH_CODE = ("cracking-1", "cracking-2", "cracking-3", "cracking-4", "cracking-6", "cracking-8", "cracking-9")
+OF_EACH_CODE += ("cracking-17", "cracking-27", "lecture-1", "lecture-6")
+"""One figure of each kind of measurement; the others compute other sizes with the same code."""
 
 
 def figure(name: str) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def figure(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in AS_FIGURE_5 else []) for name in FIGURES]
+    "name", [pytest.param(name, marks=[] if name in OF_EACH_CODE else [pytest.mark.long]) for name in FIGURES]
 )
 def test_a_figure_that_is_computed_again_is_the_same(name: str) -> None:
     assert figure(name) == figure(name)
