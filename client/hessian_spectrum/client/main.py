@@ -8,7 +8,10 @@ import typer
 from hessian_spectrum.client.commands import closed_forms, comparison, files, jobs, running, servers
 from hessian_spectrum.client.version_option import VersionOption
 
-_EXIT_CODES = "Exit codes: 0 success, 1 the server refused or the job did not succeed, 2 wrong usage, 130 interrupted, 141 the reader of the output has left."
+_EXIT_CODES = (
+    "Exit codes: 0 success, 1 the server refused or the job did not succeed, 2 wrong usage, 130 interrupted, "
+    "141 the reader of the output has left."
+)
 
 app = typer.Typer(no_args_is_help=True, help="Eigenvalue spectra from a spectrum server.", epilog=_EXIT_CODES)
 track = typer.Typer(no_args_is_help=True, help="Send what tracked training runs have left on disk.")
