@@ -5,14 +5,9 @@ from typing import Any
 
 from hessian_spectrum.client.testing import FakeServer
 from tests.client.conftest import Command, called
+from tests.fixtures.jobs import EXACT_JOB
 
-JOB: dict[str, Any] = {
-    "kind": "spectrum",
-    "model": {"kind": "mlp", "widths": [1, 2, 1]},
-    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
-    "loss": "mse",
-    "tags": {"test": "command"},
-}
+JOB: dict[str, Any] = EXACT_JOB | {"tags": {"test": "command"}}
 
 
 def test_results_are_compared_side_by_side(spectrum: Command) -> None:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error
+from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
 from hessian_spectrum.api_schemas.matrices import OF_GRADIENTS
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult
 from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.results import plots
 from hessian_spectrum.results.plots.figure import (
@@ -25,7 +25,6 @@ from hessian_spectrum.results.plots.figure import (
     MethodPlot,
     axis_unit,
     columns_that_fit,
-    decade_ticks,
     products_of,
     shortened,
     unit_suffix,
@@ -44,9 +43,8 @@ _MATRIX_NAMES = {
 LINEAR_RANGE = 100
 """Ratio of magnitudes above which the axis is logarithmic."""
 
-_MAX_DECADES = 12
-_LABEL_INCHES = 2.2  # width of an entry of the legend below the picture
-_FEW = 100  # points that are drawn large
+MAX_DECADES = 12
+LABEL_INCHES = 2.2  # width of an entry of the legend below the picture
 LEAST_BUMP = 0.02
 """Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
 
@@ -138,7 +136,7 @@ def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
         axes.text(0.5, 0.5, "every eigenvalue is zero\nup to rounding", ha="center", va="center")
         return
     largest = float(magnitudes.max())
-    lowest = max(float(magnitudes.min()), largest * 10.0**-_MAX_DECADES)
+    lowest = max(float(magnitudes.min()), largest * 10.0**-MAX_DECADES)
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(lowest / 3, 3 * largest)
@@ -157,7 +155,7 @@ def _draw_lanczos(figure: Figure, result: LanczosResult, _: DiagonalSample | Non
         label = f"{name} {estimated(end)}"
         density.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2, label=label)
         shares.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2)
-    columns = columns_that_fit(figure, 4, _LABEL_INCHES)
+    columns = columns_that_fit(figure, 4, LABEL_INCHES)
     figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
     ends, trace = meaning_of_error(result.largest), meaning_of_error(result.trace)
     errors = f"errors: {ends}" if ends == trace else f"errors of the ends: {ends}, of the trace: {trace}"
@@ -239,118 +237,6 @@ def _bump(result: LanczosResult, grid: Numbers) -> float:
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
 
 
-def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
-    """Return the tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
-    if result.target is not None:
-        return np.full(len(values), (result.absolute_tolerance or 0.0) / unit)
-    tolerances = np.full(len(values), result.tolerance * abs(values).max())
-    if result.which == "both-ends" and len(values) > 1:
-        upper = (len(values) + 1) // 2
-        tolerances[:upper] = result.tolerance * abs(values[:upper]).max()
-        tolerances[upper:] = result.tolerance * abs(values[upper:]).max()
-    allowed: Numbers = np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
-    return allowed
-
-
-def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) -> str:
-    pairs = result.eigenpairs
-    unit = axis_unit(_top_k_extent(result))
-    values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
-    converged = np.asarray([pair.converged for pair in pairs])
-    ranks, few = _ranks(result), len(pairs) <= _FEW
-    stems, bars = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-    foot = (result.target or 0.0) / unit
-    name = None if result.target is None else f"target: {result.target:.6g}"
-    stems.axhline(foot, color="black", linewidth=0.8, alpha=0.4 if name is None else 0.8, label=name)
-    stems.vlines(ranks, foot, values, color=GREY, linewidth=1 if few else 0.4)
-    bar_style = {"fmt": "none", "ecolor": RED, "elinewidth": 1, "capsize": 2, "zorder": 2}
-    bars_label = "residual" if name is None else "95 % interval"
-    stems.errorbar(ranks, values, _error_bars(result, unit), label=bars_label, **bar_style)
-    for axes, heights in ((stems, values), (bars, np.maximum(residuals, np.finfo(np.float64).tiny))):
-        for chosen, fill, label in ((converged, BLUE, "eigenvalue, converged"), (~converged, "white", "not converged")):
-            if chosen.any():
-                style = {"mfc": fill, "mec": BLUE, "markersize": 5 if few else 2, "zorder": 3}
-                axes.plot(ranks[chosen], heights[chosen], "o", label=f"{label}: {chosen.sum():,}", **style)
-    if foot == 0:
-        _scale_stems(stems, abs(values[values != 0]))
-    stems.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
-    columns = columns_that_fit(figure, 4, _LABEL_INCHES)
-    handles = stems.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize="small")
-    tolerances = _tolerances(result, values, unit)
-    bars.plot(ranks, tolerances, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
-    bars.set_yscale("log")
-    bars.yaxis.set_minor_formatter(NullFormatter())
-    heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)
-    bars.set_ylim(heights.min() / 5, 5 * heights.max())
-    bars.set_ylabel(f"residual{unit_suffix(unit)}\n(dashed: tolerance)")
-    _label_ranks(bars, result)
-    return f"{_eigenvalues_title(result)}, {products_of(result)}"
-
-
-def _num_largest(result: TopKResult) -> int:
-    """Return how many of the pairs, which are the first ones, are not counted from the lower end."""
-    count = len(result.eigenpairs)
-    return (count + 1) // 2 if result.which == "both-ends" else count
-
-
-def _ranks(result: TopKResult) -> Numbers:
-    """Return the places of the pairs on the axis of ranks; between both ends of a spectrum one place stays empty."""
-    places = np.arange(1.0, len(result.eigenpairs) + 1)
-    places[_num_largest(result) :] += 1
-    return places
-
-
-def _label_ranks(axes: Any, result: TopKResult) -> None:
-    """Label the places of `_ranks`: from the smallest eigenvalue on, ranks are -1, -2, and so on."""
-    num_largest, last = _num_largest(result), len(result.eigenpairs) + 1
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("rank")
-    if num_largest == len(result.eigenpairs):
-        return
-
-    def label(place: float, _: int | None) -> str:
-        if place <= num_largest:
-            return f"{place:.0f}"
-        return "" if place == num_largest + 1 or place > last else f"{place - last - 1:.0f}"
-
-    axes.xaxis.set_major_formatter(FuncFormatter(label))
-    axes.set_xlabel("rank (negative: from the smallest eigenvalue)")
-
-
-def _eigenvalues_title(result: TopKResult) -> str:
-    count = len(result.eigenpairs)
-    number = "" if count == 1 else f"{count:,} "
-    noun = "eigenvalue" if count == 1 else "eigenvalues"
-    if result.target is not None:
-        return f"the {number}{noun} nearest to {result.target:.6g}"
-    return {
-        "largest": f"the {number}largest {noun}",
-        "smallest": f"the {number}smallest {noun}",
-        "magnitude": f"the {number}{noun} of largest magnitude",
-    }.get(result.which, f"{count:,} {noun} at both ends")
-
-
-def _error_bars(result: TopKResult, unit: float) -> Numbers:
-    """Return lengths below and above each value (2, k): its residual, or to the ends of its interval if `nearest`."""
-    lengths = [(pair.residual,) * 2 if result.target is None else error_bar(pair) for pair in result.eigenpairs]
-    return np.asarray(lengths, dtype=np.float64).T / unit
-
-
-def _top_k_extent(result: TopKResult) -> float:
-    return max(abs(result.target or 0.0), *(abs(pair.value) for pair in result.eigenpairs))
-
-
-def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
-    if len(magnitudes) and magnitudes.max() > LINEAR_RANGE * magnitudes.min():
-        smallest = max(float(magnitudes.min()), float(magnitudes.max()) * 10.0**-_MAX_DECADES)
-        axes.set_yscale("symlog", linthresh=smallest)
-        # the linear part is as high as a decade: a label at its end has room
-        ticks = decade_ticks(smallest / 10**0.5, float(magnitudes.max()))
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_minor_locator(NullLocator())
-
-
 def _subject(result: AnySpectrumResult) -> str:
     block = "" if result.block is None else f" of {shortened(result.block)}"
     return f"{matrix_title(result)}{block}: {result.num_parameters:,} parameters"
@@ -402,25 +288,6 @@ def _scale_densities(axes: Any, spectra: Sequence[LanczosResult], unit: float) -
     axes.set_ylim(floor, 3 * max(2 * floor, *(float(each.upper.max()) for each in densities)))
 
 
-def _add_top_k(axes: Any, spectrum: TopKResult, *, unit: float, colour: Any, label: str, index: int) -> None:
-    pairs = spectrum.eigenpairs
-    values, ranks = np.asarray([pair.value for pair in pairs]) / unit, _ranks(spectrum)
-    errors, num_largest = _error_bars(spectrum, unit), _num_largest(spectrum)
-    for part in (slice(num_largest), slice(num_largest, None)):
-        style = {"fmt": "o-", "ms": 3, "lw": 1, "color": colour, "label": label if part.start is None else "_"}
-        axes.errorbar(ranks[part], values[part], errors[:, part], **style)
-    if spectrum.target is not None and index == 0:
-        axes.axhline(spectrum.target / unit, color="black", linewidth=0.8, linestyle="--", zorder=0)
-
-
-def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
-    """Set a logarithmic axis for positive eigenvalues with a large ratio, and label the ranks."""
-    _label_ranks(axes, spectra[0])
-    values = [pair.value for spectrum in spectra for pair in spectrum.eigenpairs]
-    if min(values) > 0 and max(values) > LINEAR_RANGE * min(values):
-        axes.set_yscale("log")
-
-
 METHOD_PLOTS = {
     "exact": MethodPlot(
         _draw_exact,
@@ -435,12 +302,5 @@ METHOD_PLOTS = {
         set_labels=lambda unit: (f"{_EIGENVALUE}{unit}", "density (bands: 95 %, triangles: both ends)"),
         scale_set=_scale_densities,
         headline=lambda result: ("largest", result.largest),
-    ),
-    "top-k": MethodPlot(
-        _draw_top_k,
-        extent=_top_k_extent,
-        draw_in_set=_add_top_k,
-        set_labels=lambda unit: ("rank", f"eigenvalue{unit}"),
-        scale_set=_scale_top_k,
     ),
 }
