@@ -216,6 +216,32 @@ def drop(page: Page, path: Path) -> None:
     page.get_by_role("group", name="Your own network").dispatch_event("drop", {"dataTransfer": transfer})
 
 
+def test_an_upload_shows_its_progress_and_ends_with_its_view(server: Any, open_page: OpenPage, tmp_path: Path) -> None:
+    file = tmp_path / "slow.npz"
+    np.savez(
+        file, x=np.random.default_rng(0).normal(size=(1_000_000, 4)).astype("f4"), y=np.zeros((1_000_000, 1), "f4")
+    )
+    page = open_page(server.url, "#/new", wait_for="textarea")
+    network = page.context.new_cdp_session(page)
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", limits | {"uploadThroughput": 8_000_000})
+    bar = page.get_by_role("progressbar", name="Upload of slow.npz")
+    page.locator("#file").set_input_files(file)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('progress')].some(({ value }) => 0 < value && value < 1)"
+    )
+    expect(page.locator("#status")).to_contain_text("slow.npz is uploaded and entered as the data")
+    expect(bar).to_have_count(0)
+    network.send("Network.emulateNetworkConditions", limits | {"uploadThroughput": 100_000})
+    with page.expect_event("requestfailed") as stopped:
+        page.locator("#file").set_input_files([])
+        page.locator("#file").set_input_files(file)
+        expect(bar).to_be_visible()
+        page.goto(f"{server.url}/#/jobs")
+    assert stopped.value.url.endswith("/v1/artifacts")
+
+
 @pytest.mark.allowed("422")  # until all files are there
 @pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
 def test_files_that_are_dropped_make_a_job(

@@ -36,6 +36,12 @@ async function problemOf(response) {
   }
 }
 
+const AWAY = { title: "The server does not answer", status: 0, detail: "It may be restarting; try again." };
+
+function askForKey() {
+  document.dispatchEvent(new CustomEvent("key-required", { detail: { isGiven: hasKey() } }));
+}
+
 export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   const isJson = body !== undefined && !(body instanceof Blob);
   const all = headersWithKey(isJson ? { "Content-Type": "application/json", ...headers } : headers);
@@ -44,14 +50,9 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
     response = await fetch(address(path), { method, headers: all, signal, body: isJson ? JSON.stringify(body) : body });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ProblemError({
-      title: "The server does not answer",
-      status: 0,
-      detail: "It may be restarting; try again.",
-    });
+    throw new ProblemError(AWAY);
   }
-  if (response.status === 401)
-    document.dispatchEvent(new CustomEvent("key-required", { detail: { isGiven: hasKey() } }));
+  if (response.status === 401) askForKey();
   if (!response.ok) throw new ProblemError(await problemOf(response));
   return response;
 }
@@ -59,6 +60,29 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
 export async function json(path, options) {
   const response = await send(path, options);
   return response.status === 204 ? null : response.json();
+}
+
+// Sends a file; `progressed` is called with the share that has been sent. `fetch` does not tell it.
+export function sendFile(path, file, { type, signal, progressed }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", address(path));
+    for (const [name, value] of Object.entries(headersWithKey({ "Content-Type": type }))) {
+      request.setRequestHeader(name, value);
+    }
+    request.responseType = "json";
+    request.upload.onprogress = ({ loaded, total }) => progressed(total ? loaded / total : 1);
+    request.onload = () => {
+      if (request.status === 401) askForKey();
+      if (request.status < 300) resolve(request.response);
+      else
+        reject(new ProblemError(request.response ?? { title: request.statusText || "Error", status: request.status }));
+    };
+    request.onerror = () => reject(new ProblemError(AWAY));
+    request.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(file);
+  });
 }
 
 export async function download(path, name) {

@@ -1,8 +1,8 @@
 // A form for a new job: presets, fields from the schema, files, and the cost before anything is submitted.
 
-import { json, send } from "./api.js";
+import { json, sendFile } from "./api.js";
 import { Form } from "./form.js";
-import { announce, choice, copyLinkButton, duration, element, problemElement } from "./elements.js";
+import { announce, bytes, choice, copyLinkButton, duration, element, problemElement } from "./elements.js";
 import { copyButtons, requestOf } from "./request.js";
 
 const MEDIA_TYPES = {
@@ -68,6 +68,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
   });
   const cost = element("div", { role: "status" });
   const submit = element("button", { type: "button", class: "primary", click: () => post() }, "Submit");
+  const uploads = element("div");
   let timer = null;
   let pending = null;
   let kind = null;
@@ -150,10 +151,14 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
       return;
     }
     announce(`${file.name} is being uploaded.`);
+    const bar = element("progress", { max: "1", value: "0", "aria-label": `Upload of ${file.name}` });
+    const row = element("p", {}, `${file.name}, ${bytes(file.size)} `, bar);
+    uploads.append(row);
+    const progressed = (share) => {
+      bar.value = share;
+    };
     try {
-      const artifact = await (
-        await send("v1/artifacts", { method: "POST", body: file, headers: { "Content-Type": type }, signal })
-      ).json();
+      const artifact = await sendFile("v1/artifacts", file, { type, signal, progressed });
       const [place, value] = entered(artifact, request());
       if (place) fill({ ...request(), ...value });
       announce(
@@ -164,6 +169,8 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
       );
     } catch (error) {
       if (error.name !== "AbortError") cost.replaceChildren(problemElement(error));
+    } finally {
+      row.remove();
     }
   }
 
@@ -177,6 +184,7 @@ export async function newJobView(place, { signal, settings, keepSettings }) {
       change: (name) => fill(examples[name].value),
     }),
     dropBox(upload),
+    uploads,
     element(
       "div",
       { class: "columns" },
