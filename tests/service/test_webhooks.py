@@ -168,7 +168,7 @@ def test_a_receiver_that_is_gone_is_left_alone(
     store.cancel(submit(service, receiver.url))
     wait_until(lambda: outcomes(redis_client) == {"given_up": 1})
     assert waiting(redis_client, receiver) == []
-    assert "is given up: status 410" in service.log.read_text()
+    wait_until(lambda: "is given up: status 410" in service.log.read_text())
 
 
 @pytest.mark.parametrize("status", [429, 503])

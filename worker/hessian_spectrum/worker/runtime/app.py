@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import multiprocessing
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -52,6 +50,7 @@ from hessian_spectrum.worker.hardware import (
 )
 from hessian_spectrum.worker.runtime.job_runner import JobTask, storage_fault
 from hessian_spectrum.worker.runtime.program_process import ProgramProcesses
+from hessian_spectrum.worker.runtime.stop_flag import StopFlag
 from hessian_spectrum.worker.sharding import process_name
 
 _SIGNAL = re.compile(r"signal (\d+)")
@@ -141,7 +140,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     redis_transport.Channel.QoS = RecoveringQoS
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
-    _register_task(app, settings, hardware=hardware, stopping=_stop_event())
+    _register_task(app, settings, hardware=hardware, stopping=_stop_flag())
     _register_worker(settings, hardware)
     _inspect_checkpoints(settings, hardware)
     return app
@@ -158,12 +157,12 @@ def end_in_any_case(seconds: float = SECONDS_TO_STOP) -> None:
     timer.start()
 
 
-def _stop_event() -> Event:
-    """Return an event that all processes of the pool share, and that is set when the worker is told to stop.
+def _stop_flag() -> StopFlag:
+    """Return a flag that all processes of the pool share, and that is set when the worker is told to stop.
 
     Celery's own signal `worker_shutting_down` comes too late for jobs to be requeued.
     """
-    stopping = multiprocessing.Event()
+    stopping = StopFlag()
 
     def handle_signal(number: int) -> None:
         handle: Any = signal.getsignal(number)
@@ -183,7 +182,7 @@ def _stop_event() -> Event:
     return stopping
 
 
-def _register_task(app: Celery, settings: WorkerSettings, *, hardware: Hardware, stopping: Event) -> None:
+def _register_task(app: Celery, settings: WorkerSettings, *, hardware: Hardware, stopping: StopFlag) -> None:
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
     task = JobTask(

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 import torch
@@ -59,6 +58,7 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.interim import InterimResults
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.runtime.program_process import ProgramProcesses
+from hessian_spectrum.worker.runtime.stop_flag import StopFlag
 from hessian_spectrum.worker.runtime.supervision import LeaseRenewer, MemoryGuard, RemainingTime
 from hessian_spectrum.worker.sharding import (
     Deployment,
@@ -445,7 +445,7 @@ class JobTask:
     hardware: Hardware
     stores: Stores
     models: ModelsDirectory
-    stopping: Event
+    stopping: StopFlag
 
     def job_stores(self, client: Redis) -> tuple[JobStore, ShardStore]:
         """Return the stores of jobs and of shards behind this connection."""
