@@ -18,7 +18,7 @@ LAYERED_UNIT_COPIES = 11
 
 FLOAT64_BYTES = 8
 
-DENSE_COPIES = 2  # the matrix, and LAPACK's copy of it
+DENSE_COPIES = 1  # the matrix, in whose memory LAPACK works
 DENSE_COPIES_WITH_VECTORS = 4  # the vectors, and the workspace of dsyevd
 TRIDIAGONAL_COPIES = 4  # of the order squared: the same for Lanczos, one probe after the other
 DENSITY_COPIES = 4  # of the densities of all probes while mean and error are taken

@@ -5,7 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 
+import scipy.linalg
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
@@ -213,6 +215,27 @@ def mirrored(triangle: Triangle) -> Tensor:
     matrix = triangle.lower
     _mirror(matrix)
     return matrix
+
+
+def eigenvalues(matrix: Tensor) -> Tensor:
+    """Return all eigenvalues (P,), ascending, of a symmetric matrix.
+
+    On a CPU they are computed in the memory of the matrix, where torch would first copy it.
+
+    Args:
+        matrix: The matrix (P, P); it is overwritten.
+    """
+    if matrix.device.type != "cpu":
+        try:
+            return torch.linalg.eigvalsh(matrix)
+        except torch.OutOfMemoryError:
+            return eigenvalues(matrix.cpu()).to(matrix.device)
+    columns = matrix.numpy()
+    if not columns.flags.f_contiguous:  # LAPACK would be given a copy
+        columns = columns.T
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        values = scipy.linalg.eigh(columns, eigvals_only=True, overwrite_a=True, check_finite=False, driver="evr")
+    return torch.from_numpy(values)
 
 
 def _mirror(matrix: Tensor) -> None:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.linear_algebra import PRODUCT_ROUNDINGS, SymmetricOperator, Triangle, mirrored, norm
+from hessian_spectrum.curvature.linear_algebra import (
+    PRODUCT_ROUNDINGS,
+    SymmetricOperator,
+    Triangle,
+    eigenvalues,
+    mirrored,
+    norm,
+)
 from hessian_spectrum.curvature.serialization import serializable, transient
 from hessian_spectrum.planning.work import LARGEST_LIST, Work, exact_work
 from hessian_spectrum.quadrature.error_bands import NORMAL_QUANTILE
@@ -55,7 +62,7 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     add up like sqrt(P), and the factor 10 covers those of the products themselves. (The usual rank threshold, P eps,
     would count a third of the positive eigenvalues of a small network in float32 as zero.)
 
-    Peak memory is 2 P^2 numbers in float64, with eigenvectors 4 P^2.
+    Peak memory is P^2 numbers in float64, with eigenvectors 4 P^2.
 
     Args:
         eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
@@ -132,7 +139,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
         del matrix  # before the copy of the vectors that goes to the CPU
         vectors = _array(columns.T)
     else:
-        values = torch.linalg.eigvalsh(matrix)
+        values = eigenvalues(matrix)
     return exact_spectrum(operator, values, eigenvectors=vectors, residuals=residuals)
 
 
@@ -184,7 +191,7 @@ def summarise_gram(operator: SymmetricOperator, triangle: Triangle) -> ExactSpec
     assert form is not None
     matrix = mirrored(triangle)
     removed = form.centre(matrix)
-    own = torch.linalg.eigvalsh(matrix)
+    own = eigenvalues(matrix)
     size = float(own.abs().max()) + removed
     eps = torch.finfo(operator.dtype).eps
     assembly = ZERO_ROUNDINGS * (sqrt(len(own)) - 1) * eps

@@ -1,0 +1,51 @@
+"""Eigenvalues in the memory of their matrix, against torch, which works on a copy."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hessian_spectrum.curvature.linear_algebra import eigenvalues
+
+
+def symmetric(dim: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    matrix = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return scale * (matrix + matrix.T)
+
+
+@given(
+    dim=st.integers(1, 60),
+    rank=st.integers(0, 60),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([1e-200, 1e-9, 1.0, 1e9, 1e150]),
+    is_transposed=st.booleans(),
+)
+def test_they_are_those_of_torch(dim: int, rank: int, seed: int, scale: float, is_transposed: bool) -> None:
+    matrix = symmetric(dim, seed, scale)
+    matrix[rank:] = 0  # of any rank: repeated zeros
+    matrix[:, rank:] = 0
+    expected = torch.linalg.eigvalsh(matrix)
+    found = eigenvalues(matrix.T if is_transposed else matrix)
+    assert found.dtype == torch.float64
+    tolerance = 1e-13 * dim * float(expected.abs().max())
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=tolerance)
+    assert (found.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_no_second_matrix_is_allocated(is_transposed: bool) -> None:
+    dim = 600
+    matrix = symmetric(dim, 0)
+    original = matrix.clone()
+    given_matrix = matrix.T if is_transposed else matrix
+    tracemalloc.start()
+    try:
+        eigenvalues(given_matrix)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.2 * 8 * dim**2
+    assert not torch.equal(matrix, original)  # which LAPACK has worked in
