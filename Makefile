@@ -97,6 +97,9 @@ bench-exported: bench-setup  ## built-in networks beside the same as programs of
 bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, each number beside its target
 	$(BIN)/python -m benchmarks.gpt2 --save $(BENCH_GPT2)
 
+bench-ahead: setup  ## this build beside an earlier one, as in: make bench-ahead OLD=../before, where make setup was run
+	$(BIN)/python -m benchmarks.ahead $(OLD) --save
+
 pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.txt
 	./scripts/pins
 

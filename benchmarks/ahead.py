@@ -1,0 +1,120 @@
+"""`python -m benchmarks.ahead OLD`: what the same answers cost in this build and in the one of another checkout.
+
+OLD is a folder with an earlier commit in which `make setup` was run. Every computation is a process of its own; both
+builds take turns. The numbers of both must agree.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.environment import engine_environment, engine_line
+from benchmarks.reports import RESULTS, publish
+
+TASKS_FILE = Path(__file__).with_name("ahead_tasks.py")
+TIMEOUT_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared.
+
+    Attributes:
+        title: What it is, for people.
+        task: Its computation.
+        quantity: `seconds` or `memory`.
+        goal: Largest value of this build, or largest ratio to the other one if `is_ratio`; None: there is no goal.
+        is_ratio: What the goal is about.
+        tolerance: Largest difference of the numbers, relative to the largest of them.
+    """
+
+    title: str
+    task: str
+    quantity: str
+    goal: float | None
+    is_ratio: bool
+    tolerance: float
+
+
+ROWS = [
+    Row("exact Hessian, P = 6,010: peak memory / (8 P^2 bytes)", "exact", "memory", 1.15, False, 1e-13),
+    Row("exact Hessian, P = 6,010: seconds", "exact", "seconds", None, True, 1e-13),
+]
+
+
+def measure(old: Path, num_rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Every row with the medians of both builds."""
+    pythons = {"old": old / ".venv" / "bin" / "python", "new": Path(sys.executable)}
+    tasks = dict.fromkeys(row.task for row in ROWS)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number in range(num_rounds):
+        for task in tasks:
+            for build in sorted(pythons, reverse=bool(number % 2)):
+                found.setdefault((task, build), []).append(_run(pythons[build], task, threads))
+    return [_compared(row, found[row.task, "old"], found[row.task, "new"]) for row in ROWS]
+
+
+def _run(python: Path, task: str, threads: int) -> dict[str, Any]:
+    command = [str(python), "-W", "ignore", str(TASKS_FILE), task, "--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT_SECONDS)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _compared(row: Row, old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    before, after = (median(each[row.quantity] for each in runs) for runs in (old, new))
+    ratio = median(one[row.quantity] / other[row.quantity] for one, other in zip(new, old, strict=True))
+    one, other = (np.asarray(runs[0]["numbers"]) for runs in (new, old))
+    difference = float(np.abs(one - other).max() / np.abs(other).max())
+    judged = ratio if row.is_ratio else after
+    return {
+        "title": row.title,
+        "old": before,
+        "new": after,
+        "ratio": ratio,
+        "goal": row.goal,
+        "goal_is_ratio": row.is_ratio,
+        "reached": None if row.goal is None else judged <= row.goal and difference <= row.tolerance,
+        "difference": difference,
+    }
+
+
+def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of the rows."""
+    table = ["| what | before | now | now / before | goal | reached | difference / largest number |"]
+    table.append("|---|---|---|---|---|---|---|")
+    for row in rows:
+        goal = "" if row["goal"] is None else f"{'ratio' if row['goal_is_ratio'] else 'now'} at most {row['goal']}"
+        reached = "" if row["reached"] is None else "yes" if row["reached"] else "no"
+        numbers = f"{row['old']:.3g} | {row['new']:.3g} | {row['ratio']:.2f}"
+        table.append(f"| {row['title']} | {numbers} | {goal} | {reached} | {row['difference']:.0e} |")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("old", type=Path, help="checkout of an earlier commit, with its .venv")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/ahead.json and .md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = measure(arguments.old.resolve(), arguments.rounds, arguments.threads)
+    revision = subprocess.check_output(["git", "-C", str(arguments.old), "rev-parse", "--short", "HEAD"], text=True)
+    report = engine_environment(torch.device("cpu"), "wall") | {"before": revision.strip(), "rows": rows}
+    head = ["# Less work for the same answer", "", f"{engine_line(report)} Before: commit {report['before']}.", ""]
+    publish(arguments, "ahead", report, table="\n".join([*head, *lines(rows)]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
