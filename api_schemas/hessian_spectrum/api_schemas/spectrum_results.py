@@ -49,6 +49,17 @@ class Quadrature(Message):
     )
 
 
+class Deflation(Message):
+    """Eigenvalues that two Lanczos runs have found: curves, trace and norm count each of them exactly once."""
+
+    eigenvalues: list[float] = Field(description="The known eigenvalues, from the ends of the spectrum.")
+    errors: list[float] = Field(description="Largest error of each of these eigenvalues.")
+    weights: list[list[float]] = Field(
+        description="For each probe its squared product with the eigenvector of each of these eigenvalues, which is "
+        "taken from the weights of the probe's quadrature."
+    )
+
+
 class Smoothing(Message):
     """Settings with which curves were computed from quadratures."""
 

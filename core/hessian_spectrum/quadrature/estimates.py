@@ -97,7 +97,7 @@ def trace_and_frobenius(
     trace, frobenius = dim * first, math.sqrt(dim * second)
     trace_error = dim * math.sqrt(share * max(second - first**2, 0))
     # the error of a root: half that of its square, over the root
-    frobenius_error = dim * math.sqrt(share * max(fourth - second**2, 0)) / (2 * frobenius)
+    frobenius_error = dim * math.sqrt(share * max(fourth - second**2, 0)) / (2 * frobenius) if frobenius else 0.0
     nuclear = dim * float(np.mean([each.weights @ np.abs(each.nodes) for each in quadratures])) / scale
     rounding = product_error * (nuclear + 2 * frobenius)
     if any(len(each.nodes) < LEAST_STEPS and _has_remainder(each) for each in quadratures):

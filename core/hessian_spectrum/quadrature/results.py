@@ -65,6 +65,20 @@ class Quadrature:
 
 
 @dataclass(frozen=True, eq=False)
+class Deflation:
+    """Eigenvalues that are counted as known, and how much of each there is in each of n probes."""
+
+    eigenvalues: FloatArray  # (l,) in units of A, each counted once
+    errors: FloatArray  # (l,) in units of A, of the eigenvalues
+    weights: FloatArray  # (n, l): squared products of the unit probes with the unit eigenvectors
+
+    @property
+    def ends(self) -> tuple[FloatArray, FloatArray]:
+        """Least and largest values (l,) within the errors."""
+        return self.eigenvalues - self.errors, self.eigenvalues + self.errors
+
+
+@dataclass(frozen=True, eq=False)
 class Band:
     """Pointwise 95 % confidence band of the exact curve."""
 
@@ -128,6 +142,7 @@ class LanczosSpectrum:
     frobenius: Estimate  # ||A||_F, not squared
     reorthogonalisation: Reorthogonalisation
     num_products: int
+    deflation: Deflation | None = None
 
 
 @dataclass(frozen=True, eq=False)

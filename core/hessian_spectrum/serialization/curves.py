@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hessian_spectrum.api_schemas.spectrum_results import Band, Cumulative, Density, Quadrature
+from hessian_spectrum.api_schemas.spectrum_results import Band, Cumulative, Deflation, Density, Quadrature
 from hessian_spectrum.quadrature import results as engine
 from hessian_spectrum.quadrature.curves import SpectralCurves
 
@@ -42,3 +42,10 @@ def quadrature_from(message: Quadrature) -> engine.Quadrature:
     residuals = None if message.residuals is None else np.asarray(message.residuals)
     nodes, weights = np.asarray(message.nodes), np.asarray(message.weights)
     return engine.Quadrature(nodes, weights, residuals, message.node_error)
+
+
+def deflation_from(message: Deflation | None) -> engine.Deflation | None:
+    """The deflation that a message describes."""
+    if message is None:
+        return None
+    return engine.Deflation(*map(np.asarray, (message.eigenvalues, message.errors, message.weights)))

@@ -227,7 +227,8 @@ def eigenvalues(matrix: Tensor) -> Tensor:
     """
     if matrix.device.type != "cpu":
         try:
-            return torch.linalg.eigvalsh(matrix)
+            found: Tensor = torch.linalg.eigvalsh(matrix)
+            return found
         except torch.OutOfMemoryError:
             return eigenvalues(matrix.cpu()).to(matrix.device)
     columns = matrix.numpy()
@@ -422,14 +423,21 @@ def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature
     References:
         Golub & Welsch, Math. Comp. 23 (1969) 221-230.
     """
-    nodes, vectors = _eigenpairs(matrix)
+    nodes, vectors = eigenpairs(matrix)
     signs = torch.where(vectors[0] < 0, -1.0, 1.0)
     residuals = matrix.remainder * vectors[-1] * signs
     return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy(), node_error)
 
 
-def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues (m,) ascending and eigenvectors (m, m), in columns, of T."""
+def eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues (m,) ascending and eigenvectors (m, m), in columns, of T.
+
+    Args:
+        matrix: The tridiagonal matrix.
+
+    Raises:
+        NonFiniteError: If it contains NaN or infinity.
+    """
     diagonal, off = matrix.diagonal, matrix.off_diagonal
     dense = torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1)
     if not bool(dense.isfinite().all()):

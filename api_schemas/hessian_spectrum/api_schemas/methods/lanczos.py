@@ -9,6 +9,7 @@ from hessian_spectrum.api_schemas.methods.kind import MatrixProperties, MethodKi
 from hessian_spectrum.api_schemas.models.kind import fields_of
 from hessian_spectrum.api_schemas.spectrum_results import (
     Cumulative,
+    Deflation,
     Density,
     Estimate,
     MethodResult,
@@ -74,6 +75,11 @@ class LanczosResult(MethodResult):
     )
     cumulative: Cumulative = Field(description="Share of eigenvalues up to each point of a grid.")
     quadrature: list[Quadrature] = Field(description="Gauss quadratures, one for each probe.")
+    deflation: Deflation | None = Field(
+        default=None,
+        description="Eigenvalues that count as known, so that probes estimate the others only; null if there are none, "
+        "if there is a single probe or if Lanczos vectors are not reorthogonalised.",
+    )
     largest: RitzValue = Field(description="Largest Ritz value over all probes.")
     smallest: RitzValue = Field(description="Smallest Ritz value over all probes.")
     trace: Estimate = Field(description="Estimate of the sum of the eigenvalues.")
@@ -101,7 +107,7 @@ def _work(method: LanczosMethod, matrix: MatrixProperties) -> Work:
 
 
 def _num_result_numbers(method: LanczosMethod, dim: int) -> int:
-    return 3 * method.num_probes * min(method.num_steps, dim) + 15 * method.num_points
+    return 4 * method.num_probes * min(method.num_steps, dim) + 15 * method.num_points
 
 
 def _result_fields(method: LanczosMethod, dim: int) -> dict[str, Any]:

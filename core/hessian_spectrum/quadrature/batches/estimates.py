@@ -50,8 +50,8 @@ def traces_and_frobenius(
     share = share / (1 - share)
     trace, frobenius = dim * first, np.sqrt(dim * second)
     errors = dim * np.sqrt(share * np.maximum(second - first**2, 0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        root_errors = dim * np.sqrt(share * np.maximum(fourth - second**2, 0)) / (2 * frobenius)
+    root_errors = dim * np.sqrt(share * np.maximum(fourth - second**2, 0))
+    root_errors = np.divide(root_errors, 2 * frobenius, out=np.zeros_like(frobenius), where=frobenius > 0)
     nuclear = dim * (weights * np.abs(nodes)).sum(axis=2).mean(axis=1)
     rounding = product_errors * (nuclear + 2 * frobenius)
     has_remainder = np.abs(batch.residuals).max(axis=2) > batch.node_errors

@@ -1,6 +1,9 @@
 """What Lanczos results say of many matrices."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hessian_spectrum.quadrature.batches.curves import CurveBatch
 from hessian_spectrum.quadrature.batches.estimates import extremes, traces_and_frobenius
@@ -9,7 +12,9 @@ from hessian_spectrum.quadrature.curves import (
     Smoothing,
     SpectralCurves,
 )
+from hessian_spectrum.quadrature.deflation import completed_curves, completed_moments, deflated
 from hessian_spectrum.quadrature.results import (
+    Deflation,
     Estimate,
     FloatArray,
     Reorthogonalisation,
@@ -37,6 +42,7 @@ def summaries(
     rounding: float,
     product_errors: FloatArray,
     reorthogonalisation: Reorthogonalisation,
+    deflations: Sequence[Deflation] | None = None,
 ) -> list[Summary]:
     """Return curves, extremes and moments of each matrix.
 
@@ -48,15 +54,32 @@ def summaries(
         rounding: Machine epsilon of the products.
         product_errors: Relative errors of the products of each matrix (B,).
         reorthogonalisation: Whether the Lanczos vectors were reorthogonalised.
+        deflations: What is known of each matrix, l eigenvalues of each; None: nothing.
 
     Raises:
         InvalidProblemError: If the smoothing is not valid.
     """
     smoothing.check()
-    task = CurveBatch(batch, smoothing, dim=dim, num_steps=num_steps, rounding=rounding)
-    moments = traces_and_frobenius(batch, dim, product_errors)
+    rest, rest_dim = batch, dim
+    if deflations is not None:
+        rest, rest_dim = _deflated(batch, deflations, dim), dim - len(deflations[0].eigenvalues)
+    curves = CurveBatch(rest, smoothing, dim=rest_dim, num_steps=num_steps, rounding=rounding).curves()
+    moments = traces_and_frobenius(rest, rest_dim, product_errors)
+    if deflations is not None:
+        curves = [
+            completed_curves(own, known, smoothing, dim=dim, num_steps=num_steps)
+            for own, known in zip(curves, deflations, strict=True)
+        ]
+        columns = zip(moments, deflations, product_errors.tolist(), strict=True)
+        moments = [completed_moments(*each) for each in columns]
     ends = extremes(batch, product_errors, dim=dim, reorthogonalisation=reorthogonalisation)
     return [
-        Summary(curves, smallest, largest, trace, frobenius)
-        for curves, (trace, frobenius), (smallest, largest) in zip(task.curves(), moments, ends, strict=True)
+        Summary(own, smallest, largest, trace, frobenius)
+        for own, (trace, frobenius), (smallest, largest) in zip(curves, moments, ends, strict=True)
     ]
+
+
+def _deflated(batch: QuadratureBatch, deflations: Sequence[Deflation], dim: int) -> QuadratureBatch:
+    members = enumerate(deflations)
+    weights = [[each.weights for each in deflated(batch.quadratures(index), known, dim)] for index, known in members]
+    return replace(batch, weights=np.array(weights))

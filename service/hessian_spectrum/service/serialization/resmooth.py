@@ -8,9 +8,10 @@ from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
-from hessian_spectrum.quadrature.curves import MOST_PLACES, Smoothing, spectral_curves
+from hessian_spectrum.quadrature.curves import MOST_PLACES, Smoothing
+from hessian_spectrum.quadrature.deflation import deflated_curves
 from hessian_spectrum.quadrature.error_bands import MOST_PROBES_WITH_FURTHER_RULES
-from hessian_spectrum.serialization.curves import curve_messages, quadrature_from
+from hessian_spectrum.serialization.curves import curve_messages, deflation_from, quadrature_from
 from hessian_spectrum.service.problems import invalid_query
 from hessian_spectrum.service.request_parsing import chosen_options
 
@@ -66,8 +67,9 @@ def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResul
 def _resmooth(result: LanczosResult, overrides: SmoothingOverrides, num_spectra: int = 1) -> LanczosResult:
     smoothing = result.smoothing.model_copy(update=chosen_options(overrides))
     _check_operations(result, smoothing.num_points, num_spectra)
-    curves = spectral_curves(
+    curves = deflated_curves(
         [quadrature_from(message) for message in result.quadrature],
+        deflation_from(result.deflation),
         Smoothing(smoothing.num_points, smoothing.kappa, smoothing.margin),
         dim=result.num_parameters,
         num_steps=result.num_steps,

@@ -15,8 +15,10 @@ from hessian_spectrum.curvature.linear_algebra import (
     SymmetricOperator,
     Tridiagonal,
     dot,
+    eigenpairs,
     gauss_quadrature,
     gaussian_vector,
+    gram,
     node_error,
     norm,
     orthogonalise,
@@ -24,10 +26,17 @@ from hessian_spectrum.curvature.linear_algebra import (
 )
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.planning.work import Work, lanczos_work, probe_bytes
-from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
-from hessian_spectrum.quadrature.estimates import extreme_ritz_values, trace_and_frobenius
+from hessian_spectrum.quadrature.curves import Smoothing
+from hessian_spectrum.quadrature.deflation import (
+    deflated_curves,
+    deflated_moments,
+    deflation_of,
+    known_eigenvalues,
+    known_nodes,
+)
+from hessian_spectrum.quadrature.estimates import extreme_ritz_values
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
-from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
+from hessian_spectrum.quadrature.results import Deflation, LanczosSpectrum, Quadrature, Reorthogonalisation
 
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.
 BREAKDOWN_ROUNDINGS = 10
@@ -231,7 +240,12 @@ class SLQState:
     group_size: int  # probes in lockstep
     reorthogonalisation: Reorthogonalisation
     generator: torch.Generator  # on the CPU; its state is that before the next group is drawn
+    first_generator: torch.Generator  # on the CPU; its state is that before the first probe of all is drawn
     tridiagonals: list[Tridiagonal] = field(default_factory=list)  # one for each probe of the finished groups
+    indices: list[int] = field(default_factory=list)  # which of all probes these are
+    # (n, m): products of all n probes with the basis of the first one; of the first probe with that of the second
+    overlaps_with_first: Tensor | None = None
+    overlaps_with_second: Tensor | None = None
     current: LanczosState | None = None  # state of the current group
 
     @property
@@ -268,6 +282,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
             that curves stay right but need more steps. None means "full" if that fits in `memory_bytes` for one probe.
         memory_bytes: Memory limit of the vectors of probes and their products; None for no limit.
         num_probes_before: Number of probes that the generator yields first, which are drawn but belong to other shards.
+        num_probes_after: Number of probes of the shards that follow.
 
     Raises:
         NonFiniteError: If a product contains NaN or infinity.
@@ -284,6 +299,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
     reorthogonalisation: Reorthogonalisation | None = None
     memory_bytes: int | None = None
     num_probes_before: int = 0
+    num_probes_after: int = 0
 
     def cost(self, num_parameters: int, *, group: int | None = None) -> Work:
         """Return the work with `group` probes in lockstep; None means all."""
@@ -298,6 +314,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         self.smoothing.check()  # before the products are spent
         if min(self.num_steps, self.num_probes) < 1:
             raise InvalidProblemError(f"{self.num_steps} steps of {self.num_probes} probes: both must be at least 1")
+        first_generator = _copy(generator)
         for _ in range(self.num_probes_before):
             gaussian_vector(problem.dim, generator)
         num_steps = min(self.num_steps, problem.dim)
@@ -315,6 +332,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
             group_size=group_size,
             reorthogonalisation=mode,
             generator=generator,
+            first_generator=first_generator,
         )
 
     def is_finished(self, state: SLQState) -> bool:
@@ -335,10 +353,24 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
             )
         advance(problem, state.current)
         if state.current.finished:
-            state.tridiagonals += [tridiagonal(state.current, probe) for probe in range(len(state.current.num_done))]
+            self._finish_group(problem, state, state.current)
             # released before the next group starts: two bases at once would double the memory
             state.current = None
         return state
+
+    def _finish_group(self, problem: SymmetricOperator, state: SLQState, group: LanczosState) -> None:
+        first = self.num_probes_before + len(state.tridiagonals)
+        indices = range(first, first + len(group.num_done))
+        state.tridiagonals += [tridiagonal(group, probe) for probe in range(len(indices))]
+        state.indices += indices
+        num_probes = self.num_probes_before + self.num_probes + self.num_probes_after
+        if group.reorthogonalisation == "none" or num_probes == 1:
+            return
+        for index, num_done, basis in zip(indices, group.num_done, group.basis, strict=True):
+            if index == 0:
+                state.overlaps_with_first = _overlaps(basis[:num_done], _copy(state.first_generator), num_probes)
+            elif index == 1:
+                state.overlaps_with_second = _overlaps(basis[:num_done], _copy(state.first_generator), 1)
 
     def count(self, state: SLQState) -> Count:
         """Return the number of products accounted for; a probe that stops early counts in full."""
@@ -353,7 +385,8 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
 
         Of many probes or steps the first are used. Curves are smoothed for the number of steps that is used.
         """
-        tridiagonals = [each for state in states for each in state.tridiagonals]
+        joined = self.join(states)
+        tridiagonals = joined.tridiagonals
         if not tridiagonals:
             under_way = [state.current for state in states if state.current is not None]
             tridiagonals = [
@@ -369,7 +402,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         tridiagonals = tridiagonals[: max(1, MOST_INTERIM_WORK // num_steps**2)]
         return summarise_probes(
             problem,
-            replace(states[0], num_steps=num_steps, tridiagonals=tridiagonals, current=None),
+            replace(joined, num_steps=num_steps, tridiagonals=tridiagonals, current=None),
             replace(self.smoothing, num_points=min(self.smoothing.num_points, MOST_INTERIM_POINTS)),
         )
 
@@ -380,12 +413,37 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
             raise InvalidProblemError(f"{self.num_probes} probes cannot be split into {num_shards} shards")
         counts = [size + (index < rest) for index in range(num_shards)]
         firsts = accumulate(counts, initial=self.num_probes_before)
-        return [replace(self, num_probes=n, num_probes_before=first) for n, first in zip(counts, firsts, strict=False)]
+        end = self.num_probes_before + self.num_probes + self.num_probes_after
+        return [
+            replace(self, num_probes=count, num_probes_before=first, num_probes_after=end - first - count)
+            for count, first in zip(counts, firsts, strict=False)
+        ]
 
     def join(self, states: Sequence[SLQState]) -> SLQState:
         """Return the finished state of all their probes, in this order."""
         tridiagonals = [each for state in states for each in state.tridiagonals]
-        return replace(states[-1], num_probes=len(tridiagonals), tridiagonals=tridiagonals)
+        overlaps = [
+            next((found for state in states if (found := getattr(state, name)) is not None), None)
+            for name in ("overlaps_with_first", "overlaps_with_second")
+        ]
+        return replace(
+            states[-1],
+            num_probes=len(tridiagonals),
+            tridiagonals=tridiagonals,
+            indices=[each for state in states for each in state.indices],
+            overlaps_with_first=overlaps[0],
+            overlaps_with_second=overlaps[1],
+        )
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    return torch.Generator().set_state(generator.get_state())
+
+
+def _overlaps(basis: Tensor, generator: torch.Generator, num_probes: int) -> Tensor:
+    """Return the products (n, m), float64, on the CPU, of the next n probes with the rows (m, P) of a basis."""
+    probes = (sphere_probe(basis.shape[1], generator).to(basis) for _ in range(num_probes))
+    return torch.cat([gram(probe.unsqueeze(0), basis) for probe in probes])
 
 
 def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Smoothing) -> LanczosSpectrum:
@@ -405,12 +463,13 @@ def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Sm
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
     mode, error = state.reorthogonalisation, operator.product_error
     quadratures = tuple(gauss_quadrature(each, node_error(each, error, mode)) for each in state.tridiagonals)
-    curves = spectral_curves(quadratures, smoothing, dim=dim, num_steps=state.num_steps, rounding=rounding)
+    deflation = deflation_of_runs(state, quadratures, dim)
+    curves = deflated_curves(quadratures, deflation, smoothing, dim=dim, num_steps=state.num_steps, rounding=rounding)
     scales = [each.scale for each in state.tridiagonals]
     smallest, largest = extreme_ritz_values(
         quadratures, scales, product_error=error, reorthogonalisation=state.reorthogonalisation, dim=dim
     )
-    trace, frobenius = trace_and_frobenius(quadratures, dim, error)
+    trace, frobenius = deflated_moments(quadratures, deflation, dim, error)
     return LanczosSpectrum(
         density=curves.density,
         log_density=curves.log_density,
@@ -422,7 +481,31 @@ def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Sm
         frobenius=frobenius,
         reorthogonalisation=state.reorthogonalisation,
         num_products=state.num_products,
+        deflation=deflation,
     )
+
+
+def deflation_of_runs(state: SLQState, quadratures: Sequence[Quadrature], dim: int) -> Deflation | None:
+    """Return what the first two runs know of the matrix and of all probes; None if nothing.
+
+    Args:
+        state: State whose finished probes are used.
+        quadratures: Quadratures of its finished probes, of the first two at least.
+        dim: Number of parameters P.
+    """
+    first, second = state.overlaps_with_first, state.overlaps_with_second
+    if first is None or second is None or state.indices[:2] != [0, 1]:
+        return None
+    ones, others = quadratures[:2]
+    counts = known_eigenvalues(ones, others, dim)
+    if not any(counts):
+        return None
+    products = []
+    for each, overlaps in zip(state.tridiagonals[:2], (first, second), strict=True):
+        vectors = eigenpairs(each)[1][:, known_nodes(len(each.diagonal), counts)]
+        products.append(overlaps[:, : len(vectors)] @ vectors)
+    weights = torch.cat([products[1], products[0][state.indices[1 : len(state.tridiagonals)]]]).square().numpy()
+    return deflation_of(ones, others, counts, weights)
 
 
 def lockstep(

@@ -1,23 +1,36 @@
 """Lanczos runs of all members of an ensemble in lockstep."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS, SHORT_BASIS, SLQState, summarise_probes
+from hessian_spectrum.curvature.algorithms.lanczos import (
+    BREAKDOWN_ROUNDINGS,
+    SHORT_BASIS,
+    SLQState,
+    deflation_of_runs,
+    summarise_probes,
+)
 from hessian_spectrum.curvature.ensembles.operators import EnsembleOperator, MemberOperator
 from hessian_spectrum.curvature.iteration import Count, Iteration
-from hessian_spectrum.curvature.linear_algebra import CHUNK, SAFE_NORMS, Tridiagonal
+from hessian_spectrum.curvature.linear_algebra import (
+    CHUNK,
+    SAFE_NORMS,
+    Tridiagonal,
+    gauss_quadrature,
+    gram,
+    node_error,
+)
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.quadrature.batches.rules import QuadratureBatch
 from hessian_spectrum.quadrature.batches.summaries import summaries
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
-from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
+from hessian_spectrum.quadrature.results import Deflation, LanczosSpectrum, Reorthogonalisation
 
 
 @serializable(basis=UsedPart(2, "num_vectors"))
@@ -250,15 +263,17 @@ class LanczosSummaries:
             if step:
                 message = f"the matrix-vector product of Lanczos step {step} holds NaN or infinity"
                 found[member] = NonFiniteError(message)
+        runs = {member: _runs_of(state, member) for member in range(len(found)) if found[member] is None}
+        deflations = {member: self._deflation(member, own) for member, own in runs.items()}
         groups: dict[Hashable, list[int]] = {}
         remainders = self._remainders(state)
-        for member, counts in enumerate(state.num_done.T.tolist()):
-            if found[member] is None:
-                key = (*counts, *(remainders[:, member] > 0).tolist())
-                groups.setdefault(key, []).append(member)
+        for member, known in deflations.items():
+            num_known = 0 if known is None else len(known.eigenvalues)
+            key = (*state.num_done[:, member].tolist(), *(remainders[:, member] > 0).tolist(), num_known)
+            groups.setdefault(key, []).append(member)
         for members in groups.values():
-            for member, spectrum in zip(members, self._group(state, members), strict=True):
-                found[member] = spectrum
+            spectra = self._group(state, {member: runs[member] for member in members}, deflations)
+            found = [spectra.get(member, each) for member, each in enumerate(found)]
         return [each for each in found if each is not None]
 
     @staticmethod
@@ -267,17 +282,38 @@ class LanczosSummaries:
         last = (state.num_done - 1).clamp(min=0).unsqueeze(2)
         return state.off_diagonal.gather(2, last).squeeze(2)
 
-    def _group(self, state: EnsembleLanczosState, members: list[int]) -> list[LanczosSpectrum]:
-        """Return the spectra of members whose runs are of equal lengths, probe by probe."""
+    def _deflation(self, member: int, runs: SLQState) -> Deflation | None:
+        if runs.overlaps_with_first is None:
+            return None
+        error = self.operator.product_errors[member].item()
+        mode = runs.reorthogonalisation
+        first_two = [gauss_quadrature(each, node_error(each, error, mode)) for each in runs.tridiagonals[:2]]
+        return deflation_of_runs(runs, first_two, self.operator.dim)
+
+    def _group(
+        self, state: EnsembleLanczosState, runs: Mapping[int, SLQState], deflations: Mapping[int, Deflation | None]
+    ) -> dict[int, LanczosSpectrum]:
+        """Return the spectra of members whose runs are of equal lengths, probe by probe, and know as much."""
+        members = list(runs)
         counts = state.num_done[:, members[0]].tolist()
         remainders = self._remainders(state)[:, members]
         is_uniform = len(set(counts)) == 1 and len(set((remainders[:, 0] > 0).tolist())) == 1
         if not is_uniform:
-            return [self._single(state, member) for member in members]
-        return self._uniform(state, members, remainders, counts[0])
+            return {
+                member: summarise_probes(MemberOperator(self.operator, member), own, self.smoothing)
+                for member, own in runs.items()
+            }
+        known = [each for member in members if (each := deflations[member]) is not None]
+        spectra = self._uniform(state, members, remainders, counts[0], known or None)
+        return dict(zip(members, spectra, strict=True))
 
     def _uniform(
-        self, state: EnsembleLanczosState, members: list[int], remainders: Tensor, num_nodes: int
+        self,
+        state: EnsembleLanczosState,
+        members: list[int],
+        remainders: Tensor,
+        num_nodes: int,
+        deflations: list[Deflation] | None,
     ) -> list[LanczosSpectrum]:
         """Return the spectra of members all of whose runs have as many steps."""
         errors = self.operator.product_errors[members]
@@ -299,6 +335,7 @@ class LanczosSummaries:
             rounding=torch.finfo(self.operator.dtype).eps,
             product_errors=errors.numpy(),
             reorthogonalisation=mode,
+            deflations=deflations,
         )
         num_products = num_nodes * len(state.num_done)
         return [
@@ -313,28 +350,35 @@ class LanczosSummaries:
                 frobenius=own.frobenius,
                 reorthogonalisation=mode,
                 num_products=num_products,
+                deflation=None if deflations is None else deflations[index],
             )
             for index, own in enumerate(found)
         ]
 
-    def _single(self, state: EnsembleLanczosState, member: int) -> LanczosSpectrum:
-        """Return the spectrum of a member whose runs have different lengths."""
-        counts = state.num_done[:, member].tolist()
-        finished = [
-            Tridiagonal(
-                diagonal=state.diagonal[probe, member, :count].clone(),
-                off_diagonal=state.off_diagonal[probe, member, : count - 1].clone(),
-                remainder=float(state.off_diagonal[probe, member, count - 1]),
-                scale=float(state.scale[probe, member]),
-            )
-            for probe, count in enumerate(counts)
-        ]
-        own = SLQState(
-            num_steps=state.limit,
-            num_probes=len(counts),
-            group_size=len(counts),
-            reorthogonalisation=state.reorthogonalisation,
-            generator=torch.Generator(),
-            tridiagonals=finished,
+
+def _runs_of(state: EnsembleLanczosState, member: int) -> SLQState:
+    """Return the finished runs of one member."""
+    counts = state.num_done[:, member].tolist()
+    finished = [
+        Tridiagonal(
+            diagonal=state.diagonal[probe, member, :count].clone(),
+            off_diagonal=state.off_diagonal[probe, member, : count - 1].clone(),
+            remainder=float(state.off_diagonal[probe, member, count - 1]),
+            scale=float(state.scale[probe, member]),
         )
-        return summarise_probes(MemberOperator(self.operator, member), own, self.smoothing)
+        for probe, count in enumerate(counts)
+    ]
+    has_overlaps = state.reorthogonalisation == "full" and len(counts) > 1
+    basis = state.basis[:, member]
+    return SLQState(
+        num_steps=state.limit,
+        num_probes=len(counts),
+        group_size=len(counts),
+        reorthogonalisation=state.reorthogonalisation,
+        generator=torch.Generator(),
+        first_generator=torch.Generator(),
+        tridiagonals=finished,
+        indices=list(range(len(counts))),
+        overlaps_with_first=gram(basis[:, 0], basis[0, : counts[0]]) if has_overlaps else None,
+        overlaps_with_second=gram(basis[:1, 0], basis[1, : counts[1]]) if has_overlaps else None,
+    )
