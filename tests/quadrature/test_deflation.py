@@ -79,8 +79,8 @@ def test_the_rest_of_a_probe_is_what_a_run_from_its_projection_sees(seed: int, n
         overlaps = others @ probe
         np.testing.assert_allclose(deflation.weights[index], overlaps.square().numpy(), rtol=0, atol=1e-10)
         alone = quadrature_from(matrix, probe - others.T @ overlaps, 40)
-        # of the norm of the matrix; residuals of the vectors are up to 1e-3
-        np.testing.assert_allclose(moments(rest, 6), moments(alone, 6), rtol=0, atol=5e-4)
+        # of the norm of the matrix; residuals of the vectors are up to 3e-3
+        np.testing.assert_allclose(moments(rest, 6), moments(alone, 6), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("outliers", [(40.0, 40.0), (40.0, 40.0, 40.0, -30.0), (25.0, 40.0, 50.0)])
@@ -96,6 +96,7 @@ def test_errors_of_simple_outliers_vanish() -> None:
     matrix = matrix_with(30.0, 40.0, 60.0)
     exact = torch.linalg.eigvalsh(matrix).numpy()
     errors: dict[bool, list[float]] = {True: [], False: []}
+    widths = []
     for seed in range(30):
         found = spectrum_of(matrix, seed)
         plain = DIM * np.mean([each.weights @ each.nodes for each in found.quadrature])
@@ -104,9 +105,10 @@ def test_errors_of_simple_outliers_vanish() -> None:
         interval = found.trace.interval
         assert interval.lower is not None
         assert interval.upper is not None
-        assert interval.upper - interval.lower < 20
+        widths.append(interval.upper - interval.lower)
     deflated_error, plain_error = (float(np.sqrt(np.mean(np.square(errors[each])))) for each in (True, False))
     assert deflated_error < plain_error / 10
+    assert max(widths) < plain_error
 
 
 def test_a_known_eigenvalue_has_the_height_of_one() -> None:

@@ -46,7 +46,7 @@ from hessian_spectrum.quadrature.results import (
 
 _Curve = TypeVar("_Curve", Density, Cumulative)
 
-CONVERGED = 1e-3
+CONVERGED = 3e-3
 """Largest residual of an eigenpair that is deflated, relative to the norm of the matrix. With larger ones, what is left
 of a probe no longer belongs to the other directions."""
 
