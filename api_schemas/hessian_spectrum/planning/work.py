@@ -188,9 +188,7 @@ def top_k_work(
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)
     block = min(top_k_block(num_parameters, k), rows)
-    vectors = rows - block + 1
-    if reduced:  # at the end, products of the wanted vectors lie beside the basis
-        vectors += k
+    vectors = rows - block + 1 + k  # at the end, products of the wanted vectors lie beside the basis
     if folded:  # a block between its two products; at the end k vectors are taken apart into 2 k, with their products
         vectors = max(vectors + block, FOLDED_VECTORS * k + 2)
     return Work(

@@ -14,7 +14,7 @@ class RitzPairs(NamedTuple):
 
     values: Tensor  # (n,) ascending, in units of A
     vectors: Tensor  # (n, n) in columns, in terms of the basis
-    residuals: Tensor  # (n,) at most, in units of A, without the rounding of products
+    residuals: Tensor  # (n,) in units of A, without the rounding of products
     defects: Tensor  # (n,) the part of the residuals that comes from locked rows
     couplings: Tensor  # (n, pending) of the residuals to pending rows, in units of A
 
@@ -22,8 +22,9 @@ class RitzPairs(NamedTuple):
 def ritz_pairs(projection: Tensor, *, num_processed: int, num_rows: int, defects: Tensor, scale: float) -> RitzPairs:
     """Rayleigh-Ritz on the first n = num_processed rows of a basis.
 
-    The residual of a Ritz vector s is at most the sum of two parts: ||C s||, with C the couplings to pending rows, and
-    the sum of |s_j| defect_j, since the remainders of the products of locked rows may have one direction.
+    The residual of a Ritz vector s is the norm of two parts: ||C s||, with C the couplings to pending rows, and the
+    root of the sum of (s_j defect_j)^2, because the remainders of the products of different locked rows have different
+    directions.
 
     Args:
         projection: Projected matrix of shape (rows, rows), of which the upper triangle and the pending rows below it
@@ -42,8 +43,8 @@ def ritz_pairs(projection: Tensor, *, num_processed: int, num_rows: int, defects
     upper = projection[:n, :n].triu() / unit
     values, vectors = torch.linalg.eigh(upper, UPLO="U")
     coupling = projection[n:num_rows, :n] / unit @ vectors
-    inherited = defects[:n] / unit @ vectors.abs()
-    residuals = torch.linalg.vector_norm(coupling, dim=0) + inherited
+    inherited = ((defects[:n] / unit).square() @ vectors.square()).sqrt()
+    residuals = torch.hypot(torch.linalg.vector_norm(coupling, dim=0), inherited)
     return RitzPairs(values * unit, vectors, residuals * unit, inherited * unit, coupling.T * unit)
 
 

@@ -73,8 +73,8 @@ class SubspaceState:
 
     @property
     def budget(self) -> int:
-        """Largest number of products of the search; pairs of reduced products are multiplied once more after it."""
-        return max(self.num_requested, self.max_products - self.num_requested * self.is_reduced)
+        """Largest number of products before the pairs are multiplied once more."""
+        return max(self.num_requested, self.max_products - self.num_requested)
 
     @property
     def complete(self) -> bool:

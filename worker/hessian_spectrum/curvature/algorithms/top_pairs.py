@@ -30,8 +30,8 @@ class _Pairs:
 def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
     """Return the requested pairs in their present state; the basis is overwritten, so that the search cannot continue.
 
-    Pairs of reduced products are multiplied once more, by unreduced products: their recurrence is that of another
-    matrix.
+    The pairs are multiplied once more, by unreduced products, because the recurrence does not include what locking cut
+    off, the deviation of reduced products, and the accumulated errors of restarts.
 
     Args:
         operator: The matrix A.
@@ -120,7 +120,7 @@ def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> lis
 
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
-    """Rayleigh-Ritz on all rows, or the locked pairs if nothing better was found; reduced products are repeated."""
+    """Rayleigh-Ritz on all rows, or the locked pairs if nothing better was found; measured once more if necessary."""
     requested = order(every.values, state.which)[: state.num_requested]
     values, residuals, vectors = every.values[requested], every.residuals[requested], every.vectors[:, requested]
     is_open = state.num_locked < state.num_requested or state.complete
@@ -135,7 +135,8 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
         residuals = torch.zeros_like(residuals)
     size = state.norm(every.values)
     error = operator.product_error * size
-    if state.is_reduced and state.num_products + state.num_requested <= state.max_products:
+    is_measured = state.is_reduced or not state.complete
+    if is_measured and state.num_products + state.num_requested <= state.max_products:
         exact = operator.unreduced
         values, residuals = _refined(exact, state, values=values, size=size)
         error = exact.product_error * size
