@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.ahead_tasks import TOP_K_TASKS
 from benchmarks.environment import engine_environment, engine_line
 from benchmarks.reports import RESULTS, publish
 
@@ -31,7 +32,7 @@ class Row:
     Attributes:
         title: What it is, for people.
         task: Its computation.
-        quantity: `seconds` or `memory`.
+        quantity: `seconds`, `memory` or `products`.
         goal: Largest value of this build, or largest ratio to the other one if `is_ratio`; None: there is no goal.
         is_ratio: What the goal is about.
         tolerance: Largest difference of the numbers, relative to the largest of them.
@@ -48,6 +49,14 @@ class Row:
 ROWS = [
     Row("exact Hessian, P = 6,010: peak memory / (8 P^2 bytes)", "exact", "memory", 1.15, False, 1e-13),
     Row("exact Hessian, P = 6,010: seconds", "exact", "seconds", None, True, 1e-13),
+    Row("100 products of each block, gpt-small, Hessian", "blocks-hessian", "seconds", 0.55, True, 1e-4),
+    Row("100 products of each block, gpt-small, GGN", "blocks-ggn", "seconds", 0.65, True, 1e-4),
+    Row("100 products of each of 12 layers, Hessian", "layers-hessian", "seconds", 0.35, True, 1e-4),
+    Row("100 products of each of 12 layers, GGN", "layers-ggn", "seconds", 0.35, True, 1e-4),
+    *(
+        Row(f"top-{k}, {spectrum}, P = 10^6, tolerance {tolerance}: products", task, "products", 0.65, True, tolerance)
+        for task, (spectrum, k, tolerance) in TOP_K_TASKS.items()
+    ),
 ]
 
 

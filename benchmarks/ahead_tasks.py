@@ -9,17 +9,24 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.iteration import run
+from hessian_spectrum.curvature.iteration import ignore_progress, run
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.hardware import Hardware
 
 NUM_SAMPLES = 64
 F64 = torch.float64
@@ -32,10 +39,12 @@ class Computation:
     Attributes:
         compute: Returns the numbers that all builds must agree on.
         unit_bytes: Memory that the peak is compared with.
+        num_products: Returns the number of matrix-vector products so far, where they are compared.
     """
 
     compute: Callable[[], list[float]]
     unit_bytes: int
+    num_products: Callable[[], int] = lambda: 0
 
 
 def exact(width: int) -> Computation:
@@ -55,7 +64,118 @@ def exact(width: int) -> Computation:
     return Computation(compute, 8 * dim**2)
 
 
+def blocks(shape: tuple[int, int, int, int, int], data: tuple[int, int], matrix: str, *, rest: bool) -> Computation:
+    """Spectra of every transformer block of a GPT-2, by 100 products each, and of what lies around them if `rest`.
+
+    Args:
+        shape: Layers, heads, width, positions and vocabulary.
+        data: Number and length of sequences.
+        matrix: Hessian or GGN.
+        rest: Whether embeddings and the last layer norm are blocks as well.
+    """
+    globs = [f"blocks.{index}.*" for index in range(shape[0])]
+    names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    request = SpectrumRequest.model_validate(
+        {
+            "kind": "spectrum",
+            "model": {"kind": "gpt2", **dict(zip(names, shape, strict=True))},
+            "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": data[0], "sequence_length": data[1]},
+            "loss": "cross-entropy",
+            "matrix": matrix,
+            "blocks": ["wte.*", "wpe.*", *globs, "ln_f.*"] if rest else globs,
+            "method": {"kind": "lanczos", "num_steps": 100, "num_probes": 1, "num_points": 16},
+            "precision": "float32",
+        }
+    )
+
+    def compute() -> list[float]:
+        # without the memory in which a compiler would be tried
+        hardware = Hardware(torch.device("cpu"), torch.get_num_threads(), 2**31)
+        found: Any = run_spectrum_job(request, hardware, ignore_progress).result
+        return [number for each in found.spectra for number in (each.trace.value, each.largest.value)]
+
+    return Computation(compute, 2**20)
+
+
+class CountedDiagonal(SymmetricOperator):
+    """A diagonal matrix that counts its products.
+
+    Args:
+        diagonal: Its entries (P,).
+    """
+
+    def __init__(self, diagonal: Tensor) -> None:
+        self._diagonal, self.num_products = diagonal, 0
+
+    @property
+    def dim(self) -> int:
+        """Number of rows."""
+        return len(self._diagonal)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the entries."""
+        return self._diagonal.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the entries."""
+        return self._diagonal.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return A v (P,)."""
+        return self.matmat(vector.unsqueeze(1))[:, 0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """Return A V (P, k)."""
+        self.num_products += matrix.shape[1]
+        return self._diagonal[:, None] * matrix
+
+
+def eigenvalues_like(spectrum: str, dim: int) -> Tensor:
+    """Eigenvalues (P,) like those of a trained network, in clusters, repeated, or decaying like a power."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.where(torch.rand(dim, generator=generator) < 0.3, -0.3, 1.0)
+    outliers = {
+        "outliers": [100.0, 60, 45, 33, 24, 18, 13, 9, 6, 4],
+        "clusters": [c * (1 + 1e-3 * i) for c in (100, 50, 20, 10) for i in range(5)],
+        "repeated": [50.0] * 3 + [20.0] * 3 + [10.0] * 10,
+        "power law": [],
+    }[spectrum]
+    bulk = torch.logspace(0, -6, dim) * signs if outliers else 100 * signs / torch.arange(1, dim + 1)
+    bulk[: len(outliers)] = torch.tensor(outliers)
+    return bulk
+
+
+def top_k(spectrum: str, k: int, tolerance: float, *, dim: int = 10**6) -> Computation:
+    """The largest eigenvalues of a large matrix, which costs nothing but products."""
+    operator = CountedDiagonal(eigenvalues_like(spectrum, dim))
+
+    def compute() -> list[float]:
+        method = ThickRestartLanczos(k, "largest", tolerance)
+        found: list[float] = run(method, operator, generator=torch.Generator().manual_seed(0)).eigenvalues.tolist()
+        return found
+
+    return Computation(compute, 4 * dim, lambda: operator.num_products)
+
+
+TOP_K_TASKS = {
+    f"top-{k}-{spectrum}-{tolerance}": (spectrum, k, tolerance)
+    for spectrum, k, tolerance in (
+        *(("outliers", k, 1e-3) for k in (3, 5, 10, 20)),
+        *(("power law", k, 1e-5) for k in (3, 5, 10, 20)),
+        ("clusters", 10, 1e-3),
+        ("repeated", 10, 1e-3),
+    )
+}
+
+GPT_SMALL = (4, 4, 256, 128, 2048), (4, 128)
+TWELVE_LAYERS = (12, 4, 128, 64, 256), (4, 64)
+
 TASKS: dict[str, Callable[[], Computation]] = {
+    **{f"blocks-{matrix}": partial(blocks, *GPT_SMALL, matrix, rest=True) for matrix in ("hessian", "ggn")},
+    **{f"layers-{matrix}": partial(blocks, *TWELVE_LAYERS, matrix, rest=False) for matrix in ("hessian", "ggn")},
+    **{task: partial(top_k, *arguments) for task, arguments in TOP_K_TASKS.items()},
     "exact": lambda: exact(80),
     "warm-up": lambda: exact(2),
 }
@@ -71,6 +191,7 @@ def measured(computation: Computation) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "memory": (_status("VmHWM") - before) / computation.unit_bytes,
+        "products": computation.num_products(),
         "numbers": numbers,
     }
 

@@ -152,6 +152,7 @@ def test_products_are_counted() -> None:
     assert lanczos_work(12, 5, 7).num_products == 35
     assert lanczos_work(12, 50, 7).num_products == 12 * 7
     assert top_k_work(1000, 20).num_products == 2000
+    assert [top_k_work(size, 5).num_columns for size in (999_999, 1_000_000)] == [4, 1]
     assert trace_work(1000, "hutch++", 100).num_products == 100
     assert training_passes(100, 64, 256) == 25
     assert training_passes(100, None, 256) == 100

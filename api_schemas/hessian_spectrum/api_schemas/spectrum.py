@@ -77,8 +77,7 @@ class SpectrumRequest(RequestMessage):
         default=None,
         min_length=1,
         max_length=MAX_BLOCKS,
-        description="Several globs used instead of `block`: one spectrum for each, from one linearisation of all "
-        "parameters that match.",
+        description="Several globs used instead of `block`: one spectrum for each.",
     )
     precision: Precision | None = Field(
         default=None,

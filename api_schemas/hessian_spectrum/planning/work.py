@@ -23,12 +23,20 @@ DENSE_COPIES_WITH_VECTORS = 4  # the vectors, and the workspace of dsyevd
 TRIDIAGONAL_COPIES = 4  # of the order squared: the same for Lanczos, one probe after the other
 DENSITY_COPIES = 4  # of the densities of all probes while mean and error are taken
 
-# As in `algorithms.thick_restart`, `algorithms.sketch`
 TOP_K_BLOCK = 4
+"""Vectors that a search for eigenpairs multiplies at once, so copies of an eigenvalue that one run finds."""
+
+TOP_K_SINGLE_DIM = 10**6
+"""Rows of a matrix from which a vector costs as much in a block as alone; a block takes more products."""
+
 TOP_K_ROWS = 80
+"""Rows of the basis of such a search in addition to the requested vectors."""
+
 TOP_K_LEAST_ROWS = 3
+"""The least of them; with fewer, no vectors are left for a restart."""
+
 FOLDED_VECTORS = 8  # for each eigenpair: k vectors, twice as many rows and products, their selection and copies
-PROBE_BLOCK = 16
+PROBE_BLOCK = 16  # as in `algorithms.sketch`
 
 HELD_ROWS_BYTES = 2**28
 """Bytes of the rows of the factor of a Gauss-Newton matrix that are held while the others pass by them."""
@@ -179,7 +187,7 @@ def top_k_work(
     """
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)
-    block = min(k, TOP_K_BLOCK, rows)
+    block = min(top_k_block(num_parameters, k), rows)
     vectors = rows - block + 1 + k  # at the end, products of the wanted vectors lie beside the basis
     if folded:  # a block between its two products; at the end k vectors are taken apart into 2 k, with their products
         vectors = max(vectors + block, FOLDED_VECTORS * k + 2)
@@ -192,6 +200,11 @@ def top_k_work(
         dense_order=rows,
         corrected=reduced,
     )
+
+
+def top_k_block(num_parameters: int, k: int) -> int:
+    """Return the number of vectors that `ThickRestartLanczos` multiplies at once where memory does not matter."""
+    return 1 if num_parameters >= TOP_K_SINGLE_DIM else min(k, TOP_K_BLOCK)
 
 
 def top_k_rows(num_parameters: int, k: int) -> int:

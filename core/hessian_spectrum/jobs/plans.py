@@ -101,12 +101,11 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
         The plan, with the peak of memory over all spectra.
     """
     parts = spectrum_variants(request)
-    if request.blocks is not None and not request.method.method_kind.assembles_matrix:
-        largest = max(parts, key=lambda part: part.dim)
-        plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
-    else:
-        plans = (_estimate(part, part, available_bytes, num_spectra=len(parts)) for part in parts)
-        plan = max(plans, key=lambda each: each.peak_bytes)
+    # a dense matrix of a smaller block may take more, where that of the largest has a Gram form
+    assembled = request.method.method_kind.assembles_matrix
+    planned = parts if assembled else [max(parts, key=lambda part: part.dim)]
+    plans = (_estimate(part, available_bytes, num_spectra=len(parts)) for part in planned)
+    plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
         plan,
         num_parameters=request.dim,
@@ -115,51 +114,46 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
     )
 
 
-def _estimate(
-    request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None, *, num_spectra: int
-) -> ComputationPlan:
+def _estimate(request: SpectrumRequest, available_bytes: int | None, *, num_spectra: int) -> ComputationPlan:
     """Plan one spectrum.
 
     Probes are not split into shards where there are several spectra, as the shards of a job belong to one spectrum, or
     where all probes share recordings that are not held in memory.
 
     Args:
-        request: The request whose matrix is multiplied.
-        part: The request for the one spectrum, which may be that of a block of the matrix.
+        request: The request for this spectrum alone.
         available_bytes: Memory of one job at a worker; None: without a limit.
         num_spectra: Number of spectra of the job.
 
     Returns:
         The plan.
     """
-    share = part.dim / request.dim
-
     method = request.method
     if isinstance(method, TopKMethod):
-        return _top_k_estimate(request, part, method, available_bytes=available_bytes)
-    least = _planned(request, _of_block(_work(part), share), available_bytes)
+        return _top_k_estimate(request, method, available_bytes=available_bytes)
+    least = _planned(request, _work(request), available_bytes)
     if not isinstance(method, LanczosMethod):
         return least
 
     def planned(probes: int, mode: Reorthogonalisation) -> ComputationPlan:
         work = lanczos_work(
-            part.dim,
+            request.dim,
             method.num_steps,
             method.num_probes,
             num_points=method.num_points,
             reorthogonalisation=mode,
             group=probes,
         )
-        return _planned(request, _of_block(work, share), available_bytes)
+        return _planned(request, work, available_bytes)
 
     shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
     most = -(-method.num_probes // shards)
     if available_bytes is None:
         return replace(planned(most, "full"), num_shards=shards)
-    needed = _probe_bytes(part, method, method.reorthogonalisation or "none")
+    needed = _probe_bytes(request, method, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
-    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, method, "full") <= vectors else "none")
-    group = min(most, vectors // _probe_bytes(part, method, mode))
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(request, method, "full") <= vectors else "none")
+    group = min(most, vectors // _probe_bytes(request, method, mode))
     whole = planned(group, mode)
     if whole.peak_bytes > available_bytes:
         return replace(least, vector_bytes=needed, num_shards=shards)
@@ -179,41 +173,31 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: Computati
     )
 
 
-def _top_k_estimate(
-    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, *, available_bytes: int | None
-) -> ComputationPlan:
+def _top_k_estimate(request: SpectrumRequest, method: TopKMethod, *, available_bytes: int | None) -> ComputationPlan:
     """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
     def planned(rows: int) -> ComputationPlan:
         work = top_k_work(
-            part.dim,
+            request.dim,
             method.k,
             method.max_products,
             rows=rows,
             reduced=_is_reduced(request),
             folded=method.which == "nearest",
         )
-        return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
+        return _planned(request, work, available_bytes)
 
-    most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
+    most, fewest = top_k_rows(request.dim, method.k), top_k_least_rows(request.dim, method.k)
     whole = planned(most)
     if available_bytes is None or (whole.peak_bytes <= available_bytes and whole.recording_bytes is None):
         return whole
-    least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
+    least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * request.dim
     rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
     rows = min(rows, most)
     plan = planned(rows)
     if plan.peak_bytes > available_bytes:
         plan, rows = least, fewest
     return replace(plan, vector_bytes=(rows + plan.work.num_columns) * vector)
-
-
-def _of_block(work: Work, share: float) -> Work:
-    """The work of a block: its vectors are short, except a few that zeros extend to the length of the whole."""
-    if share == 1:
-        return work
-    padded = 2 * work.num_columns
-    return replace(work, first_vectors=share * work.first_vectors + padded, vectors=share * work.vectors + padded)
 
 
 def _kept_bytes(part: SpectrumRequest) -> int:

@@ -109,6 +109,19 @@ def test_degenerate_spectra(case: str, which: Which) -> None:
             assert found.converged.all()
 
 
+@pytest.mark.parametrize(("case", "which"), pairs(CASES, WHICH))
+def test_degenerate_spectra_one_vector_at_a_time(case: str, which: Which, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hessian_spectrum.planning.work.TOP_K_SINGLE_DIM", 1)
+    matrix = CASES[case]
+    for k in {1, 2, min(8, len(matrix)), len(matrix)}:
+        if k <= len(matrix):
+            method, operator = ThickRestartLanczos(k, which, TOLERANCE), DenseOperator(matrix)
+            assert method.init(operator, generator=seeded(0)).block_size == 1
+            found = run(method, operator, generator=seeded(0))
+            check(matrix, found, which)
+            assert found.converged.all()
+
+
 @pytest.mark.parametrize(("which", "name"), [("largest", "LA"), ("smallest", "SA"), ("magnitude", "LM")])
 def test_against_arpack(which: Which, name: str) -> None:
     matrix = symmetric(torch.randn(300, generator=seeded(0), dtype=F64))

@@ -18,7 +18,6 @@ from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import OPERATORS, GgnOperator, GradientCovarianceOperator
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.regression_losses import GaussianNll, Huber, PoissonNll
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from tests.fixtures.longer import pairs
@@ -156,7 +155,7 @@ def test_weight_decay_a_preconditioner_and_a_shift(name: str, matrix: str) -> No
     assert (backward.direct_products(eye[2:3])[0] - expected[2]).abs().max() <= 1e-11 * scale
     unscaled = own.operator(matrix, decay=DECAY, shift=SHIFT)
     assert (assemble(unscaled) - (decayed + SHIFT * eye)).abs().max() <= 1e-11 * scale
-    block = Submatrix(operator, "layers.1.*")
+    block = own.operator(matrix, batch_size=3, block="layers.1.*", **options)
     inside = [index for index, each in enumerate(names_of(layout)) if each.startswith("layers.1.")]
     assert (block.matmat(torch.eye(block.dim, dtype=F64)) - expected[inside][:, inside]).abs().max() <= 1e-11 * scale
     restricted = own.operator(matrix, block="layers.1.*", **options)

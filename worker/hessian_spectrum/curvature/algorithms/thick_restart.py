@@ -14,13 +14,9 @@ from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAG
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gaussian_vector, norm, orthogonalise, rotate
-from hessian_spectrum.planning.work import Work, top_k_work
+from hessian_spectrum.planning.work import Work, top_k_block, top_k_least_rows, top_k_rows, top_k_work
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
-
-BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds
-DEFAULT_ROWS = 80  # rows of the basis in addition to the requested vectors
-LEAST_ROWS = 3  # in addition to the requested vectors; with fewer, no vectors are left for a restart
 
 # Pairs are locked when their residual is this much below the tolerance: within a cluster residuals add up later.
 LOCKING_SHARE = 0.25
@@ -136,15 +132,15 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
 
 def _rows_and_block(dim: int, k: int, *, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
     """Return the number of rows of the basis, and block size; products take as much memory as a block."""
-    rows, block_size = min(dim, max(3 * k, k + DEFAULT_ROWS)), min(k, BLOCK_SIZE)
+    rows, block_size = top_k_rows(dim, k), top_k_block(dim, k)
     if memory_bytes is None:
         return rows, block_size
     affordable = memory_bytes // (dim * itemsize)
     if affordable - block_size < min(dim, k + 4 * block_size):
         block_size = 1
     rows = min(rows, affordable - block_size)
-    if rows < min(dim, k + LEAST_ROWS):
-        needed = (min(dim, k + LEAST_ROWS) + 1) * dim * itemsize
+    if rows < top_k_least_rows(dim, k):
+        needed = (top_k_least_rows(dim, k) + 1) * dim * itemsize
         raise InvalidProblemError(f"{k} eigenpairs need at least {needed} bytes, but only {memory_bytes} are allowed")
     return rows, block_size
 

@@ -25,7 +25,6 @@ from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import Training, TrainingPlan, TrainingState
 from hessian_spectrum.jobs.plans import eigenvalue_request, plan_job
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
@@ -355,9 +354,7 @@ class ComparedPoint(Point):
             fallback=self.run.model.experiment.inputs.fallback,
         )
 
-    def record(
-        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> dict[str, Any]:
+    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> dict[str, Any]:
         """Return the largest eigenvalue as JSON, and what it took."""
         assert isinstance(spectrum, TopEigenpairs)
         top = TopEigenvalue(
@@ -366,8 +363,11 @@ class ComparedPoint(Point):
             converged=bool(spectrum.converged[0]),
             **asdict(spectrum.intervals[0]),
         )
-        fallback = whole.fallback_reason
-        return {"top": top.model_dump_json(), "num_products": spectrum.num_products, "fallback": fallback}
+        return {
+            "top": top.model_dump_json(),
+            "num_products": spectrum.num_products,
+            "fallback": operator.fallback_reason,
+        }
 
     def summary(self, records: list[Any]) -> dict[str, Any]:
         """Return the point as JSON, and what both eigenvalues took."""

@@ -19,7 +19,6 @@ from hessian_spectrum.curvature.operators.matrices import OPERATORS
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.registry import method_classes
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import generator_of
@@ -82,17 +81,13 @@ class Point(ABC):
 
     @abstractmethod
     def operator(self, task: SpectrumTask) -> RiskOperator:
-        """Return the matrix of a task, or one that it is a block of."""
+        """Return the matrix of a task."""
 
     @abstractmethod
-    def record(
-        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> Any:
-        """Return what is saved of a spectrum of `operator`, which is a block of `whole`, or all of it."""
+    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> Any:
+        """Return what is saved of a spectrum of `operator`."""
 
-    def interim(
-        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> AnySpectrumResult | None:
+    def interim(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> AnySpectrumResult | None:
         """Return a spectrum that is under way as a message; None if that is shown nowhere, the default."""
         return None
 
@@ -151,17 +146,14 @@ class PointRunner:
     def _record(self, point: Point, task: SpectrumTask) -> Any:
         stage = self.job.stage(task.stage)
         if stage.value is None:
-            whole = point.operator(task)
-            operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
-            progress = self._with_deviations(partial(point.report, task=task), task, operator=operator, whole=whole)
+            operator = point.operator(task)
+            progress = self._with_deviations(partial(point.report, task=task), task, operator)
             if task.request.method.method_kind.assembles_matrix:
                 # Products of columns are not compared with those in full precision.
-                measured_deviation(task.request, whole)
+                measured_deviation(task.request, operator)
             method = method_of(task.request, task.plan)
-            spectrum = self._spectrum(
-                point, task, method=method, whole=whole, operator=operator, progress=progress, stage=stage
-            )
-            stage.finish(point.record(task, spectrum, whole=whole, operator=operator))
+            spectrum = self._spectrum(point, task, method=method, operator=operator, progress=progress, stage=stage)
+            stage.finish(point.record(task, spectrum, operator))
             if method.may_end_early:
                 # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
                 progress(method.phase, spectrum.num_products, spectrum.num_products)
@@ -173,8 +165,7 @@ class PointRunner:
         task: SpectrumTask,
         *,
         method: Method[Any, Any],
-        whole: RiskOperator,
-        operator: RiskOperator | Submatrix,
+        operator: RiskOperator,
         progress: Progress,
         stage: Stage,
     ) -> Spectrum:
@@ -182,7 +173,7 @@ class PointRunner:
 
         def interim(states: Sequence[Any]) -> AnySpectrumResult | None:
             known = method.interim(operator, states)
-            return None if known is None else point.interim(task, known, whole=whole, operator=operator)
+            return None if known is None else point.interim(task, known, operator)
 
         sharded = ShardedMethod(
             method=method,
@@ -196,17 +187,15 @@ class PointRunner:
         spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)
         return spectrum
 
-    def _with_deviations(
-        self, progress: Progress, task: SpectrumTask, *, operator: RiskOperator | Submatrix, whole: RiskOperator
-    ) -> Progress:
+    def _with_deviations(self, progress: Progress, task: SpectrumTask, operator: RiskOperator) -> Progress:
         """Return a callback that also saves the measured error of reduced products for later attempts."""
         deviations = self.job.notes.setdefault("precision_deviations", {})
         if task.stage in deviations:
-            operator.precision_deviation, whole.precision_deviation = deviations[task.stage]
+            operator.precision_deviation = deviations[task.stage]
 
         def report(phase: str, done: int, total: int) -> None:
-            if whole.precision_deviation is not None:
-                deviations[task.stage] = [operator.precision_deviation, whole.precision_deviation]
+            if operator.precision_deviation is not None:
+                deviations[task.stage] = operator.precision_deviation
             progress(phase, done, total)
 
         return report

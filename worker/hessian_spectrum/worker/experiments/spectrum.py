@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
@@ -30,7 +30,6 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.self_check import check_independence
-from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import LossCurve, Training, TrainingResult
 from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
@@ -349,7 +348,6 @@ class SinkPoint(Point):
     execution: Execution
     experiment: SpectrumExperiment
     request: SpectrumRequest
-    _current: SpectrumTask | None = field(default=None, init=False)  # task under way
 
     def report(self, phase: str, done: int, total: int, *, task: SpectrumTask) -> None:
         """Pass on the progress of a spectrum as that of all spectra."""
@@ -358,27 +356,30 @@ class SinkPoint(Point):
         self.experiment.progress(phase, index * total + done, num_spectra * total)
 
     def operator(self, task: SpectrumTask) -> RiskOperator:
-        """Return one operator for all blocks, or one for each where the matrix is assembled."""
-        self._current = task
-        if self.request.blocks is None or self.request.method.method_kind.assembles_matrix:
-            # the columns of a dense matrix are recorded group by group: blocks have nothing to share
-            return self._linearised(task.request)
-        return self._whole
+        """Return the matrix of a block: its products cost what its own tangents and cotangents do."""
+        plan = self.experiment.plan
+        return build_operator(
+            task.request,
+            self._sink_risk.risk,
+            self.experiment.preparation.parameters,
+            execution=self.execution,
+            recording_bytes=plan.recording_bytes,
+            progress=partial(self.report, task=task),
+            num_columns=plan.work.num_columns,
+            fallback=self._sink_risk.fallback,
+            preconditioner=build_preconditioner(task.request, self.experiment.inputs),
+        )
 
-    def record(
-        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> dict[str, Any]:
+    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> dict[str, Any]:
         """Return the result as JSON, and the arrays that go with it."""
-        result = self._result(task.request, spectrum, whole=whole, operator=operator)
+        result = self._result(task.request, spectrum, operator)
         self.experiment.end_spectrum()
         return {"result": result.model_dump_json(), "arrays": vectors_of(task.request, spectrum)}
 
-    def interim(
-        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> AnySpectrumResult | None:
+    def interim(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> AnySpectrumResult | None:
         """Return the result of a Lanczos spectrum under way, with the steps and points that its curves have."""
         assert isinstance(spectrum, LanczosSpectrum)
-        result = self._result(task.request, spectrum, whole=whole, operator=operator)
+        result = self._result(task.request, spectrum, operator)
         assert isinstance(result, LanczosResult)
         num_points = len(spectrum.density.grid)
         changes = {
@@ -388,23 +389,21 @@ class SinkPoint(Point):
         }
         return result.model_copy(update=changes)
 
-    def _result(
-        self, request: SpectrumRequest, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
-    ) -> AnySpectrumResult:
+    def _result(self, request: SpectrumRequest, spectrum: Spectrum, operator: RiskOperator) -> AnySpectrumResult:
         experiment, preparation = self.experiment, self.experiment.preparation
         # the first of all: this may be the first product, which says whether products are recorded
-        deviation = measured_deviation(request, whole)
+        deviation = measured_deviation(request, operator)
         origin = provenance(
             request,
             hardware=experiment.hardware,
-            operator=whole,
+            operator=operator,
             execution=self.execution,
             micro_batch_size=experiment.plan.micro_batch_size,
             parameters=preparation.parameters.values(),
             data=preparation.data.numbers,
             num_products=spectrum.num_products,
             wall_time_seconds=experiment.seconds(),
-            precision_deviation=operator.precision_deviation if isinstance(operator, Submatrix) else deviation,
+            precision_deviation=deviation,
             num_shards=experiment.plan.num_shards,
             num_workers=len(experiment.sharding.workers),
         )
@@ -441,31 +440,10 @@ class SinkPoint(Point):
         )
         return _SinkRisk(risk, loss, report, fallback)
 
-    @cached_property
-    def _whole(self) -> RiskOperator:
-        return self._linearised(self.request)
-
-    def _linearised(self, request: SpectrumRequest) -> RiskOperator:
-        plan, risk = self.experiment.plan, self._sink_risk.risk
-        return build_operator(
-            request,
-            risk,
-            self.experiment.preparation.parameters,
-            execution=self.execution,
-            recording_bytes=plan.recording_bytes,
-            progress=self._report_current,
-            num_columns=plan.work.num_columns,
-            fallback=self._sink_risk.fallback,
-            preconditioner=build_preconditioner(request, self.experiment.inputs),
-        )
-
-    def _report_current(self, phase: str, done: int, total: int) -> None:
-        assert self._current is not None
-        self.report(phase, done, total, task=self._current)
-
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
-    """Return the least number of times that recordings will run, by which compiling must pay off."""
+    """Return how often the recordings of one spectrum will run at least, by which compiling must pay off."""
     has_fixed_products = request.method.method_kind.has_fixed_products
     is_fixed = has_fixed_products is None or has_fixed_products(request.method)
-    return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))
+    num_products = plan.num_products // request.num_spectra
+    return num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))
