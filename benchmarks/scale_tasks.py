@@ -211,9 +211,9 @@ def waiting(url: str, seconds: float) -> dict[str, float]:
     with counted(client) as usage:
         asking.until(lambda: False, seconds=seconds)
     for number in range(NUM_CALLS):
-        started, before = time.perf_counter(), asking.num_messages
+        started, expected = time.perf_counter(), asking.num_messages + 1
         queue.publish(f"{number:032x}")
-        asking.until(lambda before=before: asking.num_messages > before, seconds=5.0)
+        asking.until(partial(asking.has_had, expected), seconds=5.0)
         latencies.append(time.perf_counter() - started)
     asking.close()
     queue.close()
@@ -224,12 +224,19 @@ class _Asking:
     """Connections of workers that wait for a message."""
 
     def __init__(self, url: str, names: list[str]) -> None:
-        self._names, self.num_messages, self._selector = names, 0, selectors.DefaultSelector()
-        pool = redis.ConnectionPool.from_url(url, max_connections=NUM_WORKERS)
-        for connection in [pool.get_connection() for _ in range(NUM_WORKERS)]:
-            connection.send_command("BRPOP", *names, 1)
+        self._command, self.num_messages, self._selector = ("BRPOP", *names, 1), 0, selectors.DefaultSelector()
+        self._pool: Any = redis.ConnectionPool.from_url(url, max_connections=NUM_WORKERS)
+        connections: list[Any] = [self._pool.get_connection() for _ in range(NUM_WORKERS)]
+        for connection in connections:
+            self._ask(connection)
             self._selector.register(connection._sock, selectors.EVENT_READ, connection)
-        self._pool = pool
+
+    def _ask(self, connection: Any) -> None:
+        connection.send_command(*self._command)
+
+    def has_had(self, number: int) -> bool:
+        """Return whether so many messages have come."""
+        return self.num_messages >= number
 
     def until(self, is_done: Callable[[], bool], *, seconds: float) -> None:
         """Go on asking until the condition holds, or for this time."""
@@ -237,7 +244,7 @@ class _Asking:
         while not is_done() and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 self.num_messages += key.data.read_response() is not None
-                key.data.send_command("BRPOP", *self._names, 1)
+                self._ask(key.data)
 
     def close(self) -> None:
         """Close the connections."""
