@@ -100,6 +100,12 @@ bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, 
 bench-ahead: setup  ## this build beside an earlier one, as in: make bench-ahead OLD=../before, where make setup was run
 	$(BIN)/python -m benchmarks.ahead $(OLD) --save
 
+bench-scale: setup  ## the queue with 1,000 workers and up to 100,000 jobs, beside an earlier build in OLD
+	$(BIN)/python -m benchmarks.scale $(OLD) --save
+
+bench-efficiency: setup  ## one job in shards and 200 small ones on eight simulated workers of one core each
+	$(BIN)/python -m benchmarks.efficiency --save
+
 pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.txt
 	./scripts/pins
 

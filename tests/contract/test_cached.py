@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from hessian_spectrum.api_schemas.jobs import Job
 from hessian_spectrum.api_schemas.methods import TopKResult
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.worker_registry import SECONDS_BETWEEN_READS
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -135,6 +137,7 @@ def test_without_a_worker_nothing_is_known_to_be_the_same(
     try:
         with server.redis() as redis:
             redis.delete("spectrum:workers-seen")
+        time.sleep(1.1 * SECONDS_BETWEEN_READS)
         assert not client.submit(job).cached
     finally:
         os.kill(worker, signal.SIGCONT)

@@ -12,9 +12,9 @@ import redis
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.worker_registry import (
+    RecentWorkers,
     VerdictStore,
     register,
-    registered_result_versions,
     registered_workers,
     resident_bytes,
     unregister,
@@ -33,7 +33,7 @@ def test_workers_come_and_go(redis_client: redis.Redis) -> None:
     assert all(abs(worker.clock_skew_seconds) < 1 for worker in there)  # one machine has one clock
     told = [worker.model_copy(update={"clock_skew_seconds": None}) for worker in there]
     assert told == [status("a", "2"), status("b", "2"), status("c")]
-    assert registered_result_versions(redis_client) == ["2"]
+    assert RecentWorkers(redis_client).result_versions() == ["2"]
     unregister(redis_client, "b")
     assert [worker.name for worker in registered_workers(redis_client)] == ["a", "c"]
 

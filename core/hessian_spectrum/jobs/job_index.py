@@ -10,8 +10,8 @@ from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.jobs.record import RECORD_BYTES, TAG_BYTES, JobRecord, now_text, record_from_fields
 from hessian_spectrum.jobs.scripts import EXISTING_JOBS_INDEXED, JOB, JobScripts, index_key, tag_index
 
-_MAX_LOOKED_AT = 1000
-"""Largest number of members of an index that one script looks at; Redis answers nobody else meanwhile."""
+_NUM_AT_ONCE = 1000
+"""Number of ids that are read together while the jobs of an earlier version are upgraded."""
 
 
 class JobIndex:
@@ -47,12 +47,10 @@ class JobIndex:
         Returns:
             Their records.
         """
-        index = index_key(state or "all", owner)
-        ids = self._newest_first(index, after, size)
         if tag is not None:
             self.index_existing_jobs()
-            tagged = index_key(tag_index(*tag), owner)
-            ids = self._newest_first(tagged, after, size) if state is None else self._in_both(index, tagged, after)
+        index = (state or "all") if tag is None else tag_index(*tag, state)
+        ids = self._newest_first(index_key(index, owner), after, size)
         page: list[JobRecord] = []
         while len(page) < size and (job_ids := list(islice(ids, size - len(page)))):
             records = self._records(job_ids)
@@ -64,7 +62,7 @@ class JobIndex:
         if self._are_existing_jobs_indexed:
             return
         if not self._client.exists(EXISTING_JOBS_INDEXED):
-            for job_id in self._newest_first(index_key("all"), None, _MAX_LOOKED_AT):
+            for job_id in self._newest_first(index_key("all"), None, _NUM_AT_ONCE):
                 self._scripts.index_existing(job_id, record_bytes=RECORD_BYTES, tag_bytes=TAG_BYTES)
             self._client.set(EXISTING_JOBS_INDEXED, now_text())
         self._are_existing_jobs_indexed = True
@@ -76,15 +74,6 @@ class JobIndex:
         ):
             yield from ids
             start = f"({ids[-1]}"
-
-    def _in_both(self, one: str, other: str, after: str | None) -> Iterator[str]:
-        """Ids in both indexes, newest first and older than `after`; the shorter index is scanned."""
-        shorter, longer = sorted((one, other), key=self._client.zcard)
-        start = f"({after}" if after else "+"
-        while start:
-            ids, last = self._scripts.intersect(shorter, longer, start=start, max_looked_at=_MAX_LOOKED_AT)
-            yield from ids
-            start = last and f"({last}"
 
     def _records(self, job_ids: list[str]) -> list[JobRecord]:
         """Records of the jobs that still exist."""

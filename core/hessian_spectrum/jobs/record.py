@@ -161,8 +161,8 @@ def _time(text: str | None) -> datetime | None:
 
 QuotaKind = Literal["jobs", "requests", "records"]
 
-RECORD_BYTES, TAG_BYTES = 1500, 400
-"""Bytes that Redis takes for a record without tags, and for each tag beside its text because two indexes hold it."""
+RECORD_BYTES, TAG_BYTES = 1500, 800
+"""Bytes that Redis takes for a record without tags, and for each tag beside its text because four indexes hold it."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ STORED_BYTES = "spectrum:bytes"
 """Hash of stored bytes: `requests` of jobs that have not ended, `records` of all, and `requests:OWNER` and so on."""
 
 TAG_INDEX = "tag:"
-"""Name of the index of a tag: this, then the first digits of a digest."""
+"""Name of the index of a tag: this, then the first digits of a digest, then `:STATE` for the jobs in that state."""
 
 CHANGES = "spectrum:changes"
 """Stream of the ids of jobs that changed."""
@@ -70,15 +70,16 @@ IDENTITY = "spectrum:identity"
 IDENTITY_OFFER = "spectrum:identity-offer"
 """An identity that is being written to a results directory; it becomes that of Redis once the directory holds it."""
 
-EXISTING_JOBS_INDEXED = "spectrum:stock-taken"
-"""Set once the jobs of versions without tag indexes and byte counts have been upgraded."""
+EXISTING_JOBS_INDEXED = "spectrum:jobs-indexed"
+"""Set once the jobs of versions without indexes by tag and state, or without byte counts, have been upgraded."""
 
 TAG_DIGITS = 16
 
 
-def tag_index(name: str, value: str) -> str:
-    """Name of the index of the jobs with this tag; rarely, a job with another tag is in it, too."""
-    return TAG_INDEX + hashlib.sha1(f"{name}:{value}".encode(), usedforsecurity=False).hexdigest()[:TAG_DIGITS]
+def tag_index(name: str, value: str, state: JobState | None = None) -> str:
+    """Name of the index of the jobs with this tag, in this state; rarely, a job with another tag is in it, too."""
+    tag = TAG_INDEX + hashlib.sha1(f"{name}:{value}".encode(), usedforsecurity=False).hexdigest()[:TAG_DIGITS]
+    return f"{tag}:{state}" if state else tag
 
 
 def index_key(name: str, owner: str | None = None) -> str:
@@ -268,9 +269,17 @@ class JobScripts:
         arguments = (max_losses, now_text(), problem, QUEUED.model_dump_json())
         return cast("JobState", self._run("recover_job", job_id, *arguments)) or None
 
-    def take_unpublished(self, job_id: str, *, republish_seconds: float, next_job_key: str) -> bool:
-        """Return whether the caller must publish the job because its message is missing."""
-        return bool(int(self._run("take_unpublished", job_id, republish_seconds, next_job_key)))
+    def take_unpublished(
+        self, recovered: Sequence[str], *, republish_seconds: float, next_job_key: str, max_looked_at: int
+    ) -> list[str]:
+        """Ids of the jobs that the caller must publish: recovered ones, and the oldest if their message is missing."""
+        arguments = (republish_seconds, max_looked_at, next_job_key)
+        return list(run_script(self._client, "take_unpublished", [index_key("queued")], *arguments, *recovered))
+
+    def lapsed_leases(self, index: str, *, start: str, max_looked_at: int) -> tuple[list[str], str]:
+        """Ids in an index from `start` on whose lease ran out, and the last id that was looked at, or empty."""
+        ids, last = run_script(self._client, "lapsed_leases", [index], start, max_looked_at)
+        return ids, last
 
     def delete(self, job_id: str) -> tuple[Literal["deleted", "active", "missing"], str | None]:
         """Delete a job that has ended; returns the outcome, and the digest of a result that no other job has."""
@@ -284,11 +293,6 @@ class JobScripts:
     def index_existing(self, job_id: str, *, record_bytes: int, tag_bytes: int) -> None:
         """Upgrade the indexes and byte counts of a job that an earlier version created."""
         self._run("index_existing_job", job_id, record_bytes, tag_bytes)
-
-    def intersect(self, shorter: str, longer: str, *, start: str, max_looked_at: int) -> tuple[list[str], str]:
-        """Ids in both indexes from `start` on, newest first, and the last id that was looked at, or empty."""
-        ids, last = run_script(self._client, "intersect_indexes", [shorter, longer], start, max_looked_at)
-        return ids, last
 
     def _state(self, name: str, job_id: str, *arguments: str | float) -> JobState | Literal["lost"]:
         return cast("JobState", self._run(name, job_id, *arguments))

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Literal, cast
 
@@ -32,6 +32,9 @@ from hessian_spectrum.storage.job_files import RequestFiles
 
 _MAX_LOOKED_AT = 100
 """Number of the oldest queued jobs that are checked for a lost message while other messages wait."""
+
+_NUM_AT_ONCE = 1000
+"""Largest number of jobs that one script looks at; Redis answers nobody else meanwhile."""
 
 _SLOW_REPLY_SECONDS = 0.5
 """Seconds after which a reply shows that Redis, and not only this process, was slow."""
@@ -345,11 +348,11 @@ class JobStore:
             redis.TimeoutError: Redis was so slow that it may not have received a renewal.
         """
         started = time.monotonic()
-        leased = [*self._ids("running"), *self._ids("cancelling")]
+        lapsed = [*self._lapsed("running"), *self._lapsed("cancelling")]
         if time.monotonic() - started > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
             raise redis.TimeoutError(f"an answer took {time.monotonic() - started:.1f} s")
         problem = _json(WORKERS_LOST)
-        return [i for i in leased if self._scripts.recover(i, max_losses=self._max_attempts, problem=problem)]
+        return [i for i in lapsed if self._scripts.recover(i, max_losses=self._max_attempts, problem=problem)]
 
     def finished_among(self, job_ids: Iterable[str]) -> list[str]:
         """Select the jobs that have ended."""
@@ -364,7 +367,7 @@ class JobStore:
         """Select queued jobs whose message is missing, which the caller now publishes.
 
         Messages are taken in order: a job that was published well before the one whose message is taken next has none.
-        Only the oldest jobs are looked at.
+        Only the oldest jobs are looked at; once they have been taken, others are the oldest.
 
         Args:
             recovered: Ids of jobs that were recovered, and have no message.
@@ -375,21 +378,24 @@ class JobStore:
             Ids of the jobs.
         """
         following = cast("str | None", self._client.lindex(KEY_PREFIX + QUEUE, -1))
-        last = _MAX_LOOKED_AT - 1 if following else -1
-        oldest = [str(i) for i in self._client.zrange(index_key("queued"), 0, last)]
-        key = JOB + job_of_message(following) if following else ""
-        return [
-            job_id
-            for job_id in sorted({*recovered, *oldest})
-            if self._scripts.take_unpublished(job_id, republish_seconds=republish_seconds, next_job_key=key)
-        ]
+        taken = self._scripts.take_unpublished(
+            recovered,
+            republish_seconds=republish_seconds,
+            next_job_key=JOB + job_of_message(following) if following else "",
+            max_looked_at=_MAX_LOOKED_AT if following else _NUM_AT_ONCE,
+        )
+        return sorted(taken)
 
     def has_queued(self) -> bool:
         """Return whether any job waits for a worker."""
         return bool(self._client.zcard(index_key("queued")))
 
-    def _ids(self, state: JobState) -> list[str]:
-        return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
+    def _lapsed(self, state: JobState) -> Iterator[str]:
+        start = "-"
+        while start:
+            ids, last = self._scripts.lapsed_leases(index_key(state), start=start, max_looked_at=_NUM_AT_ONCE)
+            yield from ids
+            start = last and f"({last}"
 
     def _discard_request(self, job_id: str) -> None:
         if self._requests is not None:

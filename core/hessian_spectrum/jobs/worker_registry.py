@@ -1,6 +1,7 @@
 """Messages of workers to the service through Redis: heartbeats with their status, and verdicts on checkpoints."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,9 @@ _HEARTBEATS = "spectrum:workers-seen"  # sorted set: names by the time of the la
 SECONDS_BETWEEN_HEARTBEATS = 4
 SECONDS_WITHOUT_HEARTBEAT = 15
 """Time without a heartbeat after which a worker counts as gone."""
+
+SECONDS_BETWEEN_READS = 1.0
+"""Time for which a service takes the workers for what they were."""
 
 SECONDS_KEPT = 30 * 86400
 SECONDS_UNTIL_ANOTHER_TRIAL = 3600
@@ -59,9 +63,36 @@ def registered_workers(client: redis.Redis) -> list[WorkerStatus]:
     return [WorkerStatus.model_validate_json(text) for text in texts if text]
 
 
-def registered_result_versions(client: redis.Redis) -> list[str]:
-    """The result versions of the registered workers, without repetition."""
-    return sorted({worker.code_version for worker in registered_workers(client) if worker.code_version})
+class RecentWorkers:
+    """The registered workers for all requests of one service, which reads them at most once a second.
+
+    As long as there is no worker they are read each time, so that the first one is seen at once.
+
+    Args:
+        client: Client of Redis.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._workers: list[WorkerStatus] = []
+        self._read_again_at = 0.0
+
+    def __call__(self) -> list[WorkerStatus]:
+        """Return the workers, sorted by name; raises RedisError if Redis does not answer."""
+        with self._lock:  # of many requests at once, one reads and the others wait for it
+            if not self._workers or time.monotonic() >= self._read_again_at:
+                self._workers = registered_workers(self._client)
+                self._read_again_at = time.monotonic() + SECONDS_BETWEEN_READS
+            return self._workers
+
+    def result_versions(self) -> list[str]:
+        """Return the result versions of the workers, without repetition."""
+        return sorted({worker.code_version for worker in self() if worker.code_version})
+
+    def available_bytes(self) -> int | None:
+        """Return the bytes of one job at the worker with the least memory, as any may take it; None without workers."""
+        return min((worker.memory_bytes for worker in self()), default=None)
 
 
 def _now(client: redis.Redis) -> float:

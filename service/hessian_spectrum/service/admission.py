@@ -7,7 +7,6 @@ from functools import cache, partial
 from math import prod
 from typing import Any
 
-import redis
 from fastapi import Request
 from pydantic_core import from_json, to_json
 from starlette.concurrency import run_in_threadpool
@@ -25,7 +24,6 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
 from hessian_spectrum.jobs.plans import gibibytes, memory_error, plan_job, stored_plan
 from hessian_spectrum.jobs.receivers import is_receiver
-from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import API_PREFIX
@@ -61,7 +59,7 @@ async def submitted_jobs(request: Request, caller: CurrentPrincipal, artifacts: 
     body = await json_body(request)
     # the members of each job are counted when it is parsed
     batch = await run_in_threadpool(parse_body, body, JobBatch, max_members=len(body))
-    memory = cache(partial(available_bytes, service_context(request).stores.redis))
+    memory = cache(service_context(request).workers.available_bytes)
     return [
         await _of_batch(index, partial(_submitted, request, to_json(job), caller, artifacts=artifacts, memory=memory))
         for index, job in enumerate(batch.jobs)
@@ -133,7 +131,7 @@ class Admission:
     """Compares the cost of a caller's job with the resources of the workers.
 
     Args:
-        available_bytes: Returns the memory of the smallest worker, as `available_bytes` does.
+        available_bytes: Returns the memory of the smallest worker, as `RecentWorkers.available_bytes` does.
         artifacts: The artifacts of the caller.
         job_seconds: Most seconds that one job may take.
     """
@@ -247,21 +245,6 @@ class Admission:
             raise invalid_field((*path, "vocab_size"), message)
 
 
-def available_bytes(client: redis.Redis) -> int | None:
-    """Read the memory that a job can count on.
-
-    Args:
-        client: A client of Redis.
-
-    Returns:
-        Bytes of one job at the worker with the least memory, since any may take it; None without workers.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
-
-
 def _duration(seconds: float) -> str:
     for unit, length, least in (("years", 365.25 * 86400, 2), ("days", 86400, 10), ("hours", 3600, 1)):
         if seconds >= least * length:
@@ -294,7 +277,7 @@ def _parse(
     request: Request, body: bytes, artifacts: ArtifactService, memory: Callable[[], int | None] | None = None
 ) -> tuple[AnyJobRequest, Admission]:
     context = service_context(request)
-    memory = memory or partial(available_bytes, context.stores.redis)
+    memory = memory or context.workers.available_bytes
     admission = Admission(memory, artifacts, context.settings.job_seconds)
     return parse_body(body, JobRequest, {CHECKPOINTS: context.models, ARTIFACTS: artifacts}).root, admission
 
@@ -311,7 +294,7 @@ async def _run_task(request: Request, task: str, *, body: bytes, caller: Current
         "job_seconds": settings.job_seconds,
         "owner": caller.owner,
         "is_admin": caller.is_admin,
-        "available_bytes": await run_in_threadpool(available_bytes, context.stores.redis),
+        "available_bytes": await run_in_threadpool(context.workers.available_bytes),
         "verdicts": await _verdicts(request, body),
         "digests": context.models.digests.known(),  # includes the checkpoints that were just looked at
     }

@@ -1,7 +1,6 @@
 """The context of a running service: all objects that it creates once, and the dependencies that give them to routes."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import redis
@@ -19,7 +18,7 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.webhooks import WebhookQueue
-from hessian_spectrum.jobs.worker_registry import VerdictStore, registered_result_versions
+from hessian_spectrum.jobs.worker_registry import RecentWorkers, VerdictStore
 from hessian_spectrum.service.auth import KeyStore, Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.job_service import JobService
@@ -76,6 +75,7 @@ class ServiceContext:
     metrics: CollectorRegistry
     job_service: JobService
     job_events: JobEventBroker
+    workers: RecentWorkers
     models: ModelsDirectory
     descriptions: CheckpointDescriptions
     """Descriptions of models that are too large to be described while a request waits."""
@@ -98,8 +98,8 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     process_pool = ProcessPool(TASK_MODULE, settings.heavy_seconds)
     executor = _executor(settings, process_pool)
     job_events = JobEventBroker(EventLog(stores.async_redis))
-    result_versions = partial(registered_result_versions, stores.redis)
-    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, result_versions))
+    workers = RecentWorkers(stores.redis)
+    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, workers.result_versions))
     upload_budget = MemoryBudget(settings.upload_memory_bytes)
     return ServiceContext(
         settings=settings,
@@ -114,10 +114,11 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
             results=stores.results,
             storage=stores.identity,
             events=job_events,
-            code_versions=result_versions,
+            code_versions=workers.result_versions,
             quotas=Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
         ),
         job_events=job_events,
+        workers=workers,
         models=models,
         descriptions=CheckpointDescriptions(models, settings.models_dir, executor),
         upload_parser=UploadParser(settings.max_upload_bytes, upload_budget),

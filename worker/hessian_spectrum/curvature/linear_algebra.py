@@ -3,12 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, replace
 
 import scipy.linalg
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.serialization import serializable
@@ -24,6 +27,9 @@ TILE = 512  # edge of the square tiles that are copied at once
 # Vectors are converted to float64 this many numbers at a time: within a cache, and next to nothing beside a vector.
 CHUNK = 2**16
 DEVICE_CHUNK = 2**24  # chunk on an accelerator, where starting a kernel costs more than memory
+
+_GROUP: ContextVar[ProcessGroup | None] = ContextVar("group", default=None)
+"""The processes over which the entries of all vectors are spread; None: vectors are whole."""
 
 # Squares of norms outside lose digits or overflow in float64.
 SAFE_NORMS = (1e-140, 1e140)
@@ -269,20 +275,44 @@ def norm(vector: Tensor) -> float:
     """
     length = _plain_norm(vector, 1.0)
     if length == 0 or not SAFE_NORMS[0] < length < SAFE_NORMS[1]:
-        largest = float(torch.linalg.vector_norm(vector, math.inf))
+        largest = float(_over_group(torch.linalg.vector_norm(vector, math.inf), ReduceOp.MAX))
         if 0 < largest < math.inf:
             return largest * _plain_norm(vector, largest)
     return length
 
 
+@contextmanager
+def sharded_vectors(group: ProcessGroup) -> Iterator[None]:
+    """Let inner products and norms in the block be those of vectors whose entries are spread over a group of processes.
+
+    Every process calls the same functions in the same order, each with its own part of all vectors.
+    """
+    token = _GROUP.set(group)
+    try:
+        yield
+    finally:
+        _GROUP.reset(token)
+
+
+def _over_group(part: Tensor, operation: ReduceOp.RedOpType = ReduceOp.SUM) -> Tensor:
+    """Return the sum, or another combination, of what each process of the group has; the part itself without one."""
+    if (group := _GROUP.get()) is not None:
+        all_reduce(part, operation, group)
+    return part
+
+
 def dot(left: Tensor, right: Tensor) -> float:
     """l^T r for vectors (P,), accumulated in float64."""
+    return _over_group(_own_dot(left, right)).item()
+
+
+def _own_dot(left: Tensor, right: Tensor) -> Tensor:
     if len(left) <= _chunk_size(left):
-        return torch.dot(left.double(), right.double()).item()
+        return torch.dot(left.double(), right.double())
     total = torch.zeros((), dtype=torch.float64, device=left.device)
     for one, other in zip(_chunks(left), _chunks(right), strict=True):
         total += torch.dot(one.double(), other.double())
-    return total.item()
+    return total
 
 
 def gram(left: Tensor, right: Tensor) -> Tensor:
@@ -291,7 +321,7 @@ def gram(left: Tensor, right: Tensor) -> Tensor:
     width = max(1, _chunk_size(left) // max(len(left), len(right), 1))
     for start in range(0, left.shape[1], width):
         total += left[:, start : start + width].double() @ right[:, start : start + width].double().T
-    return total.cpu()
+    return _over_group(total).cpu()
 
 
 def rotate(rows: Tensor, rotation: Tensor) -> None:
@@ -327,9 +357,9 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
     References:
         Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
     """
-    coefficients = basis @ vector
+    coefficients = _over_group(basis @ vector)
     vector.addmv_(basis.T, coefficients, alpha=-1)
-    rest = basis @ vector
+    rest = _over_group(basis @ vector)
     vector.addmv_(basis.T, rest, alpha=-1)
     return coefficients.add_(rest)
 
@@ -450,7 +480,8 @@ def _plain_norm(vector: Tensor, unit: float) -> float:
     """Return the norm ||v / unit|| by the sum of squares."""
     if unit == 1.0:
         return math.sqrt(dot(vector, vector))
-    return math.sqrt(sum(dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))))
+    squares = [_own_dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))]
+    return math.sqrt(_over_group(torch.stack(squares).sum()).item())
 
 
 def _chunks(vector: Tensor) -> tuple[Tensor, ...]:

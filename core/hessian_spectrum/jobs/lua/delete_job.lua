@@ -11,7 +11,7 @@ if not ENDED[state] then
 end
 local digest = unlink_result()
 remove_from_index('all')
-remove_from_index(state)
+for_each_index(state, remove_from_index)
 for_each_tag(remove_from_index)
 account_bytes('records', 'record_bytes', -1)
 account_bytes('requests', 'request_bytes', -1)  -- if a worker of an earlier version ended the job

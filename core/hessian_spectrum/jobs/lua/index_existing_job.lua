@@ -6,6 +6,7 @@ if redis.call('EXISTS', job_key) == 0 then
   return
 end
 for_each_tag(add_to_index)
+for_each_index(field('state'), add_to_index)
 if redis.call('HEXISTS', job_key, 'record_bytes') == 1 then
   return
 end

@@ -21,6 +21,9 @@ from hessian_spectrum.storage.job_files import ABANDONED_SECONDS, CheckpointStor
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 """Errors that mean that Redis is unreachable; a full Redis still receives the announcements of workers."""
 
+_MAX_SHARE_OF_SCANNING = 0.1
+"""Largest share of the running time that listing the files of jobs may take."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -59,6 +62,7 @@ class LostJobReaper:
         self._lease_seconds = lease_seconds
         self._run_retention = run_retention
         self._away_until = -math.inf
+        self._next_scan = -math.inf
         self._logged_mismatch = ""
         """The mismatch that was logged last: it may persist for days and is logged only once."""
 
@@ -76,7 +80,7 @@ class LostJobReaper:
         try:
             self._recover_jobs()
             self._store.index_existing_jobs()  # after the jobs, as a full Redis has no room for it
-            self._remove_leftovers()
+            self._remove_leftovers_if_due()
             self._run_retention()
         except _AWAY:
             self._away_until = time.monotonic() + self._lease_seconds
@@ -88,6 +92,14 @@ class LostJobReaper:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
+
+    def _remove_leftovers_if_due(self) -> None:
+        """List the files of jobs, of which each waiting job may have one; at most a tenth of the time."""
+        started = time.monotonic()
+        if started >= self._next_scan:
+            self._remove_leftovers()
+            ended = time.monotonic()
+            self._next_scan = ended + (ended - started) / _MAX_SHARE_OF_SCANNING
 
     def _remove_leftovers(self) -> None:
         self._storage.settle()

@@ -46,6 +46,14 @@ local function for_each_tag(call)
   end
 end
 
+-- Calls the function with the name of each index of the jobs in this state: of all of them, and of those with each tag.
+local function for_each_index(state, call)
+  call(state)
+  for_each_tag(function(tag)
+    call(tag .. ':' .. state)
+  end)
+end
+
 -- Adds the size in this field of the job to the bytes that are stored, or subtracts it once if the sign is -1.
 local function account_bytes(what, size_field, sign)
   local size = field(size_field)
@@ -79,8 +87,8 @@ end
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 local function change_state(from, to)
-  remove_from_index(from)
-  add_to_index(to)
+  for_each_index(from, remove_from_index)
+  for_each_index(to, add_to_index)
   count_transition(job_key, from, to, now())
   set('state', to)
   redis.call('ZREM', index_prefix .. 'with-result', job_id)
