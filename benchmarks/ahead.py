@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import ahead_service
 from benchmarks.environment import engine_environment, engine_line
 from benchmarks.reports import RESULTS, publish
 
@@ -93,10 +94,11 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     table = ["| what | before | now | now / before | goal | reached | difference / largest number |"]
     table.append("|---|---|---|---|---|---|---|")
     for row in rows:
-        goal = "" if row["goal"] is None else f"{'ratio' if row['goal_is_ratio'] else 'now'} at most {row['goal']}"
+        goal = "" if row["goal"] is None else f"{'ratio' if row['goal_is_ratio'] else 'now'} at most {row['goal']:.3g}"
         reached = "" if row["reached"] is None else "yes" if row["reached"] else "no"
         numbers = f"{row['old']:.3g} | {row['new']:.3g} | {row['ratio']:.2f}"
-        table.append(f"| {row['title']} | {numbers} | {goal} | {reached} | {row['difference']:.0e} |")
+        difference = "" if row["difference"] is None else f"{row['difference']:.0e}"
+        table.append(f"| {row['title']} | {numbers} | {goal} | {reached} | {difference} |")
     return table
 
 
@@ -109,7 +111,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/ahead.json and .md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = measure(arguments.old.resolve(), arguments.rounds, arguments.threads)
+    old = arguments.old.resolve()
+    rows = measure(old, arguments.rounds, arguments.threads) + ahead_service.measure(old)
     revision = subprocess.check_output(["git", "-C", str(arguments.old), "rev-parse", "--short", "HEAD"], text=True)
     report = engine_environment(torch.device("cpu"), "wall") | {"before": revision.strip(), "rows": rows}
     head = ["# Less work for the same answer", "", f"{engine_line(report)} Before: commit {report['before']}.", ""]
