@@ -31,7 +31,7 @@ from benchmarks.stack import HOST, RunningStack, free_port
 ECHO_FILE = Path(__file__).with_name("echo_server.py")
 PATH = "/v1/closed-form"
 
-BLOCK_SECONDS, NUM_BLOCKS = 1.0, 15
+BLOCK_SECONDS, NUM_BLOCKS = 0.5, 10
 OFFERED_PER_SECOND = {300: 0.025, 500: 0.05}
 """Requests a second while jobs run, and the largest 99th percentile of their latency in seconds."""
 OFFER_SECONDS, NUM_OFFERS = 20.0, 3

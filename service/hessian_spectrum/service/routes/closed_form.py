@@ -163,7 +163,7 @@ def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormRe
 
 def _spectrum(request: ClosedFormRequest) -> Spectrum:
     model, data = request.model, request.data
-    arguments = {name: getattr(model, name) for name in type(model).model_fields if name != "kind"}
+    arguments = {name: value for name, value in vars(model).items() if name != "kind"}
     samples = {} if data.x is None else {"x": data.x, "y": data.y}
     return spectra()[model.kind](**arguments, **samples)
 
