@@ -1,17 +1,18 @@
 """Redis, worker and service as children of this process."""
 
+import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
-
-import httpx
 
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
@@ -200,12 +201,17 @@ class Stack:
 
     def _missing(self) -> list[str] | None:
         """Return what is missing for jobs to run, according to the service; None if it does not answer."""
+        # Without an HTTP library, which takes memory for as long as the launcher runs.
+        connection = HTTPConnection(self._health_host, self._port, timeout=_ANSWER_SECONDS)
         try:
-            address = f"http://{self._health_host}:{self._port}/v1/health/ready"
-            answer = httpx.get(address, timeout=_ANSWER_SECONDS, trust_env=False)  # a proxy would ask itself
-            return [] if answer.is_success else [str(each) for each in answer.json()["missing"]]
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            connection.request("GET", "/v1/health/ready")
+            answer = connection.getresponse()
+            content = answer.read()
+            return [] if answer.status == HTTPStatus.OK else [str(each) for each in json.loads(content)["missing"]]
+        except (OSError, HTTPException, ValueError, LookupError, TypeError):
             return None
+        finally:
+            connection.close()
 
 
 def _external_redis_listens() -> bool:
