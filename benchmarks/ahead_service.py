@@ -103,7 +103,7 @@ class Build:
 
     def stack(self, directory: Path) -> RunningStack:
         """Return a stack of this build that is not started yet."""
-        return RunningStack(directory / "data", 1, bin_directory=self.bin)
+        return RunningStack(directory / "data", 1, self.bin)
 
 
 def closed_forms(builds: Mapping[str, Build]) -> dict[str, Samples]:
@@ -144,14 +144,17 @@ def mixed_load(builds: Mapping[str, Build]) -> dict[str, Samples]:
     samples: dict[str, dict[str, list[float]]] = {build: {} for build in builds}
     for number in range(NUM_OFFERS):
         for name in sorted(builds, reverse=bool(number % 2)):
-            with tempfile.TemporaryDirectory(prefix="spectrum-ahead-") as directory:
-                with builds[name].stack(Path(directory)) as stack, JobStream(stack.url) as jobs:
-                    jobs.wait_for_first()
-                    for rate in OFFERED_PER_SECOND:
-                        answers = offer(stack.port, message, rate, seconds=OFFER_SECONDS, seed=number)
-                        _require(not answers.num_errors and not jobs.faults, "a request or a job has failed")
-                        p99 = quantiles(answers.seconds)["p99"]
-                        samples[name].setdefault(f"p99_at_{rate}", []).append(p99)
+            with (
+                tempfile.TemporaryDirectory(prefix="spectrum-ahead-") as directory,
+                builds[name].stack(Path(directory)) as stack,
+                JobStream(stack.url) as jobs,
+            ):
+                jobs.wait_for_first()
+                for rate in OFFERED_PER_SECOND:
+                    answers = offer(stack.port, message, rate, seconds=OFFER_SECONDS, seed=number)
+                    _require(not answers.num_errors and not jobs.faults, "a request or a job has failed")
+                    p99 = quantiles(answers.seconds)["p99"]
+                    samples[name].setdefault(f"p99_at_{rate}", []).append(p99)
     return {build: dict(found) for build, found in samples.items()}
 
 

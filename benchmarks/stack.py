@@ -33,7 +33,7 @@ class RunningStack:
     """
 
     def __init__(
-        self, data_directory: Path, num_workers: int, *, bin_directory: Path | None = None, **settings: str
+        self, data_directory: Path, num_workers: int, bin_directory: Path | None = None, /, **settings: str
     ) -> None:
         self.data_directory, self.log = data_directory, data_directory.with_suffix(".log")
         self.port = free_port()

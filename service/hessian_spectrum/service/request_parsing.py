@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.message import PRINTABLE, described
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.headers import header, media_type
 from hessian_spectrum.service.problems import ProblemError, invalid_body, invalid_field, invalid_query
 from hessian_spectrum.service.validation_errors import unknown_name
@@ -270,8 +270,8 @@ def require_format(accept: str | None) -> ResultFormat:
     ranked = sorted((_quality(part), -index, part) for index, part in enumerate(accept.split(",")[:32]))
     for quality, _, part in reversed(ranked):
         accepted = part.split(";")[0].strip().lower()
-        for name, media_type in MEDIA_TYPES.items():
-            if quality > 0 and accepted in (media_type, media_type.split("/")[0] + "/*", "*/*"):
+        for name, offered in MEDIA_TYPES.items():
+            if quality > 0 and accepted in (offered, offered.split("/")[0] + "/*", "*/*"):
                 return name
     detail = f"The available formats are {', '.join(MEDIA_TYPES.values())}."
     raise ProblemError(Problem(title="Not acceptable", status=406, detail=detail))

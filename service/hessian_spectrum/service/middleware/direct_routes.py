@@ -1,6 +1,6 @@
 """Routes that are called without the router of FastAPI."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -10,10 +10,14 @@ _ErrorHandlers = Mapping[Any, Callable[[Any, Any], Any]]
 
 
 class DirectRoute(Protocol):
-    """A route whose handler needs the request alone and makes the whole response."""
+    """A route whose handler needs the request alone and makes the whole response.
 
-    methods: set[str]
-    """Methods of HTTP that it answers."""
+    Attributes:
+        methods: Methods of HTTP that it answers.
+    """
+
+    @property
+    def methods(self) -> Collection[str] | None: ...
 
     def respond(self, request: Request) -> Awaitable[Response]:
         """Return the response to a request."""
@@ -39,7 +43,7 @@ class DirectRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to a listed route, or pass the request on."""
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
-        if route is None or scope["method"] not in route.methods:
+        if route is None or scope["method"] not in (route.methods or ()):
             await self._app(scope, receive, send)
             return
         scope["route"] = route

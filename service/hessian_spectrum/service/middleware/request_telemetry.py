@@ -155,8 +155,9 @@ class AccessLog:
 def _json_line(record: AccessRecord) -> str:
     method, route, status = record.method, record.route, record.status
     key = f', "key_id": "{record.key_id}"' if record.key_id else ""
+    ended_at = _timestamp(record)
     return (
-        f'{{"time": "{_timestamp(record)}", "level": "INFO", "logger": "{LOGGER}", "message": "{method} {route} {status}", '
+        f'{{"time": "{ended_at}", "level": "INFO", "logger": "{LOGGER}", "message": "{method} {route} {status}", '
         f'"pid": {os.getpid()}, "event": "request", "method": "{method}", "route": "{route}", "status": {status}, '
         f'"milliseconds": {1e3 * record.seconds:.3f}, "request_id": "{record.request_id}"{key}}}\n'
     )

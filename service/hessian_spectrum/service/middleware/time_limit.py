@@ -1,8 +1,8 @@
 """Time limits of operations that seldom have to wait."""
 
 import asyncio
-from collections.abc import Awaitable, Generator, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Generator
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -28,8 +28,7 @@ async def within(deadline: float, operation: Awaitable[T]) -> T:
     try:
         obstacle = next(steps)
     except StopIteration as done:
-        result: T = done.value
-        return result
+        return cast("T", done.value)
     async with asyncio.timeout_at(deadline):
         return await _Rest(steps, obstacle)
 
@@ -46,7 +45,7 @@ class _Rest(Generic[T]):
         self._steps = steps
         self._obstacle = obstacle
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, Any, T]:
         """Wait for the obstacle, then go on; a cancellation reaches the operation."""
         steps, obstacle = self._steps, self._obstacle
         while True:
@@ -56,6 +55,6 @@ class _Rest(Generic[T]):
                 try:
                     obstacle = steps.throw(error)
                 except StopIteration as done:
-                    return done.value
+                    return cast("T", done.value)
             else:
                 return (yield from steps)

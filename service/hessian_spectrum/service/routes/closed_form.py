@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
-from hessian_spectrum.results.plots.closed_form import plot_closed_form
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.results.tables import csv_text, table_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.headers import header, media_type
@@ -214,6 +213,8 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
     without_vectors = compute(request.model_copy(update={"eigenvectors": "none"}), 0)
     if name == "csv":
         return csv_text(table_of(to_document(without_vectors)["eigenvalues"])).encode()
+    from hessian_spectrum.results.plots.closed_form import plot_closed_form  # noqa: PLC0415 - loads matplotlib
+
     return plot_closed_form(without_vectors.spectrum, without_vectors.descent).file(name, style)
 
 
