@@ -10,14 +10,12 @@ _ErrorHandlers = Mapping[Any, Callable[[Any, Any], Any]]
 
 
 class DirectRoute(Protocol):
-    """A route whose handler needs the request alone and makes the whole response.
-
-    Attributes:
-        methods: Methods of HTTP that it answers.
-    """
+    """A route whose handler needs the request alone and makes the whole response."""
 
     @property
-    def methods(self) -> Collection[str] | None: ...
+    def methods(self) -> Collection[str] | None:
+        """Methods of HTTP that it answers."""
+        ...
 
     def respond(self, request: Request) -> Awaitable[Response]:
         """Return the response to a request."""
