@@ -88,10 +88,6 @@ class JobQueue:
         app.conf.broker_transport_options |= once
         return app
 
-    def prepare(self) -> None:
-        """Load what publishing needs, so that the first job does not wait for it."""
-        _ = self._app.amqp
-
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
 

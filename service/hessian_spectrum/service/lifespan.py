@@ -26,11 +26,7 @@ async def running(context: ServiceContext) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = settings.max_requests + _NUM_OTHER_THREADS
     with contextlib.suppress(OSError):
         await run_in_threadpool(stores.artifacts.remove_abandoned_drafts)
-    tasks = [
-        run_in_threadpool(stores.queue.prepare),
-        context.reaper.run(settings.reap_seconds),
-        context.job_events.run(),
-    ]
+    tasks = [context.reaper.run(settings.reap_seconds), context.job_events.run()]
     if context.webhook_sender is not None:
         tasks.append(context.webhook_sender.run())
     async with background_tasks(*tasks):
