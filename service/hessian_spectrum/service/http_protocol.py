@@ -45,12 +45,14 @@ class GatheringTransport:
 
     def write(self, data: bytes) -> None:
         """Hold the data if there is nothing to send with them, or send them with what was held."""
+        if not data:
+            return
         if self._held:
             held, self._held = self._held, b""
             self._transport.write(held + data)
         elif len(data) > MAX_HELD_BYTES:
             self._transport.write(data)
-        elif data:
+        else:
             self._held = data
             self._loop.call_soon(self._flush)
 
