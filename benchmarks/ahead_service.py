@@ -34,9 +34,9 @@ PATH = "/v1/closed-form"
 BLOCK_SECONDS, NUM_BLOCKS = 0.5, 10
 OFFERED_PER_SECOND = {300: 0.025, 500: 0.05}
 """Requests a second while jobs run, and the largest 99th percentile of their latency in seconds."""
-OFFER_SECONDS, NUM_OFFERS = 20.0, 3
-SETTLING_SECONDS = 10.0
-NUM_STARTS = 5
+OFFER_SECONDS, NUM_OFFERS = 15.0, 3
+SETTLING_SECONDS = 5.0
+NUM_STARTS = 3
 
 
 @dataclass(frozen=True)

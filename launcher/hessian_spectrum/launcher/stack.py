@@ -125,6 +125,7 @@ class Stack:
         if self._redis is not None:
             redis = self._redis
             redis.process.start()
+            self._start_children()  # which load their libraries meanwhile
             self._wait_for(
                 lambda: redis.answers() or bool(redis.process.obstacle),
                 stop,
@@ -134,9 +135,12 @@ class Stack:
         else:
             what = f"the Redis of {REDIS_VARIABLE}"
             self._wait_for(_external_redis_listens, stop, seconds=_EXTERNAL_REDIS_SECONDS, what=what)
+            self._start_children()
+        return self._wait_until_ready(stop, report)
+
+    def _start_children(self) -> None:
         for child in self._children:
             child.start()
-        return self._wait_until_ready(stop, report)
 
     def supervise(self, stop: threading.Event, report: Callable[[str], None]) -> None:
         """Restart children that die until `stop` is set.
