@@ -34,7 +34,7 @@ PATH = "/v1/closed-form"
 BLOCK_SECONDS, NUM_BLOCKS = 0.5, 10
 OFFERED_PER_SECOND = {300: 0.025, 500: 0.05}
 """Requests a second while jobs run, and the largest 99th percentile of their latency in seconds."""
-OFFER_SECONDS, NUM_OFFERS = 15.0, 3
+OFFER_SECONDS, NUM_OFFERS = 15.0, 2
 SETTLING_SECONDS = 5.0
 NUM_STARTS = 3
 
@@ -103,7 +103,7 @@ class Build:
 
     def stack(self, directory: Path) -> RunningStack:
         """Return a stack of this build that is not started yet."""
-        return RunningStack(directory / "data", 1, self.bin)
+        return RunningStack(directory / "data", 1).of_build(self.bin)
 
 
 def closed_forms(builds: Mapping[str, Build]) -> dict[str, Samples]:

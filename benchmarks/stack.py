@@ -28,20 +28,22 @@ class RunningStack:
     Args:
         data_directory: Made if missing.
         num_workers: Jobs at once; settings, variables of the environment.
-        bin_directory: With the programs of the build to start.
     Attributes:  url and port of the service; log, the file that all processes write to, also those of later starts.
     """
 
-    def __init__(
-        self, data_directory: Path, num_workers: int, bin_directory: Path = Path(sys.executable).parent, **settings: str
-    ) -> None:
+    def __init__(self, data_directory: Path, num_workers: int, **settings: str) -> None:
         self.data_directory, self.log = data_directory, data_directory.with_suffix(".log")
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         arguments = ["--port", str(self.port), "--data-dir", str(data_directory), "--workers", str(num_workers)]
-        self._command = [str(bin_directory / "spectrum-server"), "up", *arguments]
+        self._command = [str(Path(sys.executable).with_name("spectrum-server")), "up", *arguments]
         self._environment = os.environ | settings
         self._process: subprocess.Popen[bytes] | None = None
+
+    def of_build(self, bin_directory: Path) -> Self:
+        """The same stack with the programs of another build."""
+        self._command[0] = str(bin_directory / "spectrum-server")
+        return self
 
     def __enter__(self) -> Self:
         self.start()
