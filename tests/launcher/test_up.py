@@ -1,12 +1,15 @@
 """`spectrum-server up`: starts, refuses, stops."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +198,44 @@ def test_the_service_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -
         stack = Stack.__new__(Stack)
         stack._health_host, stack._port = "127.0.0.1", int(url.rpartition(":")[2])
         assert stack._missing() == []
+
+
+class _Readiness(BaseHTTPRequestHandler):
+    """A service that lacks something, at any address."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(json.dumps({"missing": [self.headers["Host"], self.path]}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "asked"),
+    [
+        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        ("0.0.0.0", socket.AF_INET, "127.0.0.1"),
+        ("localhost", socket.AF_INET, "localhost"),
+        ("::1", socket.AF_INET6, "[::1]"),
+        ("::", socket.AF_INET6, "[::1]"),
+    ],
+)
+def test_the_service_is_asked_at_an_address_of_this_machine(
+    tmp_path: Path, host: str, family: socket.AddressFamily, asked: str
+) -> None:
+    class Server(HTTPServer):
+        address_family = family
+
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        port = probe.getsockname()[1]
+    with Stack(host=host, port=port, data_directory=tmp_path / "data", num_workers=1) as stack:
+        assert stack._missing() is None
+        with Server((host, port), _Readiness) as server:
+            threading.Thread(target=server.handle_request).start()
+            assert stack._missing() == [f"{asked}:{port}", "/v1/health/ready"]

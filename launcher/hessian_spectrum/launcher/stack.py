@@ -71,7 +71,7 @@ class Stack:
             raise StackError(obstacle)
         self._data = DataDirectory(data_directory)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._health_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, self.url[7:].rsplit(":", 1)[0])  # noqa: S104
+        self._health_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         self._port = port
         external_url = os.environ.get(REDIS_VARIABLE)
         self._redis = None if external_url else EmbeddedRedis(self._data)
