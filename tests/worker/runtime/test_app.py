@@ -30,7 +30,9 @@ from celery import signals
 from hessian_spectrum.worker.runtime import app
 
 app._prepare_children(Mock(niceness=0), Mock(num_threads=1), Mock())
+app.gc.disable()  # as while the modules are loaded
 signals.worker_init.send(sender=None)
+assert app.gc.isenabled()
 if sys.argv[1] == "thawed":
     app.gc.unfreeze()
 if (child := os.fork()) == 0:

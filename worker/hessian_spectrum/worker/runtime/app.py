@@ -220,6 +220,7 @@ def _prepare_children(settings: WorkerSettings, hardware: Hardware, processes: P
         # collection writes to every object, and processes share the pages to which none of them has written.
         gc.collect()
         gc.freeze()
+        gc.enable()
 
     # In the child and not before the fork: OpenMP threads of a parent do not survive it.
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
