@@ -23,6 +23,13 @@ from hessian_spectrum.launcher.stack import Stack
 from tests.client.answers import answering
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
+TINY = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [1, 2, 1]},
+    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
+    "loss": "mse",
+    "method": {"kind": "exact"},
+}
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 
 
@@ -92,6 +99,8 @@ def test_the_first_redis_on_the_path_is_started(
 
 
 def test_what_computes_lets_the_service_go_first(server: Any) -> None:
+    with SpectrumClient(server.url) as client:  # by its first job, the process of the pool is prepared
+        client.submit(TINY).result(timeout_seconds=120)
     parent, *children = server.pids("-m hessian_spectrum.worker")
     service = min(server.pids("-m hessian_spectrum.service"))  # beside processes that do heavy work for it
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (service, parent, *children)]
