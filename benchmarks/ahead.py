@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ahead_tasks import TOP_K_TASKS
+from benchmarks import ahead_service
+from benchmarks.ahead_tasks import DENSITY_TASKS, TOP_K_TASKS
 from benchmarks.environment import engine_environment, engine_line
 from benchmarks.reports import RESULTS, publish
 
@@ -32,7 +33,7 @@ class Row:
     Attributes:
         title: What it is, for people.
         task: Its computation.
-        quantity: `seconds`, `memory` or `products`.
+        quantity: `seconds`, `memory`, `products`, or the name of an error.
         goal: Largest value of this build, or largest ratio to the other one if `is_ratio`; None: there is no goal.
         is_ratio: What the goal is about.
         tolerance: Largest difference of the numbers, relative to the largest of them.
@@ -53,6 +54,11 @@ ROWS = [
     Row("100 products of each block, gpt-small, GGN", "blocks-ggn", "seconds", 0.65, True, 1e-4),
     Row("100 products of each of 12 layers, Hessian", "layers-hessian", "seconds", 0.35, True, 1e-4),
     Row("100 products of each of 12 layers, GGN", "layers-ggn", "seconds", 0.35, True, 1e-4),
+    *(
+        Row(f"density of {'-'.join(map(str, widths))}, 120 products: {quantity}", task, quantity, goal, True, 1e-12)
+        for task, widths in DENSITY_TASKS.items()
+        for quantity, goal in (("trace", 1 / 8), ("wasserstein", 1 / 5), ("l1", 1 / 2))
+    ),
     *(
         Row(f"top-{k}, {spectrum}, P = 10^6, tolerance {tolerance}: products", task, "products", 0.65, True, tolerance)
         for task, (spectrum, k, tolerance) in TOP_K_TASKS.items()
@@ -102,10 +108,11 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     table = ["| what | before | now | now / before | goal | reached | difference / largest number |"]
     table.append("|---|---|---|---|---|---|---|")
     for row in rows:
-        goal = "" if row["goal"] is None else f"{'ratio' if row['goal_is_ratio'] else 'now'} at most {row['goal']}"
+        goal = "" if row["goal"] is None else f"{'ratio' if row['goal_is_ratio'] else 'now'} at most {row['goal']:.3g}"
         reached = "" if row["reached"] is None else "yes" if row["reached"] else "no"
         numbers = f"{row['old']:.3g} | {row['new']:.3g} | {row['ratio']:.2f}"
-        table.append(f"| {row['title']} | {numbers} | {goal} | {reached} | {row['difference']:.0e} |")
+        difference = "" if row["difference"] is None else f"{row['difference']:.0e}"
+        table.append(f"| {row['title']} | {numbers} | {goal} | {reached} | {difference} |")
     return table
 
 
@@ -118,7 +125,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/ahead.json and .md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = measure(arguments.old.resolve(), arguments.rounds, arguments.threads)
+    old = arguments.old.resolve()
+    rows = measure(old, arguments.rounds, arguments.threads) + ahead_service.measure(old)
     revision = subprocess.check_output(["git", "-C", str(arguments.old), "rev-parse", "--short", "HEAD"], text=True)
     report = engine_environment(torch.device("cpu"), "wall") | {"before": revision.strip(), "rows": rows}
     head = ["# Less work for the same answer", "", f"{engine_line(report)} Before: commit {report['before']}.", ""]

@@ -8,7 +8,7 @@ import ctypes
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ class Computation:
         compute: Returns the numbers that all builds must agree on.
         unit_bytes: Memory that the peak is compared with.
         num_products: Returns the number of matrix-vector products so far, where they are compared.
+        errors: Returns errors of an estimate by name, where they are compared.
     """
 
     compute: Callable[[], list[float]]
     unit_bytes: int
     num_products: Callable[[], int] = lambda: 0
+    errors: Callable[[], dict[str, float]] = dict
 
 
 def exact(width: int) -> Computation:
@@ -159,6 +161,25 @@ def top_k(spectrum: str, k: int, tolerance: float, *, dim: int = 10**6) -> Compu
     return Computation(compute, 4 * dim, lambda: operator.num_products)
 
 
+def density(widths: tuple[int, ...]) -> Computation:
+    """Errors of densities by 120 products; the builds agree on the trace that they estimate."""
+    from density_task import errors_of, trained_hessian  # noqa: PLC0415 - scikit-learn and scipy.stats
+
+    matrix = trained_hessian(widths)
+    errors: dict[str, float] = {}
+
+    def compute() -> list[float]:
+        errors.update(asdict(errors_of(matrix)))
+        return [float(matrix.trace())]
+
+    return Computation(compute, matrix.nbytes, errors=lambda: errors)
+
+
+DENSITY_TASKS = {
+    f"density-{name}": widths
+    for name, widths in {"1": (64, 24, 10), "2": (64, 20, 20, 10), "3": (64, 16, 16, 16, 10)}.items()
+}
+
 TOP_K_TASKS = {
     f"top-{k}-{spectrum}-{tolerance}": (spectrum, k, tolerance)
     for spectrum, k, tolerance in (
@@ -175,6 +196,7 @@ TWELVE_LAYERS = (12, 4, 128, 64, 256), (4, 64)
 TASKS: dict[str, Callable[[], Computation]] = {
     **{f"blocks-{matrix}": partial(blocks, *GPT_SMALL, matrix, rest=True) for matrix in ("hessian", "ggn")},
     **{f"layers-{matrix}": partial(blocks, *TWELVE_LAYERS, matrix, rest=False) for matrix in ("hessian", "ggn")},
+    **{task: partial(density, widths) for task, widths in DENSITY_TASKS.items()},
     **{task: partial(top_k, *arguments) for task, arguments in TOP_K_TASKS.items()},
     "exact": lambda: exact(80),
     "warm-up": lambda: exact(2),
@@ -193,6 +215,7 @@ def measured(computation: Computation) -> dict[str, Any]:
         "memory": (_status("VmHWM") - before) / computation.unit_bytes,
         "products": computation.num_products(),
         "numbers": numbers,
+        **computation.errors(),
     }
 
 

@@ -20,7 +20,7 @@ from benchmarks.environment import server_environment, server_line
 
 RESULTS = Path(__file__).parent / "results"
 MAX_RATIO = 1.03
-NUM_CLOSED_FORMS, NUM_TINY_JOBS = 200, 10
+NUM_CLOSED_FORMS, NUMTINY_JOBS = 200, 10
 JOB_SECONDS = 60
 
 _DIGITS: dict[str, Any] = {
@@ -42,7 +42,7 @@ _GPT2: dict[str, Any] = {
     "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 64},
     "loss": "cross-entropy",
 }
-_TINY: dict[str, Any] = {
+TINY: dict[str, Any] = {
     "kind": "spectrum",
     "model": {"kind": "mlp", "widths": [1, 2, 1], "activation": "linear", "bias": False},
     "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
@@ -107,7 +107,7 @@ def _computation(request: dict[str, Any]) -> Callable[[httpx.Client, int], Sampl
 
 def _tiny_jobs(http: httpx.Client, number: int) -> Sample:
     began = time.perf_counter()
-    results = [_job(http, _TINY | {"seed": number * NUM_TINY_JOBS + each}) for each in range(NUM_TINY_JOBS)]
+    results = [_job(http, TINY | {"seed": number * NUMTINY_JOBS + each}) for each in range(NUMTINY_JOBS)]
     seconds = time.perf_counter() - began
     return seconds, [_numbers(result) for result in results]
 
@@ -118,7 +118,7 @@ TASKS = [
     Task(
         "exact spectrum of a small mlp",
         _computation(
-            _TINY
+            TINY
             | {
                 "model": {"kind": "mlp", "widths": [10, 24, 10]},
                 "data": {"kind": "gaussian", "num_samples": 64, "input_dim": 10, "output_dim": 10},
@@ -127,7 +127,7 @@ TASKS = [
         15,
     ),
     Task("64 products with the Hessian of a small GPT-2", _computation(_GPT2 | {"method": TRACE}), 15),
-    Task(f"{NUM_TINY_JOBS} tiny jobs, one after the other", _tiny_jobs, 20),
+    Task(f"{NUMTINY_JOBS} tiny jobs, one after the other", _tiny_jobs, 20),
 ]
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.dense import dense_hessian
 from benchmarks.load import requests_per_second, seconds_for_one
-from benchmarks.server import HOST, running_server
+from benchmarks.server import running_server
+from benchmarks.stack import HOST
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,4 +1,4 @@
-"""Errors of Lanczos densities of trained networks, as `ahead_tasks` measures them in an earlier build, too."""
+"""Errors of Lanczos densities of trained networks, in whatever build `ahead_tasks` measures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,6 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.curves import Smoothing, width_of_gaussians
 
-NETWORKS = {"64-24-10": (64, 24, 10), "64-20-20-10": (64, 20, 20, 10), "64-16-16-16-10": (64, 16, 16, 16, 10)}
 NUM_SEEDS, NUM_STEPS, NUM_PROBES, KAPPA = 20, 60, 2, 3.0
 NUM_SAMPLES, NUM_TRAINING_STEPS, LEARNING_RATE = 1000, 200, 3e-3
 CPU = torch.device("cpu")
@@ -52,7 +51,8 @@ def trained_hessian(widths: tuple[int, ...]) -> Tensor:
     optimizer = torch.optim.Adam(leaves.values(), LEARNING_RATE)
     for _ in range(NUM_TRAINING_STEPS):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(leaves, data.inputs), data.targets).backward()
+        loss = torch.nn.functional.cross_entropy(model(leaves, data.inputs), data.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     trained = {name: each.detach() for name, each in leaves.items()}
     return assemble(HessianOperator(EmpiricalRisk(model, CrossEntropy(), [data]), trained))

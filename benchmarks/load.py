@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 
-from benchmarks.server import HOST
+from benchmarks.stack import HOST
 
 NUM_CONNECTIONS = 4
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.server import HOST
+from benchmarks.stack import HOST
 
 NUM_CONNECTIONS = 16
 

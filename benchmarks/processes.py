@@ -1,6 +1,7 @@
 """What Linux tells about processes."""
 
 import contextlib
+import os
 from pathlib import Path
 
 
@@ -34,3 +35,11 @@ def resident_bytes(pid: int) -> int:
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
     return 0
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that it has taken, its threads included; 0 if it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0

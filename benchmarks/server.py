@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from benchmarks.stack import HOST, free_port
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.__main__ import serve
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.request_parsing import json_body, media_type, parse_body, validate_document
+from hessian_spectrum.service.headers import media_type
+from hessian_spectrum.service.request_parsing import json_body, parse_body, validate_document
 from hessian_spectrum.service.uploads.parser import read_body
 
-HOST = "127.0.0.1"
 START_SECONDS = 60
 
 
@@ -34,7 +35,7 @@ def mount_parts(app: FastAPI) -> None:
 
     @app.post("/parsed")
     async def parsed(request: Request) -> Response:
-        async with app.state.context.upload_parser.parse(request, media_type(request.headers)) as document:
+        async with app.state.context.upload_parser.parse(request, media_type(request.scope)) as document:
             await run_in_threadpool(validate_document, ClosedFormRequest, document)
         return constant
 
@@ -47,9 +48,7 @@ def mount_parts(app: FastAPI) -> None:
 @contextlib.contextmanager
 def running_server() -> Iterator[int]:
     """The port of a server in a process of its own, which ends with the context."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         environment = os.environ | {
             "SPECTRUM_REDIS_URL": f"unix://{directory}/none.sock",  # closed forms need no Redis
@@ -59,14 +58,15 @@ def running_server() -> Iterator[int]:
         command = [sys.executable, "-m", "benchmarks.server", str(port)]
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         try:
-            _wait_until_live(port, process)
+            wait_until_listening(port, process)
             yield port
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _wait_until_live(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Raises:  RuntimeError if the process ends, or listens nowhere for a minute."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):

@@ -33,12 +33,17 @@ class RunningStack:
 
     def __init__(self, data_directory: Path, num_workers: int, **settings: str) -> None:
         self.data_directory, self.log = data_directory, data_directory.with_suffix(".log")
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         arguments = ["--port", str(self.port), "--data-dir", str(data_directory), "--workers", str(num_workers)]
         self._command = [str(Path(sys.executable).with_name("spectrum-server")), "up", *arguments]
         self._environment = os.environ | settings
         self._process: subprocess.Popen[bytes] | None = None
+
+    def of_build(self, bin_directory: Path) -> Self:
+        """The same stack with the programs of another build."""
+        self._command[0] = str(bin_directory / "spectrum-server")
+        return self
 
     def __enter__(self) -> Self:
         self.start()
@@ -56,19 +61,28 @@ class RunningStack:
             raise RuntimeError("the stack was not started")
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the launcher has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start, also once more after everything was killed, and wait until jobs are served."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start without waiting."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=self._environment
             )
-        self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
         """Raises:  RuntimeError if that takes minutes, or the launcher has ended."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
+            if not self.is_running:
                 break
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/v1/health/ready", timeout=5).is_success:
@@ -102,7 +116,8 @@ class RunningStack:
         return connect(self.redis_url(), patient=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,12 +1,15 @@
 """`spectrum-server up`: starts, refuses, stops."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,13 @@ from hessian_spectrum.launcher.stack import Stack
 from tests.client.answers import answering
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
+TINY = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [1, 2, 1]},
+    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
+    "loss": "mse",
+    "method": {"kind": "exact"},
+}
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 
 
@@ -89,6 +99,8 @@ def test_the_first_redis_on_the_path_is_started(
 
 
 def test_what_computes_lets_the_service_go_first(server: Any) -> None:
+    with SpectrumClient(server.url) as client:  # by its first job, the process of the pool is prepared
+        client.submit(TINY).result(timeout_seconds=120)
     parent, *children = server.pids("-m hessian_spectrum.worker")
     service = min(server.pids("-m hessian_spectrum.service"))  # beside processes that do heavy work for it
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (service, parent, *children)]
@@ -195,3 +207,44 @@ def test_the_service_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -
         stack = Stack.__new__(Stack)
         stack._health_host, stack._port = "127.0.0.1", int(url.rpartition(":")[2])
         assert stack._missing() == []
+
+
+class _Readiness(BaseHTTPRequestHandler):
+    """A service that lacks something, at any address."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(json.dumps({"missing": [self.headers["Host"], self.path]}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "asked"),
+    [
+        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        ("0.0.0.0", socket.AF_INET, "127.0.0.1"),
+        ("localhost", socket.AF_INET, "localhost"),
+        ("::1", socket.AF_INET6, "[::1]"),
+        ("::", socket.AF_INET6, "[::1]"),
+    ],
+)
+def test_the_service_is_asked_at_an_address_of_this_machine(
+    tmp_path: Path, host: str, family: socket.AddressFamily, asked: str
+) -> None:
+    class Server(HTTPServer):
+        address_family = family
+
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        port = probe.getsockname()[1]
+    with Stack(host=host, port=port, data_directory=tmp_path / "data", num_workers=1) as stack:
+        assert stack._missing() is None
+        with Server((host, port), _Readiness) as server:
+            threading.Thread(target=server.handle_request).start()
+            assert stack._missing() == [f"{asked}:{port}", "/v1/health/ready"]

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from hessian_spectrum.service import http_protocol
-from hessian_spectrum.service.http_protocol import HttpProtocol
+from hessian_spectrum.service.http_protocol import MAX_HELD_BYTES, GatheringTransport, HttpProtocol
 
 HEAD_SECONDS = 0.6
 LONG = 2**24
@@ -152,3 +152,48 @@ def test_what_is_no_request_is_answered_with_a_problem(port: int, head: bytes, s
     problem = json.loads(body)
     assert problem["status"] == status
     assert problem["detail"]
+
+
+class Written(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self.pieces.append(bytes(data))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def written(*pieces: bytes, close: bool = False) -> list[bytes]:
+    """What reaches the network of pieces that are written one after the other."""
+
+    async def write() -> list[bytes]:
+        network = Written()
+        transport = GatheringTransport(network, asyncio.get_running_loop())
+        for piece in pieces:
+            transport.write(piece)
+        if close:
+            transport.close()
+            assert network.is_closed
+        else:
+            await asyncio.sleep(0)
+        return network.pieces
+
+    return asyncio.run(write())
+
+
+def test_head_and_body_leave_together() -> None:
+    large = bytes(MAX_HELD_BYTES + 1)
+    assert written(b"head", b"body", b"") == [b"headbody"]
+    assert written(b"head", b"", large, b"rest") == [b"head" + large, b"rest"]
+    assert written(large, b"rest") == [large, b"rest"]
+    assert written(b"", b"head") == [b"head"]  # of a stream whose first event comes later
+
+
+def test_nothing_that_is_held_is_lost_when_a_connection_closes() -> None:
+    assert written(b"refusal", close=True) == [b"refusal"]

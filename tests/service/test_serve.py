@@ -43,3 +43,12 @@ def test_a_connection_is_kept_for_longer_than_its_client_keeps_it(options: dict[
 def test_as_many_files_are_open_as_the_system_allows() -> None:
     used, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert used == most > 256
+
+
+def test_the_garbage_collector_that_rests_while_modules_load_works_again(request: pytest.FixtureRequest) -> None:
+    gc.disable()
+    try:
+        request.getfixturevalue("options")
+        assert gc.isenabled()
+    finally:
+        gc.enable()

@@ -3,12 +3,16 @@
 import base64
 import contextlib
 import json
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import redis
-from celery import Celery
 from kombu.exceptions import OperationalError
 
 from hessian_spectrum.jobs.connection import SOCKET_TIMEOUT_SECONDS, broker_url
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 QUEUE = "spectrum"
 RUN_JOB = "spectrum.run_job"
@@ -24,8 +28,10 @@ VISIBILITY_TIMEOUT_SECONDS = 3600
 """Seconds after which a lost message is delivered again; the job store, which knows the leases, is far faster."""
 
 
-def celery_app(redis_url: str) -> Celery:
+def celery_app(redis_url: str) -> "Celery":
     """Celery with the settings that hold against lost workers and a lost broker; see docs/design/jobs.md."""
+    from celery import Celery  # noqa: PLC0415 - a fifth of the start of a service, which needs it for the first job
+
     app = Celery("spectrum", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
@@ -72,10 +78,15 @@ class JobQueue:
     """Publishes job ids; fails within seconds when the broker is away."""
 
     def __init__(self, redis_url: str) -> None:
-        self._app = celery_app(redis_url)
+        self._redis_url = redis_url
+
+    @cached_property
+    def _app(self) -> "Celery":
+        app = celery_app(self._redis_url)
         # Kombu would try to connect for four seconds.
         once = {"socket_timeout": SOCKET_TIMEOUT_SECONDS, "max_retries": 0}
-        self._app.conf.broker_transport_options |= once
+        app.conf.broker_transport_options |= once
+        return app
 
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
@@ -103,4 +114,5 @@ class JobQueue:
 
     def close(self) -> None:
         """Close the connections."""
-        self._app.close()
+        if "_app" in vars(self):
+            self._app.close()

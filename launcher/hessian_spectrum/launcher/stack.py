@@ -1,17 +1,18 @@
 """Redis, worker and service as children of this process."""
 
+import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
-
-import httpx
 
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
@@ -70,7 +71,7 @@ class Stack:
             raise StackError(obstacle)
         self._data = DataDirectory(data_directory)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._health_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, self.url[7:].rsplit(":", 1)[0])  # noqa: S104
+        self._health_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         self._port = port
         external_url = os.environ.get(REDIS_VARIABLE)
         self._redis = None if external_url else EmbeddedRedis(self._data)
@@ -124,6 +125,7 @@ class Stack:
         if self._redis is not None:
             redis = self._redis
             redis.process.start()
+            self._start_children()  # which load their libraries meanwhile
             self._wait_for(
                 lambda: redis.answers() or bool(redis.process.obstacle),
                 stop,
@@ -133,9 +135,12 @@ class Stack:
         else:
             what = f"the Redis of {REDIS_VARIABLE}"
             self._wait_for(_external_redis_listens, stop, seconds=_EXTERNAL_REDIS_SECONDS, what=what)
+            self._start_children()
+        return self._wait_until_ready(stop, report)
+
+    def _start_children(self) -> None:
         for child in self._children:
             child.start()
-        return self._wait_until_ready(stop, report)
 
     def supervise(self, stop: threading.Event, report: Callable[[str], None]) -> None:
         """Restart children that die until `stop` is set.
@@ -200,12 +205,17 @@ class Stack:
 
     def _missing(self) -> list[str] | None:
         """Return what is missing for jobs to run, according to the service; None if it does not answer."""
+        # Without an HTTP library, which takes memory for as long as the launcher runs.
+        connection = HTTPConnection(self._health_host, self._port, timeout=_ANSWER_SECONDS)
         try:
-            address = f"http://{self._health_host}:{self._port}/v1/health/ready"
-            answer = httpx.get(address, timeout=_ANSWER_SECONDS, trust_env=False)  # a proxy would ask itself
-            return [] if answer.is_success else [str(each) for each in answer.json()["missing"]]
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            connection.request("GET", "/v1/health/ready")
+            answer = connection.getresponse()
+            content = answer.read()
+            return [] if answer.status == HTTPStatus.OK else [str(each) for each in json.loads(content)["missing"]]
+        except (OSError, HTTPException, ValueError, LookupError, TypeError):
             return None
+        finally:
+            connection.close()
 
 
 def _external_redis_listens() -> bool:

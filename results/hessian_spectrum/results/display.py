@@ -12,7 +12,7 @@ from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.api_schemas.spectrum_results import Cumulative, Density
 from hessian_spectrum.results.plots.curve import draw_curve
 from hessian_spectrum.results.plots.drawings import drawing_of
-from hessian_spectrum.results.plots.figure import FigureStyle
+from hessian_spectrum.results.plots.figure_style import FigureStyle
 from hessian_spectrum.results.tables import AnyResult, result_table
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from hessian_spectrum.service.middleware.authentication import Authentication, A
 from hessian_spectrum.service.middleware.body_limit import BodyLimit
 from hessian_spectrum.service.middleware.concurrency_limit import ConcurrencyLimit
 from hessian_spectrum.service.middleware.cross_origin import CrossOrigin
+from hessian_spectrum.service.middleware.direct_routes import DirectRoutes
 from hessian_spectrum.service.middleware.rate_limit import RateLimit, TokenBucketLimiter
 from hessian_spectrum.service.middleware.request_syntax import RequestSyntax
 from hessian_spectrum.service.middleware.request_telemetry import RequestMetrics, RequestTelemetry
@@ -63,6 +64,14 @@ _ROUTES = (
     models,
     monitoring,
 )
+
+_DIRECT_ROUTES = {
+    API_PREFIX + route.path: route
+    for module in (closed_form, closed_form_batch)
+    for route in module.router.routes
+    if isinstance(route, StrictRoute)
+}
+"""Routes whose handlers need the request alone, by path."""
 
 _UPLOADS = {
     API_PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
@@ -127,4 +136,5 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
             max_upload_bytes=settings.max_upload_bytes,
             is_upload=is_upload,
         ),
+        Middleware(DirectRoutes, routes=_DIRECT_ROUTES),
     ]

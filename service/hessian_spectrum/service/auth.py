@@ -96,6 +96,7 @@ class KeyStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._path_text = os.fspath(path)  # of which the system is asked for each request
         self._seen: tuple[int, int, int] | None = None
         self._by_id: dict[str, ApiKey] = {}
         self._is_required = False
@@ -210,7 +211,7 @@ class KeyStore:
 
     def _reload(self) -> None:
         try:
-            status = self.path.stat()
+            status = os.stat(self._path_text)
         except FileNotFoundError:
             self._seen, self._by_id = None, {}
             return

@@ -1,7 +1,7 @@
 """The context of a running service: all objects that it creates once, and the dependencies that give them to routes."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import redis
 from fastapi import Depends, Request
@@ -24,7 +24,6 @@ from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
-from hessian_spectrum.service.maintenance.webhook_sender import WebhookSender
 from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
 from hessian_spectrum.service.middleware.request_telemetry import AccessLog
 from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
@@ -39,6 +38,9 @@ from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.points import PointStore
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
+
+if TYPE_CHECKING:
+    from hessian_spectrum.service.maintenance.webhook_sender import WebhookSender
 
 TASK_MODULE = "hessian_spectrum.service.tasks"
 """The module of the tasks that processes of the pool run; the service itself does not load it."""
@@ -87,7 +89,7 @@ class ServiceContext:
     process_pool: ProcessPool
     """The processes of the executor, which the lifespan closes."""
     reaper: LostJobReaper
-    webhook_sender: WebhookSender | None
+    webhook_sender: "WebhookSender | None"
     """Sender of the messages about ended jobs; None where no receiver is listed."""
 
 
@@ -248,9 +250,11 @@ def _reaper(settings: ServiceSettings, stores: Stores) -> LostJobReaper:
     )
 
 
-def _webhook_sender(settings: ServiceSettings, stores: Stores) -> WebhookSender | None:
+def _webhook_sender(settings: ServiceSettings, stores: Stores) -> "WebhookSender | None":
     if not settings.webhook_receivers:
         return None
+    from hessian_spectrum.service.maintenance.webhook_sender import WebhookSender  # noqa: PLC0415 - loads httpx
+
     return WebhookSender(
         queue=WebhookQueue(stores.redis),
         store=stores.jobs,

@@ -1,10 +1,11 @@
-"""Time limits for connections whose client neither sends nor reads."""
+"""Time limits for connections whose client neither sends nor reads, and responses that leave in one piece."""
 
 import contextlib
 import socket
 import sys
-from asyncio import TimerHandle, Transport
+from asyncio import AbstractEventLoop, TimerHandle, Transport
 from http import HTTPStatus
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,10 +18,56 @@ HEAD_SECONDS = 30.0
 UNREAD_SECONDS = 60.0
 """Seconds within which the network must accept some of the buffered bytes, where the system supports this limit."""
 
+MAX_HELD_BYTES = 4096
+"""Bytes of a head that are held until the body follows."""
+
 _DETAILS = {
     HTTPStatus.BAD_REQUEST: "The bytes are no HTTP request.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "Address and header fields of a request may take at most 16 KiB.",
 }
+
+
+class GatheringTransport:
+    """A transport that sends the head of a response together with the beginning of its body.
+
+    uvicorn writes them one after the other, and each write is a call of the system. Bytes are held until the next
+    write, at most until the event loop has run what is ready.
+
+    Args:
+        transport: The transport of the connection.
+        loop: Its event loop.
+    """
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Hold the data if there is nothing to send with them, or send them with what was held."""
+        if not data:
+            return
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        elif len(data) > MAX_HELD_BYTES:
+            self._transport.write(data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class HttpProtocol(H11Protocol):
@@ -34,7 +81,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the time limit of a new connection."""
-        super().connection_made(transport)
+        super().connection_made(cast(Transport, GatheringTransport(transport, self.loop)))
         connection = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNREAD_SECONDS))

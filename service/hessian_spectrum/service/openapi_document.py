@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from hessian_spectrum.results.plots.figure import FIGURE_FORMATS
+from hessian_spectrum.results.plots.figure_style import FIGURE_FORMATS
 from hessian_spectrum.service.middleware.security_headers import documentation_policy
 from hessian_spectrum.service.request_parsing import FIGURE_PARAMETERS, MEDIA_TYPES
 from hessian_spectrum.service.routes.documentation import problem_documentation

@@ -22,7 +22,7 @@ from hessian_spectrum.jobs.connection import described, fault_of
 from hessian_spectrum.jobs.creation import KeyReusedError
 from hessian_spectrum.jobs.record import QuotaError
 from hessian_spectrum.jobs.store import UnknownJobError
-from hessian_spectrum.results.plots.figure import FigureTooLargeError
+from hessian_spectrum.results.plots.figure_style import FigureTooLargeError
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.validation_errors import (
     MAX_MESSAGE_LENGTH,

@@ -6,7 +6,7 @@ the time.
 
 import base64
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import jiter
@@ -15,12 +15,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.message import PRINTABLE, described
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.service.headers import header, media_type
 from hessian_spectrum.service.problems import ProblemError, invalid_body, invalid_field, invalid_query
 from hessian_spectrum.service.validation_errors import unknown_name
 
@@ -48,11 +49,6 @@ _DUPLICATE_KEY = "Detected duplicate key"
 _MAX_MESSAGE_LENGTH = 200
 
 
-def media_type(headers: Mapping[str, str]) -> str:
-    """Return the media type of the body, in lower case and without parameters; empty if the headers name none."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def unsupported_media_type(*accepted: str) -> ProblemError:
     """Return error 415 that lists the accepted media types."""
     detail = f"Send the body with the header Content-Type: {' or '.join(accepted)}."
@@ -65,7 +61,7 @@ def unsupported_media_type(*accepted: str) -> ProblemError:
 def has_media_type(scope: Scope, media_types: Mapping[str, Collection[str]]) -> bool:
     """Return whether the body of a request has one of the media types that are listed for its path."""
     listed = media_types.get(scope["path"])
-    return listed is not None and media_type(Headers(scope=scope)) in listed
+    return listed is not None and media_type(scope) in listed
 
 
 async def require_json(request: Request) -> None:
@@ -74,17 +70,17 @@ async def require_json(request: Request) -> None:
     Raises:
         ProblemError: 415 for any other media type.
     """
-    if media_type(request.headers) != JSON:
+    if media_type(request.scope) != JSON:
         raise unsupported_media_type(JSON)
 
 
-def require_identity(headers: Mapping[str, str]) -> None:
+def require_identity(scope: Scope) -> None:
     """Refuse a body that is compressed as a whole.
 
     Raises:
         ProblemError: 415.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = (header(scope, b"content-encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         problem = Problem(
             type="/problems/unsupported-encoding",
@@ -103,9 +99,18 @@ async def json_body(request: Request) -> bytes:
 
     Raises:
         ProblemError: 415 for a compressed body.
+        ClientDisconnect: The client has closed the connection before.
     """
-    require_identity(request.headers)
-    return await request.body()
+    require_identity(request.scope)
+    chunks: list[bytes] = []
+    is_complete = False
+    while not is_complete:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        is_complete = not message.get("more_body", False)
+    return b"".join(chunks)
 
 
 def parse_body(
@@ -211,16 +216,30 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which checks the query first."""
         handle = super().get_route_handler()
-        known = (*_query_names(self.dependant), *_documented_query_names(self.openapi_extra or {}))
 
         async def handle_known(request: Request) -> Response:
-            if request.scope["query_string"]:
-                for name in request.query_params:
-                    if name not in known:
-                        raise invalid_query(name, unknown_name("parameter", name, known))
+            self._check_query(request)
             return await handle(request)
 
         return handle_known
+
+    async def respond(self, request: Request) -> Response:
+        """Return the response of a handler that needs the request alone and makes its response itself."""
+        self._check_query(request)
+        response: Response = await self.endpoint(request)
+        return response
+
+    def _check_query(self, request: Request) -> None:
+        if not request.scope["query_string"]:
+            return
+        known = self._known_query_names
+        for name in request.query_params:
+            if name not in known:
+                raise invalid_query(name, unknown_name("parameter", name, known))
+
+    @cached_property
+    def _known_query_names(self) -> tuple[str, ...]:
+        return (*_query_names(self.dependant), *_documented_query_names(self.openapi_extra or {}))
 
 
 def _query_names(dependant: Dependant) -> list[str]:
@@ -251,8 +270,8 @@ def require_format(accept: str | None) -> ResultFormat:
     ranked = sorted((_quality(part), -index, part) for index, part in enumerate(accept.split(",")[:32]))
     for quality, _, part in reversed(ranked):
         accepted = part.split(";")[0].strip().lower()
-        for name, media_type in MEDIA_TYPES.items():
-            if quality > 0 and accepted in (media_type, media_type.split("/")[0] + "/*", "*/*"):
+        for name, offered in MEDIA_TYPES.items():
+            if quality > 0 and accepted in (offered, offered.split("/")[0] + "/*", "*/*"):
                 return name
     detail = f"The available formats are {', '.join(MEDIA_TYPES.values())}."
     raise ProblemError(Problem(title="Not acceptable", status=406, detail=detail))
@@ -307,7 +326,8 @@ def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
         RequestValidationError: A parameter is wrong.
         ProblemError: 422 if the response is not a figure.
     """
-    given = {each: request.query_params[each] for each in _FigureQuery.model_fields if each in request.query_params}
+    query_params = request.query_params if request.scope["query_string"] else {}
+    given = {name: query_params[name] for name in _FigureQuery.model_fields if name in query_params}
     if not given:
         return DEFAULT_STYLE
     try:

@@ -7,6 +7,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import hessian_spectrum.results.plots.closed_form  # noqa: F401 - before the first task, as loading it takes a second
+import hessian_spectrum.results.plots.drawings  # noqa: F401
+import hessian_spectrum.results.plots.random_matrix  # noqa: F401
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
@@ -17,7 +20,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.plans import stored_plan
-from hessian_spectrum.results.plots.figure import FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.results.plots.figure_style import FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.results.plots.trace import diagonal_sample
 from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.auth import Principal

@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
 from hessian_spectrum.results.plots import trace as trace_plot
 from hessian_spectrum.results.plots.drawings import drawing_of
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle, FigureTooLargeError
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle, FigureTooLargeError
 from hessian_spectrum.results.plots.trace import DiagonalSample, diagonal_sample
 from hessian_spectrum.service.problems import problem_for
 from hessian_spectrum.service.serialization.render import render

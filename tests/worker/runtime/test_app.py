@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import redis
 
 from hessian_spectrum.jobs.settings import WorkerSettings
@@ -20,6 +21,39 @@ from hessian_spectrum.worker.runtime.app import end_in_any_case
 end_in_any_case(0.5)
 time.sleep(60)
 """
+
+SHARES_PAGES = """
+import os, sys
+from pathlib import Path
+from unittest.mock import Mock
+from celery import signals
+from hessian_spectrum.worker.runtime import app
+
+app._prepare_children(Mock(niceness=0), Mock(num_threads=1), Mock())
+app.gc.disable()  # as while the modules are loaded
+signals.worker_init.send(sender=None)
+assert app.gc.isenabled()
+if sys.argv[1] == "thawed":
+    app.gc.unfreeze()
+if (child := os.fork()) == 0:
+    app.gc.collect()
+    signals.worker_process_init.send(sender=None)
+    fields = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    print(int(fields["Private_Dirty"].split()[0]) / 1024, int(fields["Rss"].split()[0]) / 1024, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not count shared pages")
+def test_a_collection_in_a_child_copies_no_pages_of_loaded_modules() -> None:
+    def private_share(state: str) -> float:
+        command = [sys.executable, "-c", SHARES_PAGES, state]
+        private, resident = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return float(private) / float(resident)
+
+    assert private_share("frozen") < 0.1
+    assert private_share("thawed") > 0.2
 
 
 def test_a_worker_that_cannot_stop_ends_all_the_same() -> None:

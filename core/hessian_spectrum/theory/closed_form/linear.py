@@ -144,11 +144,11 @@ def _quick_moments(w: Vector, v: Vector, *, x: Vector, y: Vector) -> tuple[Linea
     if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
         return None
     wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))
-    neurons = NeuronMoments(np.dot(wide_w, wide_w), np.dot(wide_v, wide_v), np.dot(wide_w, wide_v))
-    samples = SampleMoments(x.size, np.dot(wide_x, wide_x), np.dot(wide_y, wide_x))
+    neurons = NeuronMoments(wide_w.dot(wide_w), wide_v.dot(wide_v), wide_w.dot(wide_v))
+    samples = SampleMoments(x.size, wide_x.dot(wide_x), wide_y.dot(wide_x))
     moments = LinearMoments.of(neurons, samples)
     delta = neurons.inner * wide_x - wide_y
-    return None if moments.is_cancelling else (moments, np.dot(delta, delta))
+    return None if moments.is_cancelling else (moments, delta.dot(delta))
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -7,15 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from hessian_spectrum.results.plots.figure import (
-    BLUE,
-    GREY,
-    RED,
-    Drawing,
-    axis_unit,
-    decade_ticks,
-    unit_suffix,
-)
+from hessian_spectrum.results.plots.figure import BLUE, GREY, RED, Drawing, axis_unit, decade_ticks, unit_suffix
 
 Role: TypeAlias = Literal["outlier", "bulk", "zero"]
 

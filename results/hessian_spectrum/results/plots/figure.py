@@ -13,9 +13,7 @@ from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.figure import Figure
 
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, MethodResult, RitzValue
-
-FIGURE_FORMATS = ("png", "svg", "pdf")
-"""Formats of results that are figures."""
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FigureStyle, FigureTooLargeError
 
 MAX_PIXELS = 20_000_000
 """Largest number of pixels of a figure: 80 MB while it is drawn, and about a second to encode its file."""
@@ -36,23 +34,6 @@ _SETTINGS: dict[Any, Any] = {
 _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _FONT_POINTS = 10.0
 _CHARACTERS_PER_INCH = 11.0  # of a title of _FONT_POINTS
-
-
-@dataclass(frozen=True)
-class FigureStyle:
-    """The options of a figure that a caller chose; None stands for the default, a title of "" for no title."""
-
-    width_inches: float | None = None
-    height_inches: float | None = None
-    dpi: int | None = None
-    title: str | None = None
-
-
-DEFAULT_STYLE = FigureStyle()
-
-
-class FigureTooLargeError(ValueError):
-    """A figure would have more than `MAX_PIXELS` pixels."""
 
 
 @dataclass(frozen=True)

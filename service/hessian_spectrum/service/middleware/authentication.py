@@ -1,11 +1,11 @@
 """Authentication and authorization of requests by their API key."""
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import ANONYMOUS, UNAUTHENTICATED, KeyStore, KeysUnreadableError, Principal
 from hessian_spectrum.service.config import is_public
+from hessian_spectrum.service.headers import header
 from hessian_spectrum.service.middleware.security_headers import raw_headers, with_default_headers
 from hessian_spectrum.service.problems import ProblemError, refusal_response
 
@@ -53,7 +53,7 @@ class Authentication:
         """
         if not self._key_store.is_required():
             return ANONYMOUS
-        scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
+        scheme, _, text = (header(scope, b"authorization") or "").partition(" ")
         key = self._key_store.find(text.strip()) if scheme.lower() == _SCHEME else None
         if key is None:
             return UNAUTHENTICATED
@@ -84,7 +84,7 @@ class Authorization:
         if scope["type"] == "http":
             principal: Principal = scope["state"]["principal"]
             if principal is UNAUTHENTICATED and not is_public(scope["path"]):
-                is_key_given = "authorization" in Headers(scope=scope)
+                is_key_given = header(scope, b"authorization") is not None
                 await refusal_response(scope, _unauthenticated(is_key_given=is_key_given))(scope, receive, send)
                 return
             if principal.owner is not None:

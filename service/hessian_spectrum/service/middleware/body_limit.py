@@ -7,6 +7,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE
+from hessian_spectrum.service.headers import header
 from hessian_spectrum.service.problems import BODY_TOO_LARGE
 
 
@@ -23,6 +24,7 @@ class BodyLimit:
     def __init__(
         self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, is_upload: Callable[[Scope], bool]
     ) -> None:
+        self._app = app
         self._bodies = RequestBodyLimitMiddleware(app, max_body_bytes)
         self._uploads = RequestBodyLimitMiddleware(app, max_upload_bytes)
         self._is_upload = is_upload
@@ -33,6 +35,10 @@ class BodyLimit:
             await self._uploads(scope, receive, send)
             return
         limited = self._uploads if self._is_upload(scope) else self._bodies
+        length = header(scope, b"content-length") or ""
+        if length.isdecimal() and int(length) <= limited.max_body_size:
+            await self._app(scope, receive, send)  # the server reads no more than was declared
+            return
         await limited(scope, receive, _with_problem(scope, send))
 
 

@@ -1,7 +1,6 @@
 """Limits on the number of requests in progress at once; requests that only wait have a separate limit."""
 
 import math
-from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -48,17 +47,16 @@ class SlotPool:
 
     Args:
         num_slots: Number of all slots.
+
+    Attributes:
+        num_taken: Number of slots that are taken by all requests together.
     """
 
     def __init__(self, num_slots: int) -> None:
         self._num_slots = num_slots
         self._num_slots_per_key = math.ceil(MAX_SHARE_PER_KEY * num_slots)
-        self._num_taken_by: Counter[str | None] = Counter()
-
-    @property
-    def num_taken(self) -> int:
-        """Number of slots that are taken by all requests together."""
-        return self._num_taken_by.total()
+        self._num_taken_by: dict[str | None, int] = {}
+        self.num_taken = 0
 
     def has_free_slot(self, owner: str | None) -> bool:
         """Tell whether the bearer of a key may take a slot.
@@ -70,15 +68,17 @@ class SlotPool:
             True if a slot is free and the key holds fewer than its share.
         """
         most = self._num_slots if owner is None else self._num_slots_per_key
-        return self.num_taken < self._num_slots and self._num_taken_by[owner] < most
+        return self.num_taken < self._num_slots and self._num_taken_by.get(owner, 0) < most
 
     def take(self, owner: str | None) -> None:
         """Take a slot; the caller has checked that one is free."""
-        self._num_taken_by[owner] += 1
+        self._num_taken_by[owner] = self._num_taken_by.get(owner, 0) + 1
+        self.num_taken += 1
 
     def release(self, owner: str | None) -> None:
         """Release a slot that was taken."""
         self._num_taken_by[owner] -= 1
+        self.num_taken -= 1
         if not self._num_taken_by[owner]:
             del self._num_taken_by[owner]
 

@@ -3,10 +3,10 @@
 import re
 from urllib.parse import unquote
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.headers import header
 from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(/.*)?", re.IGNORECASE | re.DOTALL)
@@ -35,7 +35,7 @@ class RequestSyntax:
         """Pass on a request with its path and host apart and one length."""
         if scope["type"] == "http":
             _separate_host(scope)
-            if _has_two_lengths(Headers(scope=scope)):
+            if _has_two_lengths(scope):
                 await refusal_response(scope, _two_lengths())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -52,8 +52,8 @@ def _separate_host(scope: Scope) -> None:
     scope.update(raw_path=path, path=unquote(path.decode("ascii")), headers=[(b"host", host), *headers])
 
 
-def _has_two_lengths(headers: Headers) -> bool:
-    return "content-length" in headers and "transfer-encoding" in headers
+def _has_two_lengths(scope: Scope) -> bool:
+    return header(scope, b"transfer-encoding") is not None and header(scope, b"content-length") is not None
 
 
 def _two_lengths() -> ProblemError:

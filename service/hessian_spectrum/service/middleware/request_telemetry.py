@@ -7,8 +7,8 @@ import re
 import secrets
 import sys
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,6 +76,7 @@ class RequestTelemetry:
             status=status,
             seconds=seconds,
             request_id=state["request_id"],
+            ended_at=time.time(),
             key_id=getattr(state.get("principal"), "owner", None),
         )
         self._metrics.observe(method=record.method, route=record.route, status=status, seconds=seconds)
@@ -98,19 +99,26 @@ def _request_id(scope: Scope) -> str:
     return secrets.token_hex(16)
 
 
-@dataclass(frozen=True)
-class AccessRecord:
-    """The record of an answered request."""
+class AccessRecord(NamedTuple):
+    """The record of an answered request.
+
+    Attributes:
+        method: Method of the request.
+        route: Template of the path.
+        status: Status code of the response.
+        seconds: Duration, from the request's head to the end of its response.
+        request_id: Id of the request.
+        ended_at: Time of the end, in seconds since 1970.
+        key_id: Id of the API key; None without one.
+    """
 
     method: str
     route: str
-    """Template of the path."""
     status: int
     seconds: float
-    """Duration, from the request's head to the end of its response."""
     request_id: str
+    ended_at: float
     key_id: str | None = None
-    """Id of the API key; None without one."""
 
 
 class AccessLog:
@@ -125,30 +133,31 @@ class AccessLog:
 
     def __init__(self, *, as_json: bool) -> None:
         self._format = _json_line if as_json else _text_line
-        self._lines: list[str] = []
+        self._records: list[AccessRecord] = []
         self._logger = logging.getLogger(LOGGER)
 
     def add(self, record: AccessRecord) -> None:
-        """Queue the line of a request; to be called within an event loop."""
+        """Queue the record of a request; to be called within an event loop."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
-        if not self._lines:
+        if not self._records:
             asyncio.get_running_loop().call_later(_SECONDS_BETWEEN_WRITES, self.flush)
-        self._lines.append(self._format(record))
+        self._records.append(record)
 
     def flush(self) -> None:
         """Write the queued lines."""
-        lines, self._lines = self._lines, []
-        if lines:
-            sys.stderr.write("".join(lines))
+        records, self._records = self._records, []
+        if records:
+            sys.stderr.write("".join(map(self._format, records)))
             sys.stderr.flush()
 
 
 def _json_line(record: AccessRecord) -> str:
     method, route, status = record.method, record.route, record.status
     key = f', "key_id": "{record.key_id}"' if record.key_id else ""
+    ended_at = _timestamp(record)
     return (
-        f'{{"time": "{_now()}", "level": "INFO", "logger": "{LOGGER}", "message": "{method} {route} {status}", '
+        f'{{"time": "{ended_at}", "level": "INFO", "logger": "{LOGGER}", "message": "{method} {route} {status}", '
         f'"pid": {os.getpid()}, "event": "request", "method": "{method}", "route": "{route}", "status": {status}, '
         f'"milliseconds": {1e3 * record.seconds:.3f}, "request_id": "{record.request_id}"{key}}}\n'
     )
@@ -157,13 +166,13 @@ def _json_line(record: AccessRecord) -> str:
 def _text_line(record: AccessRecord) -> str:
     key = f" key_id={record.key_id}" if record.key_id else ""
     return (
-        f"{_now()} INFO {LOGGER}[{os.getpid()}]: {record.method} {record.route} {record.status} "
+        f"{_timestamp(record)} INFO {LOGGER}[{os.getpid()}]: {record.method} {record.route} {record.status} "
         f"in {1e3 * record.seconds:.1f} ms request_id={record.request_id}{key}\n"
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _timestamp(record: AccessRecord) -> str:
+    return datetime.fromtimestamp(record.ended_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class RequestMetrics:

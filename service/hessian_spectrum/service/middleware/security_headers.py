@@ -58,8 +58,8 @@ def with_default_headers(send: Send, headers: RawHeaders) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = message.get("headers", ())
-            names = {name.lower() for name, _ in given}
-            message = {**message, "headers": [*given, *(header for header in headers if header[0] not in names)]}
+            names = {name for name, _ in given}  # in lower case, as ASGI demands
+            message = {**message, "headers": [*given, *[header for header in headers if header[0] not in names]]}
         await send(message)
 
     return send_with_headers

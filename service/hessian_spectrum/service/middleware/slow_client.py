@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.middleware.time_limit import within
 from hessian_spectrum.service.problems import ProblemError
 
 BODY_SECONDS = 60.0
@@ -79,8 +80,7 @@ class ChunkedSender:
 
     async def _send_in_time(self, message: Message) -> None:
         try:
-            async with asyncio.timeout(CHUNK_SECONDS):
-                await self._send(message)
+            await within(asyncio.get_running_loop().time() + CHUNK_SECONDS, self._send(message))
         except TimeoutError:
             self.is_timed_out = True
             raise
@@ -96,8 +96,7 @@ def _with_deadline(receive: Receive) -> Receive:
         if is_complete:
             return await receive()
         try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
+            message = await within(deadline, receive())
         except TimeoutError:
             raise _too_slow() from None
         is_complete = not message.get("more_body", False)

@@ -2,15 +2,15 @@
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import ANONYMOUS
+from hessian_spectrum.service.headers import headers_of
 from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 ANY_HOST = "*"
@@ -46,13 +46,13 @@ class TrustedHost:
         if scope["type"] == "http":
             is_key_required = scope["state"]["principal"] is not ANONYMOUS
             try:
-                self.check(scope["method"], Headers(scope=scope), is_key_required=is_key_required)
+                self.check(scope["method"], headers_of(scope), is_key_required=is_key_required)
             except ProblemError as refusal:
                 await refusal_response(scope, refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def check(self, method: str, headers: Headers, *, is_key_required: bool) -> None:
+    def check(self, method: str, headers: Mapping[str, str], *, is_key_required: bool) -> None:
         """Check that the host of a request is trusted and that its origin may send it.
 
         Raises:
@@ -81,7 +81,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_same_origin(host: str, headers: Headers) -> bool:
+def _is_same_origin(host: str, headers: Mapping[str, str]) -> bool:
     """Return whether the browser names a page of this server as the origin; other clients name none and pass."""
     site = headers.get("sec-fetch-site")
     if site is not None:

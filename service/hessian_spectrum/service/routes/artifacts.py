@@ -9,13 +9,13 @@ from starlette.concurrency import run_in_threadpool
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.message import SHA256
 from hessian_spectrum.service.context import Artifacts, service_context
+from hessian_spectrum.service.headers import media_type
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
     PageToken,
     StrictRoute,
     decode_page_token,
     encode_page_token,
-    media_type,
     require_identity,
     unsupported_media_type,
 )
@@ -78,8 +78,8 @@ async def upload_artifact(request: Request, artifacts: Artifacts, name: ArrayNam
     Jobs name the artifact by its id, as `{"kind": "artifact", "id": ...}`. Equal tokens or equal arrays have the same
     id, whatever file they came in.
     """
-    content_type = media_type(request.headers)
-    require_identity(request.headers)
+    content_type = media_type(request.scope)
+    require_identity(request.scope)
     if content_type not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
     if name is not None and content_type != NPY:

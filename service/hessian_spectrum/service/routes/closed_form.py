@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
-from hessian_spectrum.results.plots.closed_form import plot_closed_form
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.results.tables import csv_text, table_of
 from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.headers import header, media_type
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.request_parsing import (
     FIGURE_PARAMETERS,
@@ -25,7 +25,6 @@ from hessian_spectrum.service.request_parsing import (
     chosen_options,
     figure_style,
     json_body,
-    media_type,
     parse_body,
     require_format,
     require_identity,
@@ -93,12 +92,12 @@ async def compute_closed_form(request: Request) -> Response:
     `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
     is JSON, npz or a picture, by Accept.
     """
-    name = require_format(request.headers.get("accept"))
+    name = require_format(header(request.scope, b"accept"))
     style = figure_style(request, name)
-    content_type = media_type(request.headers)
+    content_type = media_type(request.scope)
     if content_type == JSON:
         return _response(await _render(request, await json_body(request), name=name, style=style), name)
-    require_identity(request.headers)
+    require_identity(request.scope)
     if content_type not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     context = service_context(request)
@@ -163,7 +162,7 @@ def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormRe
 
 def _spectrum(request: ClosedFormRequest) -> Spectrum:
     model, data = request.model, request.data
-    arguments = {name: getattr(model, name) for name in type(model).model_fields if name != "kind"}
+    arguments = {name: value for name, value in vars(model).items() if name != "kind"}
     samples = {} if data.x is None else {"x": data.x, "y": data.y}
     return spectra()[model.kind](**arguments, **samples)
 
@@ -214,6 +213,8 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
     without_vectors = compute(request.model_copy(update={"eigenvectors": "none"}), 0)
     if name == "csv":
         return csv_text(table_of(to_document(without_vectors)["eigenvalues"])).encode()
+    from hessian_spectrum.results.plots.closed_form import plot_closed_form  # noqa: PLC0415 - loads matplotlib
+
     return plot_closed_form(without_vectors.spectrum, without_vectors.descent).file(name, style)
 
 

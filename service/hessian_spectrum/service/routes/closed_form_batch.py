@@ -19,12 +19,12 @@ from hessian_spectrum.api_schemas.closed_form_batch import (
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.config import API_PREFIX
 from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.headers import media_type
 from hessian_spectrum.service.problems import ProblemError, invalid_field, problem_for, problem_of_part
 from hessian_spectrum.service.request_parsing import (
     JSON,
     StrictRoute,
     json_body,
-    media_type,
     parse_body,
     require_identity,
     unsupported_media_type,
@@ -66,10 +66,10 @@ async def compute_closed_forms(request: Request) -> StreamingResponse:
     As JSON, the body is `{"items": [...]}` and the response `{"results": [...]}`. As `application/x-ndjson`, each line
     of the body is an item and each line of the response a result. Either is sent while later items are computed.
     """
-    content_type = media_type(request.headers)
+    content_type = media_type(request.scope)
     if content_type not in (JSON, NDJSON):
         raise unsupported_media_type(JSON, NDJSON)
-    require_identity(request.headers)
+    require_identity(request.scope)
     split = _json_items if content_type == JSON else _lines
     items = await run_in_threadpool(split, await json_body(request))
     results = _results(request, items)

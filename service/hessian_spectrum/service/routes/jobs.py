@@ -22,7 +22,7 @@ from hessian_spectrum.api_schemas.jobs import (
 )
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.results.plots.figure import FigureStyle
+from hessian_spectrum.results.plots.figure_style import FigureStyle
 from hessian_spectrum.service.admission import BATCH_PATH, submitted_job, submitted_jobs
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context

@@ -27,8 +27,7 @@ from hessian_spectrum.api_schemas.random_matrix import (
     Wigner,
     Wishart,
 )
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
-from hessian_spectrum.results.plots.random_matrix import plot_index_curves, plot_law
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.results.tables import csv_text, result_table
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.problems import invalid_field
@@ -347,6 +346,11 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
         return answer.model_dump_json().encode() if name == "json" else _npz(answer)
     if name == "csv":
         return csv_text(result_table(compute(request))).encode()
+    from hessian_spectrum.results.plots.random_matrix import (  # noqa: PLC0415 - loads matplotlib
+        plot_index_curves,
+        plot_law,
+    )
+
     answer = compute(_request_of_plot(request))
     if isinstance(answer, IndexCurveAnswer):
         return plot_index_curves(answer).file(name, style)

@@ -1,6 +1,7 @@
 """The result of a job of any kind as JSON, npz or a plot."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -11,11 +12,12 @@ from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.results.arrays import result_arrays
-from hessian_spectrum.results.plots.drawings import drawing_of
-from hessian_spectrum.results.plots.figure import DEFAULT_STYLE, FigureStyle
-from hessian_spectrum.results.plots.trace import DiagonalSample
+from hessian_spectrum.results.plots.figure_style import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.results.tables import csv_text, result_table
 from hessian_spectrum.service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from hessian_spectrum.results.plots.trace import DiagonalSample
 
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
@@ -52,7 +54,7 @@ def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
 
 
 def render(
-    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
+    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: "DiagonalSample | None" = None
 ) -> bytes | memoryview:
     """Render a result in a format.
 
@@ -78,4 +80,6 @@ def render(
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
             return buffer.getbuffer()
         case _:
+            from hessian_spectrum.results.plots.drawings import drawing_of  # noqa: PLC0415 - loads matplotlib
+
             return drawing_of(result, diagonal=diagonal).file(name, style)

@@ -40,7 +40,6 @@ from hessian_spectrum.service.uploads.npz import (
     read_header,
     read_numbers,
 )
-from hessian_spectrum.service.uploads.onnx_program import read_onnx
 from hessian_spectrum.service.uploads.parser import UPLOAD_SECONDS, upload_too_slow
 from hessian_spectrum.service.uploads.pt2 import ReadProgram, read_program
 from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
@@ -222,6 +221,8 @@ def store_program(
 def _read_program(body: memoryview, media_type: str, reservation: Reservation) -> ReadProgram:
     try:
         if media_type == ONNX:
+            from hessian_spectrum.service.uploads.onnx_program import read_onnx  # noqa: PLC0415 - loads onnx
+
             return read_onnx(body, reservation.grow)
         return read_program(archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS), reservation.grow)
     except ProgramError as error:
