@@ -163,7 +163,10 @@ def top_k(spectrum: str, k: int, tolerance: float, *, dim: int = 10**6) -> Compu
 
 def density(widths: tuple[int, ...]) -> Computation:
     """Errors of densities by 120 products; the builds agree on the trace that they estimate."""
-    from density_task import errors_of, trained_hessian  # noqa: PLC0415 - scikit-learn and scipy.stats
+    from density_task import (  # type: ignore[import-not-found]  # noqa: PLC0415 - scikit-learn and scipy.stats
+        errors_of,
+        trained_hessian,
+    )
 
     matrix = trained_hessian(widths)
     errors: dict[str, float] = {}
