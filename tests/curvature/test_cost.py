@@ -168,7 +168,7 @@ def test_methods_say_their_cost() -> None:
 
 def test_the_dense_matrix_and_the_basis_dominate_when_they_should() -> None:
     large = mlp_size((1000, 100), True, 1)
-    dense = 2 * large.num_parameters**2 * 8
+    dense = large.num_parameters**2 * 8
     assert dense < peak_bytes(large, exact_work(large.num_parameters), "hessian", itemsize=4) < 1.05 * dense
     basis = 1001 * large.num_parameters * 4
     lanczos = lanczos_work(large.num_parameters, 1000, 4, group=1)
@@ -242,7 +242,7 @@ def gpt2_case(
 
 
 LARGE_VOCABULARY, NUM_IN_PIECES = (1, 2, 32, 128, 24000), 24  # logits of 281 MiB
-DENSE = mlp_size((32, 56, 16), True, 256)
+DENSE = mlp_size((32, 80, 16), True, 256)
 BASIS = mlp_size(WIDE, True, 32)
 SOME = mlp_size(TALL, True, 64)
 CASES = {
@@ -272,7 +272,7 @@ CASES = {
     "gpt2-ggn": gpt2_case((2, 4, 128, 128, 512), n=12, matrix="ggn"),
     "gpt2-pieces": gpt2_case(LARGE_VOCABULARY, n=NUM_IN_PIECES, matrix="ggn"),
     "exact": (
-        "solve(mlp((32, 56, 16), 256), 'hessian', f32, exact())",
+        "solve(mlp((32, 80, 16), 256), 'hessian', f32, exact())",
         peak_bytes(DENSE, exact_work(DENSE.num_parameters, layered=True), "hessian", itemsize=4),
     ),
     "top-k": (
