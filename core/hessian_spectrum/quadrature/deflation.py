@@ -50,6 +50,10 @@ CONVERGED = 3e-3
 """Largest residual of an eigenpair that is deflated, relative to the norm of the matrix. With larger ones, what is left
 of a probe no longer belongs to the other directions."""
 
+LEAST_GAP = 1e-4
+"""Distance between the last known node and the next one, relative to the norm of the matrix. Of closer ones, rounding
+decides how much of a probe belongs to which."""
+
 NEGLIGIBLE_COUNT = 0.01
 """Number of eigenvalues that rounding may leave of one that is removed: less is none."""
 
@@ -72,7 +76,9 @@ def known_eigenvalues(first: Quadrature, second: Quadrature, dim: int) -> tuple[
     for step in (1, -1):
         ones, others = ((each.nodes[::step][:length], _residuals(each)[::step][:length]) for each in (first, second))
         is_known = (np.maximum(ones[1], others[1]) <= CONVERGED * scale) & (np.abs(ones[0] - others[0]) <= close)
-        counts.append(int(np.append(is_known, False).argmin()))
+        most = int(np.append(is_known, False).argmin())
+        gaps = np.minimum(*(np.abs(np.diff(each[0], append=np.inf)) for each in (ones, others)))
+        counts.append(int(np.flatnonzero(gaps[:most] > LEAST_GAP * scale).max(initial=-1)) + 1)
     return min(counts[0], length - counts[1]), counts[1]
 
 
@@ -132,12 +138,12 @@ def deflated(quadratures: Sequence[Quadrature], deflation: Deflation, dim: int) 
         Quadratures of uniform unit probes of the other P - l directions, with the nodes of the whole probes.
     """
     return [
-        replace(each, weights=_without(each, deflation.eigenvalues, weights, dim))
+        _without(each, deflation.eigenvalues, weights, dim)
         for each, weights in zip(quadratures, deflation.weights, strict=True)
     ]
 
 
-def _without(quadrature: Quadrature, eigenvalues: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
+def _without(quadrature: Quadrature, eigenvalues: FloatArray, weights: FloatArray, dim: int) -> Quadrature:
     nodes, rest = quadrature.nodes, quadrature.weights.copy()
     nearest = np.abs(nodes - eigenvalues[:, None]).argmin(axis=1)
     np.subtract.at(rest, nearest, weights)
@@ -149,9 +155,14 @@ def _without(quadrature: Quadrature, eigenvalues: FloatArray, weights: FloatArra
             if rest[other] > 0:
                 taken = min(rest[other], -rest[index])
                 rest[other], rest[index] = rest[other] - taken, rest[index] + taken
-    rest[nearest[rest[nearest] < NEGLIGIBLE_COUNT / dim]] = 0.0
-    result: FloatArray = rest / rest.sum()
-    return result
+    removed = nearest[rest[nearest] < NEGLIGIBLE_COUNT / dim]
+    rest[removed] = 0.0
+    residuals = quadrature.residuals
+    if residuals is not None:
+        # what is left of the probe has no part in these directions, nor do further steps from it
+        residuals = residuals.copy()
+        residuals[removed] = 0.0
+    return replace(quadrature, weights=rest / rest.sum(), residuals=residuals)
 
 
 def deflated_curves(

@@ -36,6 +36,8 @@ NEGLIGIBLE_COUNT = 0.02
 
 MOST_PROBES_WITH_FURTHER_RULES = 16
 
+LEAST_WEIGHT = 1e-28  # of a node of a bordered rule: less is the square of rounding errors of its eigenvector
+
 TINY = 1e-290  # squares below lose digits
 NEGLIGIBLE_SHARE = 1e-9  # of a probe: not even an unlucky one has so little of an eigenvalue
 
@@ -207,9 +209,20 @@ def _bordered_rules(quadrature: Quadrature, coefficients: FloatArray) -> tuple[R
     for coefficient in coefficients:  # one at a time: each takes as much memory as the dense T
         bordered[-1, -1] = coefficient
         nodes, vectors = np.linalg.eigh(bordered)
-        weights = (start @ vectors) ** 2
+        weights = without_rounding((start @ vectors) ** 2)
         rules.append(_sorted(np.append(still[0], nodes), np.append(still[1], weights)))
     return tuple(rules)
+
+
+def without_rounding(weights: FloatArray) -> FloatArray:
+    """Return the weights, of any shape, with 0 for those that are rounding errors.
+
+    A node with the weight 1e-34 would be taken for an eigenvalue that a probe hardly sees.
+
+    Args:
+        weights: Squared products of unit vectors.
+    """
+    return np.where(weights < LEAST_WEIGHT, 0.0, weights)
 
 
 def _sorted(nodes: FloatArray, weights: FloatArray) -> Rule:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.quadrature.error_bands import (
     CONVERGED_SHARE,
     NEIGHBOUR_SHIFTS,
+    without_rounding,
 )
 from hessian_spectrum.quadrature.results import (
     FloatArray,
@@ -77,7 +78,7 @@ class QuadratureBatch:
         matrices[:, count, count] = coefficients
         values, vectors = np.linalg.eigh(matrices)
         starts = np.sqrt(weights)[owners]
-        return values, (starts[:, None, :] @ vectors[:, :count])[:, 0] ** 2
+        return values, without_rounding((starts[:, None, :] @ vectors[:, :count])[:, 0] ** 2)
 
     @property
     def _arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:

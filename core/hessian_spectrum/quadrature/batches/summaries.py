@@ -80,6 +80,7 @@ def summaries(
 
 
 def _deflated(batch: QuadratureBatch, deflations: Sequence[Deflation], dim: int) -> QuadratureBatch:
-    members = enumerate(deflations)
-    weights = [[each.weights for each in deflated(batch.quadratures(index), known, dim)] for index, known in members]
-    return replace(batch, weights=np.array(weights))
+    rest = [deflated(batch.quadratures(index), known, dim) for index, known in enumerate(deflations)]
+    weights = np.array([[each.weights for each in probes] for probes in rest])
+    residuals = np.array([[each.residuals for each in probes] for probes in rest])
+    return replace(batch, weights=weights, residuals=residuals)
