@@ -97,8 +97,9 @@ bench-exported: bench-setup  ## built-in networks beside the same as programs of
 bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, each number beside its target
 	$(BIN)/python -m benchmarks.gpt2 --save $(BENCH_GPT2)
 
+# A part of the rows, as in: make bench-ahead OLD=../before AHEAD="--only exact density --rounds 1"
 bench-ahead: setup  ## this build beside an earlier one, as in: make bench-ahead OLD=../before, where make setup was run
-	$(BIN)/python -m benchmarks.ahead $(OLD) --save
+	$(BIN)/python -m benchmarks.ahead $(OLD) --save $(AHEAD)
 
 bench-scale: setup  ## the queue with 1,000 workers and up to 100,000 jobs, beside an earlier build in OLD
 	$(BIN)/python -m benchmarks.scale $(OLD) --save

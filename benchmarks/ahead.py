@@ -66,16 +66,31 @@ ROWS = [
 ]
 
 
-def measure(old: Path, num_rounds: int, threads: int) -> list[dict[str, Any]]:
-    """Every row with the medians of both builds."""
+SERVICE = "service"
+TITLES = [row.title for row in ROWS] + [row.title for row in ahead_service.ROWS]
+
+
+def measure(old: Path, num_rounds: int, threads: int, *, only: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows whose tasks begin with one of these names, with the medians of both builds."""
     pythons = {"old": old / ".venv" / "bin" / "python", "new": Path(sys.executable)}
-    tasks = dict.fromkeys(row.task for row in ROWS)
+    rows = [row for row in ROWS if row.task.startswith(tuple(only))]
+    tasks = dict.fromkeys(row.task for row in rows)
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(num_rounds):
         for task in tasks:
             for build in sorted(pythons, reverse=bool(number % 2)):
                 found.setdefault((task, build), []).append(_run(pythons[build], task, threads))
-    return [_compared(row, found[row.task, "old"], found[row.task, "new"]) for row in ROWS]
+    compared = [_compared(row, found[row.task, "old"], found[row.task, "new"]) for row in rows]
+    return compared + (ahead_service.measure(old) if SERVICE.startswith(tuple(only)) else [])
+
+
+def with_earlier(rows: Sequence[dict[str, Any]], revision: str) -> list[dict[str, Any]]:
+    """All rows that are known beside the same commit: these, and those that were saved earlier."""
+    saved = RESULTS / "ahead.json"
+    report = json.loads(saved.read_text()) if saved.exists() else {}
+    known = {row["title"]: row for row in report.get("rows", []) if report["before"] == revision}
+    known |= {row["title"]: row for row in rows}
+    return [known[title] for title in TITLES if title in known]
 
 
 def _run(python: Path, task: str, threads: int) -> dict[str, Any]:
@@ -119,6 +134,9 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("old", type=Path, help="checkout of an earlier commit, with its .venv")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TASK", help=f"beginnings of tasks' names, or {SERVICE}"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -126,9 +144,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     old = arguments.old.resolve()
-    rows = measure(old, arguments.rounds, arguments.threads) + ahead_service.measure(old)
-    revision = subprocess.check_output(["git", "-C", str(arguments.old), "rev-parse", "--short", "HEAD"], text=True)
-    report = engine_environment(torch.device("cpu"), "wall") | {"before": revision.strip(), "rows": rows}
+    rows = measure(old, arguments.rounds, arguments.threads, only=arguments.only)
+    revision = subprocess.check_output(["git", "-C", str(old), "rev-parse", "--short", "HEAD"], text=True).strip()
+    if arguments.save:
+        rows = with_earlier(rows, revision)
+    report = engine_environment(torch.device("cpu"), "wall") | {"before": revision, "rows": rows}
     head = ["# Less work for the same answer", "", f"{engine_line(report)} Before: commit {report['before']}.", ""]
     publish(arguments, "ahead", report, table="\n".join([*head, *lines(rows)]) + "\n")
 
