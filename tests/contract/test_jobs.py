@@ -13,6 +13,8 @@ from hessian_spectrum.api_schemas.jobs import Job
 from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult
 from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.quadrature.deflation import deflated
+from hessian_spectrum.serialization.curves import deflation_from, quadrature_from
 from tests.contract.log_lines import ended_by
 
 DIGITS: dict[str, Any] = {
@@ -77,8 +79,12 @@ def test_lanczos_agrees_with_the_exact_spectrum_of_the_same_digits_model(client:
     for quadrature in found.quadrature:
         assert len(quadrature.nodes) == len(quadrature.weights) <= 150
         assert sum(quadrature.weights) == pytest.approx(1.0, abs=1e-12)
-    mean = np.mean([np.dot(q.nodes, q.weights) for q in found.quadrature]) * found.num_parameters
-    assert mean == pytest.approx(found.trace.value, rel=1e-10)
+    deflation = deflation_from(found.deflation)
+    assert deflation is not None
+    rest = deflated([quadrature_from(each) for each in found.quadrature], deflation, found.num_parameters)
+    num_others = found.num_parameters - len(deflation.eigenvalues)
+    mean = np.mean([np.dot(q.nodes, q.weights) for q in rest]) * num_others
+    assert mean + deflation.eigenvalues.sum() == pytest.approx(found.trace.value, rel=1e-10)
     assert found.provenance.num_products == 8 * 150
     assert found.provenance.product_fallback is None
     assert sum(vars(exact.inertia).values()) == exact.num_parameters

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, replace
 
-import scipy.linalg
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 
+from hessian_spectrum.curvature import lapack
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import BLOCK_COLUMNS
@@ -237,12 +236,7 @@ def eigenvalues(matrix: Tensor) -> Tensor:
             return found
         except torch.OutOfMemoryError:
             return eigenvalues(matrix.cpu()).to(matrix.device)
-    columns = matrix.numpy()
-    if not columns.flags.f_contiguous:  # LAPACK would be given a copy
-        columns = columns.T
-    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
-        values = scipy.linalg.eigh(columns, eigvals_only=True, overwrite_a=True, check_finite=False, driver="evr")
-    return torch.from_numpy(values)
+    return lapack.eigenvalues(matrix if matrix.is_contiguous() else matrix.T)
 
 
 def _mirror(matrix: Tensor) -> None:
