@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hessian_spectrum.curvature import lapack
 from hessian_spectrum.curvature.linear_algebra import eigenvalues
 
 
@@ -42,6 +43,14 @@ def test_they_are_computed_in_the_memory_of_the_matrix(is_transposed: bool) -> N
     original = matrix.clone()
     eigenvalues(matrix.T if is_transposed else matrix)
     assert not torch.equal(matrix, original)
+
+
+def test_without_the_function_torch_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lapack.dsyevd() is not None  # in the builds of torch that are pinned
+    matrix = symmetric(40, 1)
+    own = eigenvalues(matrix.clone())
+    monkeypatch.setattr(lapack, "dsyevd", lambda: None)
+    torch.testing.assert_close(eigenvalues(matrix), own, rtol=0, atol=1e-12 * float(own.abs().max()))
 
 
 def test_other_threads_run_meanwhile() -> None:
